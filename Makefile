@@ -1,0 +1,48 @@
+# make demo   set up and run the main job: certify three real recipes of a real model on this CPU
+# make test   set up and run the tests
+# make check  lint, types, layers, docs
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+.DELETE_ON_ERROR:
+.PHONY: demo test check format clean help
+
+help:
+	@sed -n 's/^# \(make .*\)/\1/p' Makefile
+
+$(VENV)/.run: pyproject.toml constraints.txt
+	@echo "setting up $(VENV) (Python packages only; torch is the large one)"
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) install --upgrade pip
+	$(PIP) install --constraint constraints.txt --editable '.[modelopt]'
+	touch $@
+
+$(VENV)/.dev: $(VENV)/.run
+	$(PIP) install --constraint constraints.txt --group dev
+	touch $@
+
+demo: $(VENV)/.run
+	@$(BIN)/evalkit certify examples/cpu-demo.yaml; code=$$?; \
+	case $$code in \
+	  0|1|3|4) echo "exit code $$code: a verdict, explained in README.md (0 certified, 1 rejected, 3 inconclusive, 4 invalid)";; \
+	  *) exit $$code;; \
+	esac
+
+test: $(VENV)/.dev
+	$(BIN)/python -m pytest
+
+check: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m pytest -q tests/docs
+
+format: $(VENV)/.dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis dist

@@ -1,0 +1,122 @@
+"""The contract between evalkit and an engine.
+
+In: requests made of text. Out: replies, streamed in any order, each with the index of its request.
+May not know: tasks, subjects, baselines, files under `outputs/`.
+
+An adapter is a module `evalkit/adapters/<name>.py` with one function `load(spec, resources) -> Engine`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from evalkit.records import EngineIdentity
+
+Role = Literal["system", "user", "assistant"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Message:
+    """One chat message."""
+
+    role: Role
+    content: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ScoreRequest:
+    """Score each continuation after one shared context.
+
+    Attributes:
+        context: text before the continuations; may be empty (then the tokenizer's start token stands in).
+        continuations: texts to score, shape (k,), k >= 1, none empty. Context and continuation are tokenised together
+            and split at the context's own length, as lm-eval does, so that numbers agree with it.
+    """
+
+    context: str
+    continuations: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ScoreReply:
+    """Scores of one request.
+
+    Attributes:
+        logprobs: summed natural log-probability of each continuation, shape (k,), finite.
+        greedy: whether each continuation is the greedy one, shape (k,).
+        tokens: length of each continuation, tokens, shape (k,).
+    """
+
+    logprobs: tuple[float, ...]
+    greedy: tuple[bool, ...]
+    tokens: tuple[int, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GenerateRequest:
+    """Generate one answer.
+
+    Attributes:
+        prompt: raw text, or chat messages that the engine's own chat template turns into text.
+        max_tokens: limit of the answer, tokens.
+        temperature: 0 is greedy; no engine default is ever used.
+        top_p: nucleus; 1.0 switches it off.
+        seed: seed of this request's sampling; unused when greedy.
+        stop: the answer ends before the first of these texts.
+    """
+
+    prompt: str | tuple[Message, ...]
+    max_tokens: int
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int = 0
+    stop: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Generation:
+    """One generated answer.
+
+    Attributes:
+        text: decoded text without special tokens and without the stop text.
+        finish: "stop" or "length".
+        prompt_tokens: length of the prompt, tokens.
+        completion_tokens: length of the answer, tokens.
+    """
+
+    text: str
+    finish: Literal["stop", "length"]
+    prompt_tokens: int
+    completion_tokens: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Failure:
+    """No usable reply: neither right nor wrong.
+
+    Attributes:
+        kind: "too-long", "non-finite", "missing-token", "transport", "refused", "out-of-memory" or "engine".
+        message: what was seen, without secrets.
+    """
+
+    kind: str
+    message: str
+
+
+class Engine(Protocol):
+    """A loaded model that can score and generate."""
+
+    @property
+    def identity(self) -> EngineIdentity:
+        """Identity read back from what was loaded."""
+
+    def score(self, requests: Sequence[ScoreRequest]) -> Iterator[tuple[int, ScoreReply | Failure]]:
+        """Yield (index of the request, reply or failure), each index once, in any order, as soon as known."""
+
+    def generate(self, requests: Sequence[GenerateRequest]) -> Iterator[tuple[int, Generation | Failure]]:
+        """Yield (index of the request, answer or failure), each index once, in any order, as soon as known."""
+
+    def close(self) -> None:
+        """Free the model; the engine is not used afterwards."""
