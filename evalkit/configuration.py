@@ -1,0 +1,203 @@
+"""Configuration files: YAML text to checked models, with every fault of a file in one error.
+
+In: a YAML file, or plain data, and a pydantic model. Out: a frozen model, or `ConfigError` with suggestions.
+May not know: what any key means.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import types
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, TypeVar, Union, cast, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic_core import ErrorDetails
+
+from evalkit.errors import ConfigError, suggestion
+from evalkit.records import digest
+
+M = TypeVar("M", bound=BaseModel)
+
+_SHOWN = 80
+"""Characters of an offending value that an error repeats."""
+
+
+class Section(BaseModel):
+    """Base of every model read from a configuration file: frozen, no unknown keys, no NaN, no silent conversion."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+def read_yaml(path: Path) -> Any:
+    """Read one YAML document of plain data.
+
+    Numbers such as `1e-3` are numbers (YAML 1.2), as people expect; PyYAML alone would make them text.
+
+    Raises:
+        ConfigError: the file is missing, unreadable or not UTF-8, is not YAML, repeats a key, or holds a NaN or an
+            infinity.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise ConfigError(str(path), ["there is no such file"]) from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(str(path), [f"cannot be read: {error}"]) from error
+    return parse_yaml(text, str(path))
+
+
+def parse_yaml(text: str, source: str) -> Any:
+    """Read one YAML document from text; `source` names it in errors. See `read_yaml`."""
+    try:
+        data = yaml.load(text, Loader=_Loader)  # noqa: S506 - _Loader is a SafeLoader
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
+        raise ConfigError(source, [f"{where}{error.problem or error.context}"]) from error
+    except (yaml.YAMLError, ValueError) as error:
+        raise ConfigError(source, [f"is not valid YAML: {error}"]) from error
+    faults = [f"'{place}' is {value}; only finite numbers are allowed" for place, value in _non_finite(data)]
+    if faults:
+        raise ConfigError(source, faults)
+    return data
+
+
+def validate(model_type: type[M], data: Any, source: str) -> M:
+    """Check plain data against a model.
+
+    Types are strict (the text "5" is not a number, `yes` is not 1), but a list may become a tuple, a whole number a
+    float and a text a path.
+
+    Raises:
+        ConfigError: lists every fault: unknown keys and values with the closest allowed word, missing keys, wrong
+            types and broken rules, each with its place in the file.
+    """
+    if not isinstance(data, Mapping):
+        shown = "is empty" if data is None else f"holds {_shown(data)}"
+        raise ConfigError(source, [f"{shown}; a mapping of keys to values was expected"])
+    try:
+        # JSON is the one input for which pydantic's strict mode still makes tuples and paths of lists and texts.
+        return model_type.model_validate_json(json.dumps(data, default=str), strict=True)
+    except ValidationError as error:
+        faults = [_fault(model_type, detail) for detail in error.errors(include_url=False)]
+        raise ConfigError(source, list(dict.fromkeys(faults))) from error
+
+
+def content_sha256(model: BaseModel, *, exclude: Sequence[str] = ()) -> str:
+    """Return the sha256 of what a model says: key order, comments and left-out defaults do not matter."""
+    return digest(model.model_dump(mode="json", exclude=set(exclude)))
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe loader that refuses repeated keys; PyYAML alone keeps the last one silently."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            if key_node.tag == "tag:yaml.org,2002:merge":
+                continue
+            key = self.construct_object(key_node, deep=True)
+            if not isinstance(key, (str, int, float, bool, type(None))):
+                raise yaml.constructor.ConstructorError(None, None, "a key must be a word", key_node.start_mark)
+            if key in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"repeated key {key!r}", key_node.start_mark)
+            seen.add(key)
+        return cast("dict[Any, Any]", super().construct_mapping(node, deep=deep))
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
+)
+
+
+def _non_finite(value: Any, place: str = "") -> Iterator[tuple[str, float]]:
+    if isinstance(value, float) and not math.isfinite(value):
+        yield place, value
+    children = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, child in children:
+        yield from _non_finite(child, f"{place}.{key}" if place else str(key))
+
+
+def _fault(model_type: type[BaseModel], detail: ErrorDetails) -> str:
+    """Turn one pydantic error into a sentence with its place and, for a wrong word, the closest right one."""
+    types_here, place = _follow(model_type, detail["loc"][:-1])
+    last = detail["loc"][-1] if detail["loc"] else None
+    here = ".".join([*place, *([] if last is None or _is_tag(types_here, last) else [str(last)])])
+    kind, context = detail["type"], detail.get("ctx", {})
+    if kind == "extra_forbidden":
+        names = sorted({name for model in types_here if _is_model(model) for name in model.model_fields})
+        return f"unknown key '{here}'{suggestion(str(last), names)}"
+    if kind == "missing":
+        return f"missing key '{here}'"
+    if kind in ("literal_error", "enum", "union_tag_invalid"):
+        allowed = re.findall(r"'([^']*)'", str(context.get("expected") or context.get("expected_tags")))
+        if kind == "union_tag_invalid":
+            here = ".".join([*filter(None, [here]), str(context["discriminator"]).strip("'")])
+        return f"unknown {here} {_shown(context.get('tag', detail['input']))}{_suggest(detail['input'], allowed)}"
+    message = str(context["error"]) if kind == "value_error" else _lower_first(detail["msg"].removeprefix("Input "))
+    if kind in ("value_error", "assertion_error"):
+        return f"{here}: {message}" if here else message
+    return f"'{here}' {message.replace('an object', 'a mapping')}, not {_shown(detail['input'])}"
+
+
+def _suggest(value: Any, allowed: Sequence[str]) -> str:
+    return suggestion(value if isinstance(value, str) else repr(value), allowed)
+
+
+def _follow(model_type: Any, loc: tuple[int | str, ...]) -> tuple[list[Any], list[str]]:
+    """Walk an error's location: the types that stand there, and the location without union tags."""
+    here, place = list(_alternatives(model_type)), []
+    for step in loc:
+        inside = [kind for outer in here for kind in _inside(outer, step)]
+        if inside:
+            here = inside
+            place.append(str(step))
+        else:
+            # pydantic puts the name of the tried alternative of a union into the location; it is not in the file.
+            here = [kind for kind in here if getattr(kind, "__name__", "") == step] or here
+    return here, place
+
+
+def _is_tag(here: Sequence[Any], step: int | str) -> bool:
+    return any(getattr(kind, "__name__", "") == step for kind in here)
+
+
+def _alternatives(annotation: Any) -> Iterator[Any]:
+    if get_origin(annotation) is Annotated:
+        yield from _alternatives(get_args(annotation)[0])
+    elif get_origin(annotation) in (Union, types.UnionType):
+        for choice in get_args(annotation):
+            yield from _alternatives(choice)
+    else:
+        yield annotation
+
+
+def _inside(outer: Any, step: int | str) -> Iterator[Any]:
+    if _is_model(outer):
+        field = outer.model_fields.get(step)
+        if field is not None:
+            yield from _alternatives(field.annotation)
+        return
+    arguments = get_args(outer)
+    if arguments and isinstance(step, int):
+        yield from _alternatives(arguments[0])
+    elif len(arguments) == 2 and isinstance(get_origin(outer), type) and issubclass(get_origin(outer), Mapping):
+        yield from _alternatives(arguments[1])
+
+
+def _is_model(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, BaseModel)
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
+
+
+def _lower_first(text: str) -> str:
+    return text[:1].lower() + text[1:]
