@@ -1,0 +1,202 @@
+"""Evidence that may be read after every item: a betting e-process for the mean of a finite list.
+
+In: paired differences in [-1, 1], one after another in random order, and the length of the list. Out: e-values.
+May not know: what is compared, when to stop, or which threshold matters.
+
+Estimand: the mean difference (candidate minus baseline) over exactly the N items of the list, not a wider population.
+Assumption: the order is a random permutation drawn before anything is seen. Then each process is a non-negative
+supermartingale that starts at 1 under its null, and by Ville's inequality P(e ever >= 1/a) <= a, whatever the stopping
+rule. Source: betting on sampling without replacement (Waudby-Smith and Ramdas 2024, Journal of the Royal Statistical
+Society B 86:1), with one fixed bet g of the largest allowed stake, averaged over a grid.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from evalkit.errors import EstimateError
+from evalkit.statistics.checks import (
+    Floats,
+    checked_between,
+    checked_count,
+    checked_number,
+    checked_vector,
+    refuse_non_finite,
+)
+
+GRID = (0.02, 0.05, 0.1, 0.2, 0.35, 0.6, 0.9)
+"""Default stakes, as shares of the largest stake that cannot lose everything."""
+
+# In items. null_mean * N is exact to far less in floats, so a shortage this small is rounding, not proof.
+_SLACK = 1e-9
+
+
+def relative_gain(d: Any, left: Any, needed: Any) -> Any:
+    """Return (d - m)/(1 + m) for m = needed/left: what a full stake wins or loses on the value `d`.
+
+    Works on floats, arrays and fractions alike. `left` counts the values still to come, `d` included, and `needed` is
+    the sum they must have if the null mean holds exactly. Never below -1 for d >= -1.
+
+    >>> relative_gain(0.0, 1000.0, -10.0), relative_gain(-1.0, 1000.0, -10.0)
+    (0.010101010101010102, -1.0)
+    """
+    return (d * left - needed) / (left + needed)
+
+
+class BettingProcess:
+    """E-process against "the mean of the list is at most `null_mean`", fed one value at a time.
+
+    With S the sum so far and t the number of the coming value, m = (null_mean*N - S)/(N - t + 1) is the mean of what is
+    left if the null mean holds exactly, and every stake g multiplies its wealth by 1 + g (d - m)/(1 + m). The e-value
+    is the mean wealth over the grid; its expectation under the null is at most 1 at every stopping time.
+
+    Edges: at m = -1 the bet is 0; below it no remainder fits the null and e is infinite; above m = 1 every remainder
+    fits it and e is 0. While m stays inside [-1, 1], e is positive and finite.
+
+    >>> process = BettingProcess(population=1000, null_mean=-0.01)
+    >>> [round(process.update(d), 4) for d in (0, 0, -1)]
+    [1.0032, 1.0064, 0.6854]
+
+    Raises:
+        EstimateError: no population, a null mean outside (-1, 1), or a stake outside (0, 1).
+    """
+
+    def __init__(self, *, population: int, null_mean: float, grid: Sequence[float] = GRID) -> None:
+        self.population = checked_count("population", population, minimum=1)
+        self._null_sum = checked_between("null mean", null_mean, -1.0, 1.0) * self.population
+        self._grid = _checked_grid(grid)
+        self._log_wealth = np.zeros(self._grid.size)
+        self._sum = 0.0
+        self.seen = 0
+        self.log_e = 0.0
+
+    @property
+    def e(self) -> float:
+        """The current e-value; 1 before the first item, infinite where the null has become impossible."""
+        return float(np.exp(self.log_e))
+
+    def update(self, d: float) -> float:
+        """Take the next difference and return the e-value.
+
+        Raises:
+            EstimateError: `d` is not a number in [-1, 1], or all N items were already seen.
+        """
+        d = checked_number("difference", d)
+        if not -1.0 <= d <= 1.0:
+            raise EstimateError(f"difference is {d!r}; allowed: -1 to 1")
+        if self.seen >= self.population:
+            raise EstimateError(f"all {self.population} items were seen; the process has ended")
+        left, needed = float(self.population - self.seen), self._null_sum - self._sum
+        if left + needed > _SLACK:
+            self._log_wealth = self._log_wealth + np.log1p(self._grid * relative_gain(d, left, needed))
+        self.log_e = self._log_e(left, needed)
+        self._sum += d
+        self.seen += 1
+        return self.e
+
+    def _log_e(self, left: float, needed: float) -> float:
+        if left + needed < -_SLACK:
+            return math.inf
+        if left - needed < -_SLACK:
+            return -math.inf
+        return float(_log_mean_exp(self._log_wealth))
+
+
+def log_e_path(differences: ArrayLike, *, population: int, null_mean: float, grid: Sequence[float] = GRID) -> Floats:
+    """Return log e after every item for one or many orders; the vectorised form of `BettingProcess`.
+
+    `differences` has shape (T,) or (runs, T) with T <= population; the result has the same shape. Memory is about
+    len(grid) times that of the input.
+
+    >>> np.exp(log_e_path([0, 0, 0, -1, 0, 1], population=1000, null_mean=-0.01))[-1].round(9)
+    np.float64(0.817055295)
+
+    Raises:
+        EstimateError: as `BettingProcess` and its `update`.
+    """
+    population, stakes = checked_count("population", population, minimum=1), _checked_grid(grid)
+    d = np.asarray(differences, dtype=np.float64)
+    refuse_non_finite("differences", d)
+    if d.ndim not in (1, 2) or d.shape[-1] > population or (np.abs(d) > 1.0).any():
+        raise EstimateError(
+            f"differences has shape {d.shape} and reaches {np.abs(d).max(initial=0.0):g}; allowed: (T,) or (runs, T) "
+            f"with T at most {population}, values from -1 to 1"
+        )
+    left = population - np.arange(d.shape[-1], dtype=np.float64)
+    null_sum = checked_between("null mean", null_mean, -1.0, 1.0) * population
+    needed = null_sum - (np.cumsum(d, axis=-1) - d)
+    open_bet = left + needed > _SLACK
+    gain = np.where(open_bet, relative_gain(d, left, np.where(open_bet, needed, 0.0)), 0.0)
+    log_wealth = np.stack([np.cumsum(np.log1p(stake * gain), axis=-1) for stake in stakes])
+    log_e = np.where(left - needed < -_SLACK, -np.inf, _log_mean_exp(log_wealth))
+    return np.where(left + needed < -_SLACK, np.inf, log_e)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MarginEvidence:
+    """E-values for both sides of a margin after some items.
+
+    Attributes:
+        seen: items so far.
+        e_above: evidence against "mean difference <= -margin"; large means the loss is smaller than the margin.
+        e_below: evidence against "mean difference >= -margin"; large means the loss is larger than the margin.
+    """
+
+    seen: int
+    e_above: float
+    e_below: float
+
+
+class MarginProcess:
+    """Both betting processes around -margin, fed together.
+
+    >>> process = MarginProcess(population=1000, margin=0.01)
+    >>> for d in (0, 0, 0, -1, 0, 1):
+    ...     evidence = process.update(d)
+    >>> round(evidence.e_above, 9), round(evidence.e_below, 9)
+    (0.817055295, 0.798640551)
+
+    Raises:
+        EstimateError: no population, a margin outside (0, 1), or a stake outside (0, 1).
+    """
+
+    def __init__(self, *, population: int, margin: float, grid: Sequence[float] = GRID) -> None:
+        margin = checked_between("margin", margin, 0.0, 1.0)
+        self._above = BettingProcess(population=population, null_mean=-margin, grid=grid)
+        # The mirror image: -d has a mean of at most +margin exactly when d has a mean of at least -margin.
+        self._below = BettingProcess(population=population, null_mean=margin, grid=grid)
+
+    def update(self, low: float, high: float | None = None) -> MarginEvidence:
+        """Take the next difference and return the evidence on both sides.
+
+        An item that is not known on one side enters twice: as the lowest value it may have (`low`) in the evidence for
+        a small loss, and as the highest (`high`) in the evidence for a large one. A known item needs only `low`.
+
+        Raises:
+            EstimateError: a value outside [-1, 1], `high` below `low`, or more than N items.
+        """
+        high = low if high is None else high
+        if not low <= high:
+            raise EstimateError(f"an item enters with low {low!r} and high {high!r}; allowed: low at most high")
+        e_above, e_below = self._above.update(low), self._below.update(-high)
+        return MarginEvidence(seen=self._above.seen, e_above=e_above, e_below=e_below)
+
+
+def _checked_grid(grid: Sequence[float]) -> Floats:
+    stakes = checked_vector("grid", list(grid), minimum=1)
+    for stake in stakes:
+        checked_between("stake", stake, 0.0, 1.0)
+    return stakes
+
+
+def _log_mean_exp(values: Floats) -> Floats:
+    """Return log(mean(exp(values))) over the first axis of finite values."""
+    top = values.max(axis=0)
+    mean: Floats = top + np.log(np.exp(values - top).mean(axis=0))
+    return mean
