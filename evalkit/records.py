@@ -14,8 +14,8 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Literal, TypeVar, cast
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal, TypeVar, cast, get_args
 
 from evalkit.errors import DataError
 
@@ -25,6 +25,8 @@ FORMAT = 1
 Fidelity = Literal["simulated", "dequantised", "engine"]
 Status = Literal["ok", "failed"]
 T = TypeVar("T")
+
+_ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 JudgmentStatus = Literal["ok", "unparsed", "refused", "api_error", "truncated", "out_of_range", "rule"]
 
@@ -39,7 +41,7 @@ def canonical_json(value: Any) -> str:
         DataError: the value holds a NaN or an infinity.
     """
     try:
-        return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+        return _ENCODER.encode(value)
     except ValueError as error:
         raise DataError(f"a value cannot be written as JSON: {error}") from error
 
@@ -99,6 +101,22 @@ class Item:
     def key(self) -> str:
         """Pair key: task, subject, content and occurrence; never a row number."""
         return f"{self.task}/{self.subject}/{self.item_sha256}/{self.occurrence}"
+
+    def to_json(self) -> str:
+        """Return the item's one line in `items/<task>.jsonl`, without a line feed."""
+        return canonical_json(_flat(self))
+
+    @classmethod
+    def from_json(cls, line: str) -> Item:
+        """Read one line; the inverse of `to_json`.
+
+        Raises:
+            DataError: not JSON, or an unknown or missing field.
+        """
+        row = parse_object(line, "an item")
+        for name in ("continuations", "turns"):
+            row[name] = _tuple(row, name)
+        return build(cls, row)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -174,6 +192,8 @@ class Record:
     invalid: str | None = None
 
     def __post_init__(self) -> None:
+        if self.status not in ("ok", "failed"):
+            raise DataError(f"{self.key}: unknown status {self.status!r}; allowed: ok, failed")
         if (self.status == "failed") != (self.reply is None) or (self.status == "failed") != (self.failure is not None):
             raise DataError(f"{self.key}: a failed record has a failure and no reply; an ok record the reverse")
         bad = {name: value for name, value in self.marks.items() if not math.isfinite(value)}
@@ -187,7 +207,12 @@ class Record:
 
     def to_json(self) -> str:
         """Return the record's one line in `records/<task>.jsonl`, without a line feed."""
-        return canonical_json(asdict(self))
+        row = _flat(self)
+        if isinstance(self.reply, TextReply):
+            row["reply"] = {"turns": [_flat(turn) for turn in self.reply.turns]}
+        elif self.reply is not None:
+            row["reply"] = _flat(self.reply)
+        return canonical_json(row)
 
     @classmethod
     def from_json(cls, line: str) -> Record:
@@ -203,11 +228,26 @@ class Record:
         return build(cls, row)
 
 
-def _reply(row: Mapping[str, Any]) -> ChoiceReply | TextReply:
+def _reply(row: Any) -> ChoiceReply | TextReply:
+    if not isinstance(row, dict):
+        raise DataError(f"a reply must be a JSON object, not {type(row).__name__}")
     if "turns" in row:
-        return TextReply(turns=tuple(build(Turn, turn) for turn in row["turns"]))
-    lists = {name: tuple(value) if isinstance(value, list) else value for name, value in row.items()}
-    return build(ChoiceReply, lists)
+        return build(TextReply, {**row, "turns": tuple(build(Turn, turn) for turn in _tuple(row, "turns"))})
+    for name in ("logprobs", "greedy", "lengths"):
+        row[name] = _tuple(row, name)
+    return build(ChoiceReply, row)
+
+
+def _tuple(row: Mapping[str, Any], name: str) -> tuple[Any, ...]:
+    value = row.get(name)
+    if not isinstance(value, list):
+        raise DataError(f"{name!r} must be a list, not {value!r}")
+    return tuple(value)
+
+
+def _flat(value: Any) -> dict[str, Any]:
+    """Return a dataclass as a mapping without copying what is in it: `asdict` costs more than writing the line."""
+    return {name: getattr(value, name) for name in value.__dataclass_fields__}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -241,6 +281,8 @@ class Judgment:
     details: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if self.status not in get_args(JudgmentStatus):
+            raise DataError(f"judgment {self.key}: unknown status {self.status!r}")
         if (self.score is not None) != (self.status in ("ok", "rule")):
             raise DataError(f"judgment {self.key}: status {self.status!r} with score {self.score!r}")
         if self.score is not None and not math.isfinite(self.score):
@@ -248,7 +290,7 @@ class Judgment:
 
     def to_json(self) -> str:
         """Return the judgment's one line in `judgments/<profile>.jsonl`, without a line feed."""
-        return canonical_json(asdict(self))
+        return canonical_json(_flat(self))
 
     @classmethod
     def from_json(cls, line: str) -> Judgment:
@@ -408,25 +450,29 @@ def _judge_run(row: Mapping[str, Any]) -> JudgeRun:
     return build(JudgeRun, fixed)
 
 
+def _constant(token: str) -> Any:
+    raise ValueError(f"the bare word {token}")
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    row = dict(pairs)
+    if len(row) != len(pairs):
+        raise ValueError("a repeated key")
+    return row
+
+
+_DECODER = json.JSONDecoder(parse_constant=_constant, object_pairs_hook=_unique)
+
+
 def parse_object(text: str, what: str) -> dict[str, Any]:
     """Parse one strict JSON object; NaN, Infinity and repeated keys are refused.
 
     Raises:
         DataError: says what is wrong with `what`.
     """
-
-    def constant(token: str) -> Any:
-        raise ValueError(f"the bare word {token}")
-
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        row = dict(pairs)
-        if len(row) != len(pairs):
-            raise ValueError("a repeated key")
-        return row
-
     try:
-        row = json.loads(text, parse_constant=constant, object_pairs_hook=unique)
-    except ValueError as error:
+        row = _DECODER.decode(text)
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{what} is not valid JSON: {error}") from error
     if not isinstance(row, dict):
         raise DataError(f"{what} must be a JSON object, not {type(row).__name__}")
@@ -439,10 +485,11 @@ def build(cls: type[T], row: Mapping[str, Any]) -> T:
     Raises:
         DataError: names every unknown and missing field.
     """
-    known = {item.name for item in fields(cast("Any", cls))}
-    unknown = sorted(set(row) - known)
-    if unknown:
-        raise DataError(f"{cls.__name__}: unknown field(s) {', '.join(unknown)}")
+    if not isinstance(row, Mapping):
+        raise DataError(f"{cls.__name__} must be a JSON object, not {type(row).__name__}")
+    known = cast("Any", cls).__dataclass_fields__.keys()
+    if not row.keys() <= known:
+        raise DataError(f"{cls.__name__}: unknown field(s) {', '.join(sorted(row.keys() - known))}")
     try:
         return cls(**row)
     except TypeError as error:

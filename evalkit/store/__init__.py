@@ -1,0 +1,10 @@
+"""Run folders under `outputs/`: the only place where the two halves of evalkit meet.
+
+In: manifests, items, records, judgments. Out: the same, read back and checked.
+May not know: how a record was made, or which run is the baseline.
+"""
+
+from evalkit.store.folder import RunFolder
+from evalkit.store.reading import Run, read_items, read_run
+
+__all__ = ["Run", "RunFolder", "read_items", "read_run"]

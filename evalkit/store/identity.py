@@ -1,0 +1,80 @@
+"""Does a run folder belong to what is asked for now?
+
+In: the manifest on disk and the one asked for. Out: every difference by name, or the merged manifest.
+May not know: how either was made.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from evalkit.errors import IdentityMismatchError
+from evalkit.records import JudgeRun, Manifest, canonical_json
+
+_ABSENT = "absent"
+
+
+def merge_manifests(path: Path, found: Manifest, asked: Manifest) -> Manifest:
+    """Return the manifest of a resumed run: the folder's own with the tasks and judges newly asked for.
+
+    Raises:
+        IdentityMismatchError: engine, policy, or a task or judge in both differs; names each field and both values.
+    """
+    faults = [
+        *_differences("engine", asdict(found.engine), asdict(asked.engine)),
+        *_differences("policy_sha256", found.policy_sha256, asked.policy_sha256),
+    ]
+    for name in sorted(set(found.tasks) & set(asked.tasks)):
+        faults += _differences(f"tasks.{name}", asdict(found.tasks[name]), asdict(asked.tasks[name]))
+    for name in sorted(set(found.judges) & set(asked.judges)):
+        faults += _differences(f"judges.{name}", asdict(found.judges[name]), asdict(asked.judges[name]))
+    _refuse(path, faults)
+    return replace(
+        found,
+        tasks={**found.tasks, **asked.tasks},
+        judges={**found.judges, **asked.judges},
+        requested=asked.requested or found.requested,
+    )
+
+
+def check_judge(path: Path, task: str, found: JudgeRun | None, asked: JudgeRun) -> None:
+    """Refuse a second judge for a task's answers.
+
+    Raises:
+        IdentityMismatchError: names each field that differs.
+    """
+    if found is not None:
+        _refuse(path, list(_differences(f"judges.{task}", asdict(found), asdict(asked))))
+
+
+def _refuse(path: Path, faults: list[str]) -> None:
+    if faults:
+        raise IdentityMismatchError(
+            "\n  - ".join((f"{path}: the folder belongs to another run and is left as it is:", *faults))
+            + "\nnext step: name another output folder, or move this one away"
+        )
+
+
+def _differences(name: str, found: Any, asked: Any) -> Iterator[str]:
+    left, right = dict(_leaves(name, _plain(found))), dict(_leaves(name, _plain(asked)))
+    for field in sorted(set(left) | set(right)):
+        a, b = left.get(field, _ABSENT), right.get(field, _ABSENT)
+        if a != b:
+            yield f"{field}: folder has {a!r}, asked for {b!r}"
+
+
+def _plain(value: Any) -> Any:
+    """Return the value as JSON gives it back, so that a tuple equals the list it became on disk."""
+    return json.loads(canonical_json(value))
+
+
+def _leaves(name: str, value: Any) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, Mapping) and value:
+        for key, inner in value.items():
+            yield from _leaves(f"{name}.{key}", inner)
+    else:
+        yield name, value

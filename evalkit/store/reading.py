@@ -1,0 +1,164 @@
+"""Read run folders: no lock, no repair, everything checked.
+
+In: a folder. Out: a manifest with its records and judgments, in one order whatever the order of work was.
+May not know: whether a run is complete enough to judge.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+from evalkit.errors import DataError, StoreError, UsageError
+from evalkit.records import Item, Judgment, Manifest, Record
+from evalkit.store.layout import MANIFEST, Kind, task_file, task_of
+from evalkit.store.lines import read_lines
+
+
+class _Line(Protocol):
+    @property
+    def task(self) -> str: ...
+
+
+T = TypeVar("T", bound=_Line)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """A run as it lies on disk.
+
+    Attributes:
+        path: its folder.
+        manifest: what the folder says of itself.
+        records: task name to records sorted by `Record.key`; a task without records has an empty tuple.
+        judgments: task name to judgments sorted by `judgment_key`; only judged tasks.
+    """
+
+    path: Path
+    manifest: Manifest
+    records: Mapping[str, tuple[Record, ...]]
+    judgments: Mapping[str, tuple[Judgment, ...]]
+
+    def records_sha256(self, task: str) -> str:
+        """Digest of a task's record lines in sorted order: equal for equal replies, whatever the order of work."""
+        return _lines_sha256(record.to_json() for record in self.records[task])
+
+    def judgments_sha256(self, task: str) -> str:
+        """Digest of a task's judgment lines in sorted order."""
+        return _lines_sha256(judgment.to_json() for judgment in self.judgments[task])
+
+
+def judgment_key(judgment: Judgment) -> str:
+    """Return what one judgment is about; its own `key` may be shared by equal answers."""
+    return (
+        f"{judgment.task}/{judgment.subject}/{judgment.item_sha256}/{judgment.occurrence}/{judgment.sample}"
+        f"/{judgment.turn}/{judgment.repeat}"
+    )
+
+
+def read_manifest(path: Path) -> Manifest:
+    """Read a folder's manifest.
+
+    Raises:
+        UsageError: there is no run in this folder.
+        DataError: the manifest is damaged or of another format.
+        StoreError: it cannot be read.
+    """
+    file = path / MANIFEST
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (FileNotFoundError, NotADirectoryError):
+        raise UsageError(
+            f"{path}: no run here ({MANIFEST} is missing); next step: name a folder that 'evalkit run' wrote"
+        ) from None
+    except OSError as error:
+        raise StoreError(f"{file}: cannot be read: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{file}: not UTF-8 at byte {error.start}; next step: restore the file") from error
+    try:
+        return Manifest.from_json(text)
+    except DataError as error:
+        raise DataError(f"{file}: {error}") from error
+
+
+def read_run(path: Path) -> Run:
+    """Read a run folder.
+
+    Raises:
+        UsageError: there is no run in this folder.
+        DataError: a line is torn or garbled, two lines share a key, or a file belongs to no task of the manifest;
+            names file and line.
+        StoreError: a file cannot be read.
+    """
+    manifest = read_manifest(path)
+    _refuse_strangers(path, manifest)
+    return Run(
+        path=path,
+        manifest=manifest,
+        records={task: read_records(path, task) for task in sorted(manifest.tasks)},
+        judgments={task: read_judgments(path, task) for task in sorted(manifest.judges)},
+    )
+
+
+def _refuse_strangers(path: Path, manifest: Manifest) -> None:
+    for kind, known in (("records", manifest.tasks), ("judgments", manifest.judges)):
+        for file in sorted((path / kind).glob("*.jsonl")):
+            if task_of(file) not in known:
+                raise DataError(f"{file}: task {task_of(file)!r} is not in {path / MANIFEST}")
+
+
+def read_records(path: Path, task: str) -> tuple[Record, ...]:
+    """Read one task's records, sorted by key; errors as `read_run`."""
+    return _sorted_unique(path, "records", task, Record.from_json, lambda record: record.key)
+
+
+def read_judgments(path: Path, task: str) -> tuple[Judgment, ...]:
+    """Read one task's judgments, sorted by `judgment_key`; errors as `read_run`."""
+    return _sorted_unique(path, "judgments", task, Judgment.from_json, judgment_key)
+
+
+def read_items(path: Path, task: str) -> tuple[Item, ...]:
+    """Read one task's items in the order in which they were written; errors as `read_run`."""
+    file = task_file(path, "items", task)
+    if not file.exists():
+        raise DataError(f"{file}: the items of task {task!r} are missing; next step: restore the file")
+    return tuple(item for _, item in parsed(file, task, Item.from_json))
+
+
+def parsed(file: Path, task: str, parse: Callable[[str], T]) -> Iterator[tuple[int, T]]:
+    """Yield (line number, value) of each line of a task's file, one at a time.
+
+    Raises:
+        DataError: names file, line and what is wrong.
+    """
+    for number, line in read_lines(file):
+        try:
+            value = parse(line)
+        except DataError as error:
+            raise DataError(f"{file}:{number}: {error}; next step: restore the file") from error
+        if value.task != task:
+            raise DataError(f"{file}:{number}: a line of task {value.task!r} among those of {task!r}")
+        yield number, value
+
+
+def _sorted_unique(
+    path: Path, kind: Kind, task: str, parse: Callable[[str], T], key: Callable[[T], str]
+) -> tuple[T, ...]:
+    file = task_file(path, kind, task)
+    found: dict[str, T] = {}
+    for number, value in parsed(file, task, parse):
+        name = key(value)
+        if name in found:
+            raise DataError(f"{file}:{number}: a second line with the key {name!r}; next step: restore the file")
+        found[name] = value
+    return tuple(found[name] for name in sorted(found))
+
+
+def _lines_sha256(lines: Iterator[str]) -> str:
+    total = hashlib.sha256()
+    for line in lines:
+        total.update(line.encode() + b"\n")
+    return total.hexdigest()
