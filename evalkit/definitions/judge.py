@@ -1,0 +1,127 @@
+"""The judge profile: in which words a judge is asked, and how its answer is read.
+
+In: the mapping of one judge file. Out: a frozen `JudgeProfile`.
+May not know: which model judges, or whose answers.
+"""
+
+from __future__ import annotations
+
+import string
+from typing import Annotated, Literal
+
+from pydantic import Field, PrivateAttr, model_validator
+
+from evalkit.configuration import Section, content_sha256
+from evalkit.definitions.task import Name
+
+ASSET_PREFIX = "asset:"
+
+_FIRST, _SECOND = {"question_1", "answer_1"}, {"question_1", "answer_1", "question_2", "answer_2"}
+_PLACEHOLDERS = {
+    "turn_1": _FIRST,
+    "turn_1_with_reference": _FIRST | {"reference_1"},
+    "turn_2": _SECOND,
+    "turn_2_with_reference": _SECOND | {"reference_1", "reference_2"},
+}
+"""Template to the placeholders it must use, no more and no fewer."""
+
+
+class JudgePrompts(Section):
+    """Words a judge is asked with.
+
+    With `source: inline` each text is a `str.format` template, filled once; `system` is plain text. With
+    `source: asset:<name>` each is the name of a prompt in that asset, and `system` comes from there.
+
+    Attributes:
+        source: "inline" or "asset:<name>".
+        system: system message; None for none.
+        turn_1, turn_2: question to the judge about the first and about the second answer.
+        turn_1_with_reference, turn_2_with_reference: the same where there is a reference answer.
+    """
+
+    source: Annotated[str, Field(pattern=rf"^(inline|{ASSET_PREFIX}[A-Za-z0-9][A-Za-z0-9._-]*)$")]
+    system: str | None = None
+    turn_1: str
+    turn_2: str
+    turn_1_with_reference: str
+    turn_2_with_reference: str
+
+    @property
+    def asset(self) -> str | None:
+        """Name of the asset with the prompts; None for inline prompts."""
+        return self.source.removeprefix(ASSET_PREFIX) if self.source.startswith(ASSET_PREFIX) else None
+
+    @model_validator(mode="after")
+    def _templates_use_their_placeholders(self) -> JudgePrompts:
+        if self.asset is not None:
+            if self.system is not None:
+                raise ValueError(f"the system message comes from {self.source}; leave out 'system'")
+            return self
+        faults = [fault for name in _PLACEHOLDERS for fault in _template_faults(name, getattr(self, name))]
+        if faults:
+            raise ValueError("; ".join(faults))
+        return self
+
+
+class JudgeProfile(Section):
+    """One way to ask a judge.
+
+    Attributes:
+        name: equal to the file name without `.yaml`.
+        title: one line for people; the digest leaves it out.
+        mode: "single": one answer is rated at a time.
+        answer: "rating_text" (the last `[[n]]` in the judge's text) or "rating_logprob" (mean of the scale's whole
+            numbers, weighted with the probability the judge gives to each as its next words).
+        scale: lowest and highest rating.
+        prompts: the words.
+        needs_reference: categories that are judged with a reference answer.
+        max_tokens: limit of the judge's text, tokens.
+        temperature: 0 is greedy.
+        reask: whether a text without a rating is answered once with a request to give it.
+    """
+
+    name: Name
+    title: str = ""
+    mode: Literal["single"] = "single"
+    answer: Literal["rating_text", "rating_logprob"]
+    scale: tuple[int, int] = (1, 10)
+    prompts: JudgePrompts
+    needs_reference: tuple[str, ...] = ("math", "reasoning", "coding")
+    max_tokens: Annotated[int, Field(ge=1)] = 1024
+    temperature: Annotated[float, Field(ge=0)] = 0.0
+    reask: bool = False
+    _source: str = PrivateAttr(default="")
+
+    @model_validator(mode="after")
+    def _scale_and_answer_agree(self) -> JudgeProfile:
+        if self.scale[0] >= self.scale[1]:
+            raise ValueError(f"scale {list(self.scale)} must be [lowest, highest]")
+        if self.answer == "rating_logprob" and self.reask:
+            raise ValueError("'reask' has no meaning for rating_logprob, where the judge writes nothing")
+        return self
+
+    @property
+    def source(self) -> str:
+        """The file this came from, as text."""
+        return self._source
+
+    @property
+    def sha256(self) -> str:
+        """Digest of everything that can change a rating; key order, comments and the title do not.
+
+        Prompts of an asset are named, not contained: whoever loads them adds their digest.
+        """
+        return content_sha256(self, exclude=["title"])
+
+
+def _template_faults(name: str, template: str) -> list[str]:
+    needed = _PLACEHOLDERS[name]
+    try:
+        parts = list(string.Formatter().parse(template))
+    except ValueError as error:
+        return [f"'{name}' is not a template: {error}; write literal braces as {{{{ and }}}}"]
+    found = {field for _, field, _, _ in parts if field is not None}
+    styled = any(spec or conversion for _, field, spec, conversion in parts if field is not None)
+    faults = [f"'{name}' has the unknown placeholder {{{field}}}" for field in sorted(found - needed)]
+    faults += [f"'{name}' lacks the placeholder {{{field}}}" for field in sorted(needed - found)]
+    return [*faults, f"'{name}' may not format a placeholder"] if styled else faults
