@@ -142,6 +142,8 @@ def _fault(model_type: type[BaseModel], detail: ErrorDetails) -> str:
     message = str(context["error"]) if kind == "value_error" else _lower_first(detail["msg"].removeprefix("Input "))
     if kind in ("value_error", "assertion_error"):
         return f"{here}: {message}" if here else message
+    if kind == "too_short":
+        return f"'{here}' must have at least {context['min_length']} item(s), not {context['actual_length']}"
     return f"'{here}' {message.replace('an object', 'a mapping')}, not {_shown(detail['input'])}"
 
 

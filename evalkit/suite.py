@@ -1,0 +1,208 @@
+"""The suite file: which engines are compared, on which tasks, by which policy.
+
+In: a YAML file. Out: a frozen `Suite` with every default filled in.
+May not know: what an adapter, task, judge profile or policy is; they are names here.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeGuard
+
+from pydantic import Field, model_validator
+
+from evalkit.configuration import Section, read_yaml, validate
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
+"""A name that is also a folder name."""
+
+TaskName = Annotated[str, Field(pattern=r"^(lm_eval:)?[A-Za-z0-9][A-Za-z0-9._-]*$")]
+
+RERUN_SUFFIX = "-rerun"
+"""What the second run of the baseline adds to the baseline's name."""
+
+_PATH_STARTS = ("./", "../", "/", "~")
+
+
+class EngineDefaults(Section):
+    """Settings of engines that need not be repeated: `engine:` in a suite."""
+
+    adapter: str | None = None
+    model: str | None = None
+    recipe: str | None = None
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] | None = None
+    device: str | None = None
+    options: dict[str, Any] = Field(default_factory=dict)
+
+
+class EngineSpec(Section):
+    """One engine as asked for; what was loaded is the adapter's `EngineIdentity`.
+
+    Attributes:
+        name: folder name of its run.
+        adapter: file name of an adapter.
+        model: asset name, hub id or folder.
+        recipe: recipe name or file; "none" for the model as it is stored.
+        dtype: floating-point type of the unquantized parts.
+        device: "auto", "cpu", "cuda", "cuda:0", ...
+        options: settings of the adapter.
+    """
+
+    name: Name
+    adapter: Annotated[str, Field(min_length=1)]
+    model: Annotated[str, Field(min_length=1)]
+    recipe: Annotated[str, Field(min_length=1)] = "none"
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] = "bfloat16"
+    device: Annotated[str, Field(min_length=1)] = "auto"
+    options: dict[str, Any] = Field(default_factory=dict)
+
+
+class JudgeSpec(Section):
+    """Who judges: a profile (the words), an engine (the model), and how often each answer is judged."""
+
+    profile: Name
+    engine: EngineSpec
+    repeats: Annotated[int, Field(ge=1)] = 1
+
+
+class Suite(Section):
+    """What one certification asks for.
+
+    Attributes:
+        name: folder name of its outputs.
+        title: one line for people.
+        definitions: folder with `tasks/` and `judges/`; None for the ones that come with evalkit.
+        policy: policy name or file.
+        engine: defaults merged into every engine below, the judge's too; `options` are merged key by key.
+        baseline: the engine candidates are compared with.
+        rerun: run the baseline a second time, in another item order and batching, to see the noise of no change.
+        candidates: engines to certify.
+        controls: engines that must be rejected if the evaluation can see anything at all.
+        tasks: task names.
+        judge: needed by tasks that are judged.
+        assets: asset name to the sources that replace its declared ones.
+        outputs: folder of the runs; relative to the working directory.
+    """
+
+    name: Name
+    title: str = ""
+    definitions: Path | None = None
+    policy: Annotated[str, Field(min_length=1)]
+    engine: EngineDefaults = Field(default_factory=EngineDefaults)
+    baseline: EngineSpec
+    rerun: bool = False
+    candidates: tuple[EngineSpec, ...] = ()
+    controls: tuple[EngineSpec, ...] = ()
+    tasks: Annotated[tuple[TaskName, ...], Field(min_length=1)]
+    judge: JudgeSpec | None = None
+    assets: dict[str, tuple[dict[str, Any], ...]] = Field(default_factory=dict)
+    outputs: Path = Path()
+
+    @property
+    def engines(self) -> tuple[EngineSpec, ...]:
+        """Baseline, candidates and controls, in this order."""
+        return (self.baseline, *self.candidates, *self.controls)
+
+    @model_validator(mode="after")
+    def _names_are_unique(self) -> Suite:
+        names = [engine.name for engine in self.engines]
+        if self.rerun:
+            names.append(self.baseline.name + RERUN_SUFFIX)
+        faults = [f"the engine name '{name}' is used {n} times" for name, n in Counter(names).items() if n > 1]
+        faults += [f"the task '{name}' is listed {n} times" for name, n in Counter(self.tasks).items() if n > 1]
+        if not self.candidates and not self.controls:
+            faults.append("there is no candidate and no control, so there is nothing to compare with the baseline")
+        if faults:
+            raise ValueError("; ".join(faults))
+        return self
+
+
+def load_suite(path: Path) -> Suite:
+    """Read a suite file.
+
+    Relative paths in it (`definitions`, a policy or recipe file, a model folder written with `./`, `local` sources)
+    are relative to the file; `outputs` is relative to the working directory and defaults to `outputs/<name>`.
+
+    Raises:
+        ConfigError: lists all faults of the file.
+    """
+    data = read_yaml(path)
+    if isinstance(data, dict):
+        data = _with_outputs(_with_paths(_with_defaults(data), path.parent))
+    return validate(Suite, data, str(path))
+
+
+def _with_defaults(data: Mapping[str, Any]) -> dict[str, Any]:
+    """Merge `engine:` into every engine; unknown keys stay behind, to be reported once, where they were written."""
+    defaults = data.get("engine")
+    known = (
+        {key: value for key, value in defaults.items() if key in EngineDefaults.model_fields} if _is(defaults) else {}
+    )
+    return _map_engines(data, lambda engine: _merged(known, engine))
+
+
+def _merged(defaults: Mapping[str, Any], engine: Mapping[str, Any]) -> dict[str, Any]:
+    merged = {**defaults, **engine}
+    if _is(defaults.get("options")) and _is(engine.get("options", {})):
+        merged["options"] = {**defaults["options"], **engine.get("options", {})}
+    return merged
+
+
+def _map_engines(data: Mapping[str, Any], change: Callable[[Mapping[str, Any]], dict[str, Any]]) -> dict[str, Any]:
+    """Return the data with `change` applied to every engine mapping; what is no mapping is left for the check."""
+    out = dict(data)
+    if _is(out.get("baseline")):
+        out["baseline"] = change(out["baseline"])
+    for key in ("candidates", "controls"):
+        if isinstance(out.get(key), list):
+            out[key] = [change(engine) if _is(engine) else engine for engine in out[key]]
+    judge = out.get("judge")
+    if _is(judge) and _is(judge.get("engine", {})):
+        out["judge"] = {**judge, "engine": change({"name": "judge", **judge.get("engine", {})})}
+    return out
+
+
+def _with_paths(data: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    def engine(spec: Mapping[str, Any]) -> dict[str, Any]:
+        return {
+            **spec,
+            **({"model": _resolved(spec["model"], folder)} if "model" in spec else {}),
+            **({"recipe": _resolved(spec["recipe"], folder)} if "recipe" in spec else {}),
+        }
+
+    out = _map_engines(data, engine)
+    if "policy" in out:
+        out["policy"] = _resolved(out["policy"], folder)
+    if isinstance(out.get("definitions"), str):
+        out["definitions"] = str(folder / Path(out["definitions"]).expanduser())
+    if _is(out.get("assets")):
+        out["assets"] = {name: _local_sources(sources, folder) for name, sources in out["assets"].items()}
+    return out
+
+
+def _local_sources(sources: Any, folder: Path) -> Any:
+    if not isinstance(sources, list):
+        return sources
+    return [
+        {**source, "local": str(folder / Path(source["local"]).expanduser())}
+        if _is(source) and isinstance(source.get("local"), str)
+        else source
+        for source in sources
+    ]
+
+
+def _resolved(value: Any, folder: Path) -> Any:
+    """Resolve a name-or-path: it is a path if it starts like one or ends in `.yaml`; else it stays a name."""
+    if isinstance(value, str) and (value.startswith(_PATH_STARTS) or value.endswith((".yaml", ".yml"))):
+        return str(folder / Path(value).expanduser())
+    return value
+
+
+def _with_outputs(data: Mapping[str, Any]) -> dict[str, Any]:
+    return {"outputs": f"outputs/{data.get('name')}", **data}
+
+
+def _is(value: Any) -> TypeGuard[Mapping[str, Any]]:
+    return isinstance(value, Mapping)
