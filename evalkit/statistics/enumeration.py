@@ -83,7 +83,7 @@ def discordant_totals(n: int, rho: float) -> tuple[Integers, Floats]:
     reach = 8.0 * np.sqrt(n * rho * (1.0 - rho)) + 40.0
     totals = np.arange(max(0, int(n * rho - reach)), min(n, int(n * rho + reach)) + 1, dtype=np.int64)
     log_weights = xlogy(totals, rho) + xlog1py(n - totals, -rho) - gammaln(totals + 1.0) - gammaln(n - totals + 1.0)
-    weights: Floats = np.exp(log_weights - log_weights.max()).astype(np.float64)
+    weights = np.asarray(np.exp(log_weights - log_weights.max()), dtype=np.float64)
     return totals, weights / weights.sum()
 
 
@@ -104,8 +104,7 @@ def _first_above(n: int, totals: Integers, x: float, threshold: float, *, or_equ
 
 def _at_least(gains: Integers, totals: Integers, gain_share: float) -> Floats:
     """Return P(Binomial(m, share) >= gains) for every row."""
-    tail: Floats = bdtrc(gains - 1.0, totals, gain_share)
-    return tail
+    return np.asarray(bdtrc(gains - 1.0, totals, gain_share), dtype=np.float64)
 
 
 def _weigh(weights: Floats, conditional: Floats) -> float:

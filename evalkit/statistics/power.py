@@ -176,10 +176,10 @@ def items_needed(
 def _crossing(reached: Callable[[int], bool], start: int) -> int:
     """Return some n >= 2 with reached(n) and not reached(n - 1), found by doubling and halving from `start`."""
     low, high = 1, max(2, start)
-    while not reached(high):
-        low, high = high, 2 * high
+    while high > _MOST_ITEMS or not reached(high):
         if high > _MOST_ITEMS:
-            raise EstimateError(f"more than {_MOST_ITEMS} items would be needed")
+            raise EstimateError(f"more than {_MOST_ITEMS} would be needed; no data set is that large")
+        low, high = high, 2 * high
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (low, middle) if reached(middle) else (middle, high)

@@ -87,9 +87,7 @@ class BettingProcess:
         Raises:
             EstimateError: `d` is not a number in [-1, 1], or all N items were already seen.
         """
-        d = checked_number("difference", d)
-        if not -1.0 <= d <= 1.0:
-            raise EstimateError(f"difference is {d!r}; allowed: -1 to 1")
+        d = _checked_difference(d)
         if self.seen >= self.population:
             raise EstimateError(f"all {self.population} items were seen; the process has ended")
         left, needed = float(self.population - self.seen), self._null_sum - self._sum
@@ -181,11 +179,19 @@ class MarginProcess:
         Raises:
             EstimateError: a value outside [-1, 1], `high` below `low`, or more than N items.
         """
-        high = low if high is None else high
-        if not low <= high:
+        low = _checked_difference(low)
+        high = low if high is None else _checked_difference(high)
+        if low > high:
             raise EstimateError(f"an item enters with low {low!r} and high {high!r}; allowed: low at most high")
         e_above, e_below = self._above.update(low), self._below.update(-high)
         return MarginEvidence(seen=self._above.seen, e_above=e_above, e_below=e_below)
+
+
+def _checked_difference(d: float) -> float:
+    number = checked_number("difference", d)
+    if not -1.0 <= number <= 1.0:
+        raise EstimateError(f"difference is {d!r}; allowed: -1 to 1")
+    return number
 
 
 def _checked_grid(grid: Sequence[float]) -> Floats:

@@ -1,0 +1,134 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy.stats import nct, permutation_test, t, ttest_1samp
+from statsmodels.stats.weightstats import ttost_paired
+
+from evalkit.errors import EstimateError
+from evalkit.statistics.paired_means import (
+    johnson_statistics,
+    johnson_t,
+    noncentral_power_t,
+    paired_t,
+    sign_flip_p,
+    t_statistics,
+    tost_paired,
+)
+
+
+@pytest.fixture
+def differences():
+    return np.random.default_rng(5).normal(-0.1, 1.2, size=80)
+
+
+def test_paired_t_agrees_with_scipy(differences):
+    ours = paired_t(differences, margin=0.3)
+    greater = ttest_1samp(differences, -0.3, alternative="greater")
+    less = ttest_1samp(differences, -0.3, alternative="less")
+    assert ours.t == pytest.approx(greater.statistic, rel=1e-12)
+    assert (ours.p_certify, ours.p_reject) == pytest.approx((greater.pvalue, less.pvalue), rel=1e-10)
+    theirs = ttest_1samp(differences, 0.0).confidence_interval(0.9)
+    mine = ours.interval(0.9)
+    assert (mine.lower, mine.upper) == pytest.approx((theirs.low, theirs.high), rel=1e-12)
+    assert ours.df == 79
+
+
+def test_the_test_and_the_interval_say_the_same(differences):
+    lower = paired_t(differences).interval(0.9).lower
+    assert paired_t(differences, margin=-lower + 1e-6).p_certify < 0.05
+    assert paired_t(differences, margin=-lower - 1e-6).p_certify > 0.05
+
+
+@pytest.mark.parametrize(
+    "values", [[1.0], [0.5, 0.5, 0.5], [0.1 + 0.2, 0.3, 0.3], [1.0, float("nan")], [0.0, 0.0], [[1.0, 2.0]]]
+)
+@pytest.mark.parametrize("test", [paired_t, johnson_t, tost_paired])
+def test_no_test_from_too_few_constant_or_non_finite_values(test, values):
+    with pytest.raises(EstimateError, match="differences"):
+        test(values, margin=0.3)
+
+
+def test_johnson_equals_t_without_skewness_and_asks_for_more_when_losses_are_rare_and_large():
+    symmetric = [-1.0, -0.5, 0.0, 0.5, 1.0]
+    assert johnson_t(symmetric, margin=0.3).t == pytest.approx(paired_t(symmetric, margin=0.3).t, rel=1e-12)
+    rare = [0.3] * 76 + [-4.0] * 4
+    assert johnson_t(rare, margin=0.3).t < paired_t(rare, margin=0.3).t
+    assert johnson_t(rare, margin=0.3).p_certify > paired_t(rare, margin=0.3).p_certify
+
+
+def test_johnson_by_hand():
+    d = np.array([1.0, 0.0, -2.0, 1.0])
+    excess, s2, k3 = 0.0 + 0.5, 2.0, (1 - 8 + 1) / 4
+    expected = (excess + k3 / (6 * s2 * 4) + k3 * excess**2 / (3 * s2**2)) / np.sqrt(s2 / 4)
+    assert johnson_t(d, margin=0.5).t == pytest.approx(expected, rel=1e-12)
+
+
+def test_the_array_forms_are_the_single_ones(differences):
+    rows = differences.reshape(4, 20)
+    assert t_statistics(rows, 0.3) == pytest.approx([paired_t(row, 0.3).t for row in rows], rel=1e-12)
+    assert johnson_statistics(rows, 0.3) == pytest.approx([johnson_t(row, 0.3).t for row in rows], rel=1e-12)
+
+
+def test_exact_sign_flips_agree_with_scipy():
+    shifted = np.array([0.4, -0.1, 0.9, 0.3, -0.2, 0.8])
+    theirs = permutation_test(
+        (shifted,), np.mean, permutation_type="samples", alternative="greater", n_resamples=np.inf
+    )
+    assert sign_flip_p(shifted, np.random.default_rng(0)) == pytest.approx(theirs.pvalue, abs=1e-12)
+
+
+def test_random_sign_flips_are_close_to_t_and_repeat_with_their_seed(differences):
+    p = sign_flip_p(differences + 0.3, np.random.default_rng(7))
+    assert p == sign_flip_p(differences + 0.3, np.random.default_rng(7))
+    assert p == pytest.approx(paired_t(differences, margin=0.3).p_certify, abs=0.02)
+
+
+def test_sign_flips_never_report_zero_and_refuse_nothing_but_zeros():
+    assert sign_flip_p(np.ones(50), np.random.default_rng(1), resamples=99) == 1 / 100
+    with pytest.raises(EstimateError, match="all zero"):
+        sign_flip_p(np.zeros(50), np.random.default_rng(1))
+
+
+def test_tost_agrees_with_statsmodels(differences):
+    p, _, _ = ttost_paired(differences, np.zeros(80), -0.6, 0.6)
+    ours = tost_paired(differences, 0.6)
+    assert ours.p == pytest.approx(p, rel=1e-10)
+    assert (abs(ours.interval.lower) < 0.6 and abs(ours.interval.upper) < 0.6) == (ours.p < 0.05)
+
+
+@pytest.mark.parametrize(
+    ("n", "sd", "margin", "alpha"), [(80, 1.2, 0.3, 0.05), (10, 0.5, 0.3, 0.025), (2, 1.0, 1.0, 0.1)]
+)
+@pytest.mark.parametrize("true_difference", [0.0, -0.1, -0.5])
+def test_power_is_the_noncentral_t(n, sd, margin, alpha, true_difference):
+    expected = nct.sf(t.ppf(1 - alpha, n - 1), n - 1, (true_difference + margin) * np.sqrt(n) / sd)
+    ours = noncentral_power_t(n, sd, margin, alpha, true_difference=true_difference)
+    assert ours == pytest.approx(expected, abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    "arguments", [(1, 1.0, 0.3), (80, 0.0, 0.3), (80, -1.0, 0.3), (80, 1.0, 0.0), (80, float("nan"), 0.3)]
+)
+def test_power_of_an_impossible_plan_is_refused(arguments):
+    with pytest.raises(EstimateError):
+        noncentral_power_t(*arguments)
+
+
+# Protocol, section 12: power of 80 questions at true difference 0, margins 0.1, 0.2, 0.3, 0.5; 90% half-width.
+@pytest.mark.parametrize(
+    ("sd", "powers", "half_width"),
+    [
+        (0.8, (0.30, 0.72, 0.95, 1.00), 0.15),
+        (1.0, (0.22, 0.55, 0.85, 1.00), 0.19),
+        (1.2, (0.18, 0.43, 0.72, 0.98), 0.22),
+        (1.4, (0.16, 0.35, 0.60, 0.94), 0.26),
+        (2.0, (0.11, 0.22, 0.38, 0.72), 0.37),
+    ],
+)
+def test_the_table_of_the_protocol(sd, powers, half_width):
+    ours = [noncentral_power_t(80, sd, margin) for margin in (0.1, 0.2, 0.3, 0.5)]
+    assert ours == pytest.approx(powers, abs=0.00501)
+    pattern = np.tile([-1.0, 1.0], 40)
+    interval = paired_t(pattern * sd / pattern.std(ddof=1)).interval(0.90)
+    assert (interval.upper - interval.lower) / 2 == pytest.approx(half_width, abs=0.00501)
