@@ -196,7 +196,8 @@ def _local_sources(sources: Any, folder: Path) -> Any:
 def _resolved(value: Any, folder: Path) -> Any:
     """Resolve a name-or-path: it is a path if it starts like one or ends in `.yaml`; else it stays a name."""
     if isinstance(value, str) and (value.startswith(_PATH_STARTS) or value.endswith((".yaml", ".yml"))):
-        return str(folder / Path(value).expanduser())
+        text = str(folder / Path(value).expanduser())
+        return text if text.startswith(_PATH_STARTS) else f"./{text}"  # a bare word would be read as a name
     return value
 
 

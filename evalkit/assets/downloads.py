@@ -80,7 +80,10 @@ class Downloads:
     def wheel_reachable(self, source: WheelSource) -> tuple[bool, str]:
         """Ask the index for (the first part of) a wheel without downloading it."""
         distribution, _, version = filled(source.wheel, 1).partition("==")
-        result = self._pip("index", "versions", distribution)
+        try:
+            result = self._pip("index", "versions", distribution)
+        except AssetError as error:
+            return False, str(error)
         if result.returncode:
             return False, _pip_fault(result.stderr)
         words = result.stdout.replace(",", " ").replace("(", " ").replace(")", " ").split()
@@ -125,7 +128,10 @@ class Downloads:
 
     def _pip(self, *command: str) -> subprocess.CompletedProcess[str]:
         line = [self.python, "-m", "pip", command[0], *_PIP_QUIET, *self.pip_args, *command[1:]]
-        return subprocess.run(line, check=False, capture_output=True, text=True, stdin=subprocess.DEVNULL)  # noqa: S603
+        try:
+            return subprocess.run(line, check=False, capture_output=True, text=True, stdin=subprocess.DEVNULL)  # noqa: S603
+        except OSError as error:
+            raise AssetError(f"{self.python} cannot be run: {error.strerror or error}") from error
 
 
 def extract(wheel: Path, members: Iterable[str], folder: Path) -> None:

