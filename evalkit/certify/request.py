@@ -1,0 +1,59 @@
+"""What was asked for of an engine, so that a finished run is reused without loading the engine again.
+
+In: an engine specification and the definitions it will meet. Out: a plain mapping for `Manifest.requested`.
+May not know: what was loaded; that is the identity, read back by the adapter when the run began.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from evalkit import __version__
+from evalkit.assets import AssetStore
+from evalkit.recipes import load_recipe
+from evalkit.suite import EngineSpec
+
+BACKENDS = ("torch", "transformers", "nvidia-modelopt", "lm-eval")
+
+
+def requested(spec: EngineSpec, assets: AssetStore) -> dict[str, Any]:
+    """Return everything known before loading that can change an answer.
+
+    Two equal requests on one machine load the same engine; the digest of the model is the declared one for an asset,
+    and names, sizes and modification times of the files for a folder (hashing terabytes would take longer than asking).
+
+    Raises:
+        ConfigError: the recipe file is wrong.
+    """
+    return {
+        "engine": spec.model_dump(mode="json"),
+        "model": _model(spec.model, assets),
+        "recipe_sha256": None if spec.recipe == "none" else load_recipe(spec.recipe).sha256,
+        "versions": {"evalkit": __version__, **_versions()},
+        "machine": f"{platform.system()} {platform.machine()}",
+    }
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for package in BACKENDS:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _model(model: str, assets: AssetStore) -> Mapping[str, Any]:
+    if model in {declared.name for declared in assets.declared()}:
+        return {"asset": model, "sha256": assets.declaration(model).sha256}
+    folder = Path(model)
+    if not folder.exists():
+        return {"name": model}
+    files = sorted(path for path in folder.rglob("*") if path.is_file()) if folder.is_dir() else [folder]
+    stats = [(str(path.relative_to(folder.parent)), path.stat()) for path in files]
+    return {"files": [[name, stat.st_size, stat.st_mtime_ns] for name, stat in stats]}

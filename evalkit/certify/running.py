@@ -1,0 +1,139 @@
+"""One engine, its tasks, one folder: load, read back, ask, write; or reuse what is finished.
+
+In: an engine specification and task names. Out: a run folder.
+May not know: which run is the baseline.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from evalkit import __version__
+from evalkit.assets import AssetStore
+from evalkit.benchmarks import Benchmark, load_benchmark
+from evalkit.certify.request import requested
+from evalkit.collect import TaskCount, collect
+from evalkit.definitions import Definitions
+from evalkit.errors import EvalkitError
+from evalkit.records import Manifest
+from evalkit.store import RunFolder, read_manifest, read_records
+from evalkit.suite import EngineSpec
+
+
+@dataclass(kw_only=True)
+class Workshop:
+    """What every run of one invocation shares.
+
+    Attributes:
+        assets: where models and data sets come from.
+        definitions: where tasks and judges are defined.
+        say: writes one line of progress for people.
+        progress: show progress bars.
+        command: the command line, for manifests.
+        policy_sha256: policy in force; None outside a suite.
+        overrides: asset sources that replace declared ones, as the suite gives them.
+    """
+
+    assets: AssetStore
+    definitions: Definitions
+    say: Callable[[str], None]
+    progress: bool = True
+    command: str = ""
+    policy_sha256: str | None = None
+    overrides: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
+    _benchmarks: dict[str, Benchmark] = field(default_factory=dict)
+
+    def benchmark(self, task: str) -> Benchmark:
+        """Load a task once; later engines are asked the same objects."""
+        if task not in self._benchmarks:
+            self._benchmarks[task] = load_benchmark(self.definitions.task(task), self.assets)
+        return self._benchmarks[task]
+
+    def request(self, spec: EngineSpec, order_seed: int | None) -> dict[str, Any]:
+        """Return what is asked for, before anything is loaded."""
+        asked = requested(spec, self.assets)
+        asked["order_seed"] = order_seed
+        asked["sources"] = {name: [dict(source) for source in given] for name, given in self.overrides.items()}
+        return asked
+
+
+def run_engine(
+    spec: EngineSpec,
+    tasks: Sequence[str],
+    path: Path,
+    workshop: Workshop,
+    *,
+    order_seed: int | None = None,
+    retry_failed: bool = False,
+) -> list[TaskCount]:
+    """Bring a run folder to completion, loading the engine only if something is missing.
+
+    Args:
+        spec: the engine to load.
+        tasks: names of task definitions.
+        path: the run's folder.
+        workshop: what runs share.
+        order_seed: seed of another item order (reruns of the baseline); None for the benchmark's own.
+        retry_failed: ask again what failed before.
+
+    Returns:
+        What was done for each task; empty if the finished run was reused.
+
+    Raises:
+        IdentityMismatchError: the folder belongs to another engine, task or policy.
+        EvalkitError: the engine could not be loaded or broke; finished records are kept.
+    """
+    from evalkit.adapters.base import Resources
+    from evalkit.adapters.registry import load_engine
+
+    asked = workshop.request(spec, order_seed)
+    if not retry_failed and finished(path, asked, tasks, workshop):
+        workshop.say(f"{spec.name}: complete, reused from {path}")
+        return []
+    workshop.say(f"{spec.name}: loading {spec.model} with {spec.adapter}, recipe {spec.recipe}")
+    benchmarks = [workshop.benchmark(task) for task in tasks]
+    engine = load_engine(spec, Resources(assets=workshop.assets, progress=workshop.progress))
+    try:
+        manifest = Manifest(
+            evalkit=__version__,
+            engine=engine.identity,
+            tasks={benchmark.task: benchmark.task_run for benchmark in benchmarks},
+            requested=asked,
+            policy_sha256=workshop.policy_sha256,
+            created_at=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            command=workshop.command,
+        )
+        with RunFolder.create_or_resume(path, manifest) as folder:
+            for repair in folder.repairs:
+                workshop.say(repair)
+            return collect(
+                folder,
+                engine,
+                benchmarks,
+                order_seed=order_seed,
+                retry_failed=retry_failed,
+                progress=workshop.progress,
+            )
+    finally:
+        engine.close()
+
+
+def finished(path: Path, asked: Mapping[str, Any], tasks: Sequence[str], workshop: Workshop) -> bool:
+    """Say whether a folder holds every record of the tasks, asked for in exactly this way."""
+    try:
+        manifest = read_manifest(path)
+    except EvalkitError:
+        return False
+    if dict(manifest.requested) != asked or manifest.policy_sha256 != workshop.policy_sha256:
+        return False
+    for task in tasks:
+        run = manifest.tasks.get(task)
+        if run is None or run.definition_sha256 != workshop.definitions.task(task).sha256:
+            return False
+        if len(read_records(path, task)) < run.planned:
+            return False
+    return True

@@ -1,0 +1,101 @@
+"""The command line: one verb for each step of the flow.
+
+In: argv and the environment. Out: data on stdout, progress and errors on stderr, an exit code with one meaning.
+May not know: how anything is done. Each verb lives in a module of its own that is imported when it is called, so that
+`evalkit --help` starts at once and deciding never imports an engine.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+
+import click
+
+from evalkit import __version__
+from evalkit.errors import EvalkitError, ExitCode, InterruptedRunError, suggestion
+
+VERBS = {
+    "certify": "Run what a suite still misses, then decide: CERTIFIED, REJECTED, INCONCLUSIVE or INVALID.",
+    "run": "Run one engine on one or more tasks; every finished record is kept.",
+    "judge": "Let an LLM judge rate the answers in run folders.",
+    "compare": "Compare two run folders, item by item.",
+    "plan": "Say before any GPU hour whether a suite can reach its verdicts.",
+    "report": "Write the report of a certificate again.",
+    "list": "List adapters, recipes, tasks, judges, policies and assets.",
+    "doctor": "Say what works on this machine, and the next step for each gap.",
+}
+"""Each verb and its one line; the verb's code is `evalkit/cli/<verb>.py`."""
+
+
+class Verbs(click.Group):
+    """A group whose commands are imported when they are called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the verbs in the order of the flow."""
+        return list(VERBS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import a verb's module and return its `command`."""
+        if cmd_name not in VERBS:
+            raise click.UsageError(f"unknown command {cmd_name!r}{suggestion(cmd_name, list(VERBS))}", ctx)
+        command = importlib.import_module(f"evalkit.cli.{cmd_name}").command
+        if not isinstance(command, click.Command):
+            raise TypeError(f"evalkit.cli.{cmd_name}.command is not a command")
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the verbs without importing them."""
+        with formatter.section("Commands"):
+            formatter.write_dl(list(VERBS.items()))
+
+
+@click.group(
+    cls=Verbs,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="Example: evalkit list recipes",
+)
+@click.version_option(__version__, prog_name="evalkit")
+def program() -> None:
+    """Certify that a quantized LLM is as accurate as the official FP8 baseline, reject it, or say what is missing.
+
+    Exit codes: 0 certified, 1 rejected, 2 wrong request, 3 inconclusive, 4 invalid, 5 evalkit failed.
+    """
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the program and return its exit code; every unexpected error is 5, never 1.
+
+    Args:
+        argv: arguments without the program's name; None reads the process's own.
+
+    Returns:
+        An exit code of `evalkit.errors.ExitCode`.
+    """
+    try:
+        code = program.main(args=None if argv is None else list(argv), prog_name="evalkit", standalone_mode=False)
+        return int(code or 0)
+    except click.exceptions.Exit as leave:
+        return leave.exit_code
+    except click.ClickException as error:
+        error.show()
+        return ExitCode.USAGE
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("evalkit: stopped; finished records are kept and the same command resumes", err=True)
+        return ExitCode.FAILED
+    except InterruptedRunError as error:
+        click.echo(f"evalkit: {error}", err=True)
+        return ExitCode.FAILED
+    except EvalkitError as error:
+        click.echo(f"evalkit: error: {error}", err=True)
+        return error.exit_code
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return ExitCode.FAILED
+    except Exception as error:  # noqa: BLE001 - the outermost edge: exit code 1 would mean REJECTED
+        traceback.print_exc()
+        click.echo(f"evalkit: internal error: {error!r}; please report it with the lines above", err=True)
+        return ExitCode.FAILED

@@ -1,0 +1,66 @@
+"""The wheel in a clean environment, without extras, far from the checkout."""
+
+import json
+import subprocess
+import sys
+import venv
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+pytestmark = pytest.mark.system
+
+
+def call(*command: object, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([str(part) for part in command], cwd=cwd, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("wheel")
+    out = call(sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", folder, ROOT, cwd=folder)
+    assert out.returncode == 0, out.stderr
+    (built,) = folder.glob("*.whl")
+    return built
+
+
+@pytest.fixture(scope="module")
+def clean(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("clean")
+    venv.create(folder / "env", with_pip=True)
+    out = call(folder / "env/bin/python", "-m", "pip", "install", "--quiet", wheel, cwd=folder)
+    assert out.returncode == 0, out.stderr
+    return folder
+
+
+def test_wheel_is_named_and_holds_the_definitions(wheel: Path) -> None:
+    assert wheel.name.startswith("evalkit_quant-")
+    names = zipfile.ZipFile(wheel).namelist()
+    for kind, suffix in (("tasks", ".yaml"), ("judges", ".yaml")):
+        shipped = {n for n in names if n.startswith(f"evalkit/_definitions/{kind}/") and n.endswith(suffix)}
+        here = {f"evalkit/_definitions/{p.relative_to(ROOT)}" for p in (ROOT / kind).rglob(f"*{suffix}")}
+        assert shipped == here
+        assert shipped
+    assert not [n for n in names if n.startswith(("tests/", "tasks/", "judges/"))]
+
+
+def test_clean_environment_has_no_engine(clean: Path) -> None:
+    out = call(clean / "env/bin/python", "-c", "import torch", cwd=clean)
+    assert "ModuleNotFoundError" in out.stderr
+
+
+def test_list_works_without_extras(clean: Path) -> None:
+    out = call(clean / "env/bin/evalkit", "list", "--json", cwd=clean)
+    assert out.returncode == 0, out.stderr
+    listed = json.loads(out.stdout)
+    assert "mmlu" in listed["tasks"]
+    assert "llama-official-fp8" in listed["recipes"]
+    assert {"hf", "modelopt", "scripted"} <= set(listed["adapters"])
+
+
+def test_doctor_names_the_missing_extras(clean: Path) -> None:
+    out = call(clean / "env/bin/evalkit", "doctor", "--offline", cwd=clean)
+    assert out.returncode == 0, out.stderr
+    assert "pip install 'evalkit-quant[modelopt]'" in out.stdout
