@@ -56,6 +56,23 @@ def text_digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def content_digest(value: Any) -> str:
+    """Return the digest of a source row with the white space of every text in it folded.
+
+    >>> content_digest({"question": " one\\n two "}) == content_digest({"question": "one two"})
+    True
+    """
+    return digest(_folded(value))
+
+
+def _folded(value: Any) -> Any:
+    if isinstance(value, str):
+        return fold(value)
+    if isinstance(value, Mapping):
+        return {key: _folded(inner) for key, inner in value.items()}
+    return [_folded(inner) for inner in value] if isinstance(value, (list, tuple)) else value
+
+
 def fold(text: str) -> str:
     r"""Fold every run of white space to one space, so that the same item from two sources is recognised.
 

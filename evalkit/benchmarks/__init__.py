@@ -1,0 +1,74 @@
+"""Benchmarks: questions with prompts and keys, and marks for replies.
+
+In: a task definition and the asset store. Out: a `Benchmark`.
+May not know: engines, runs, baselines, files under `outputs/`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from evalkit.assets import AssetStore, FetchedAsset, read_mmlu, read_mt_bench
+from evalkit.benchmarks.benchmark import Benchmark, Decoding, Marking
+from evalkit.definitions import TaskDefinition
+from evalkit.errors import UsageError
+
+__all__ = ["Benchmark", "Decoding", "Marking", "load_benchmark"]
+
+
+def load_benchmark(definition: TaskDefinition, assets: AssetStore, *, include: Path | None = None) -> Benchmark:
+    """Load a task with all its items.
+
+    Args:
+        definition: what is asked.
+        assets: where its data set comes from.
+        include: folder with task files for lm-eval besides its own.
+
+    Raises:
+        UsageError: the definition asks for what the benchmark or its data do not have.
+        AssetError: the data cannot be fetched or read.
+        MissingExtraError: lm-eval is not installed.
+    """
+    if definition.benchmark == "mt_bench":
+        from evalkit.benchmarks.mt_bench import MtBenchBenchmark  # noqa: PLC0415
+
+        if definition.dataset is None:
+            raise UsageError(f"task '{definition.name}' needs the key 'dataset'")
+        fetched = assets.fetch(definition.dataset)
+        return MtBenchBenchmark(definition, read_mt_bench(fetched), _provenance(fetched))
+
+    from evalkit.benchmarks.lm_eval import LmEvalBenchmark  # noqa: PLC0415
+
+    if definition.dataset is None:
+        return LmEvalBenchmark(definition, rows=None, dataset={}, include=include)
+    fetched = assets.fetch(definition.dataset, splits=definition.splits)
+    return LmEvalBenchmark(
+        definition, rows=_mmlu_rows(definition, fetched), dataset=_provenance(fetched), include=include
+    )
+
+
+def _mmlu_rows(definition: TaskDefinition, fetched: FetchedAsset) -> dict[str, dict[str, list[dict[str, Any]]]]:
+    if fetched.kind != "mmlu":
+        raise UsageError(
+            f"task '{definition.name}': asset '{fetched.name}' is of kind '{fetched.kind}'; lm-eval tasks can be given "
+            "rows of kind 'mmlu' only; next step: leave out 'dataset' and lm-eval loads its own"
+        )
+    data = read_mmlu(fetched)
+    splits = {"test": data.test, **({"dev": data.dev} if data.dev else {})}
+    shots = definition.lm_eval.shots if definition.lm_eval else 0
+    return {
+        subject: {
+            split: [
+                {"question": row.question, "subject": row.subject, "choices": list(row.choices), "answer": row.answer}
+                for row in (data.examples(subject, shots) if split == "dev" and shots else rows.get(subject, ()))
+            ]
+            for split, rows in splits.items()
+        }
+        for subject in (definition.subjects or data.test)
+        if subject in data.test
+    }
+
+
+def _provenance(fetched: FetchedAsset) -> dict[str, str]:
+    return {"asset": fetched.name, "source": fetched.source, "revision": fetched.revision, "sha256": fetched.sha256}

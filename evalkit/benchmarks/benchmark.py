@@ -1,0 +1,120 @@
+"""What a loaded benchmark offers, whoever wrote its questions.
+
+In: nothing. Out: the types every benchmark module returns.
+May not know: engines, runs, files under `outputs/`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from evalkit.records import ChoiceReply, Item, TaskRun, TextReply, digest, text_digest
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Marking:
+    """What a reply is worth.
+
+    Attributes:
+        marks: metric name to value; empty where a judge decides.
+        invalid: why the reply cannot be read ("empty", "degenerate", "unparsable"), else None. It is the engine's own
+            doing and is marked all the same.
+    """
+
+    marks: Mapping[str, float] = field(default_factory=dict)
+    invalid: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Decoding:
+    """How an answer is generated.
+
+    Attributes:
+        max_tokens: limit of each answer, tokens.
+        temperature: 0 is greedy.
+        top_p: nucleus; 1.0 switches it off.
+        stop: an answer ends before the first of these texts.
+    """
+
+    max_tokens: int
+    temperature: float = 0.0
+    top_p: float = 1.0
+    stop: tuple[str, ...] = ()
+
+
+class Benchmark(Protocol):
+    """A task with its items, ready to be asked and marked."""
+
+    @property
+    def task(self) -> str:
+        """Name of the task definition."""
+
+    @property
+    def task_run(self) -> TaskRun:
+        """What is asked, with the digests that make two runs comparable."""
+
+    @property
+    def items(self) -> tuple[Item, ...]:
+        """All items, sorted by subject and digest."""
+
+    @property
+    def samples(self) -> int:
+        """Replies wanted for each item."""
+
+    def decoding(self, item: Item) -> Decoding:
+        """How the answers to an item are generated; only for kinds "text" and "conversation"."""
+
+    def mark(self, item: Item, reply: ChoiceReply | TextReply) -> Marking:
+        """Mark a reply.
+
+        Raises:
+            DataError: the benchmark cannot mark it with a finite number.
+        """
+
+
+def occurrences(values: Iterable[Hashable]) -> list[int]:
+    """Number equal values in the order given.
+
+    >>> occurrences(["a", "b", "a"])
+    [0, 0, 1]
+    """
+    seen: dict[Hashable, int] = {}
+    numbers = []
+    for value in values:
+        numbers.append(seen.get(value, 0))
+        seen[value] = numbers[-1] + 1
+    return numbers
+
+
+def chosen(identities: Sequence[tuple[str, int]], limit: int | None, order_seed: int) -> list[int]:
+    """Return the positions of the items to ask, in the order given.
+
+    With a limit these are the items with the lowest sha256 of `"{order_seed}:{item_sha256}:{occurrence}"`: a choice
+    that does not depend on the order of rows in the source.
+
+    >>> chosen([("a", 0), ("b", 0), ("a", 1)], None, 0)
+    [0, 1, 2]
+    """
+    if limit is None or limit >= len(identities):
+        return list(range(len(identities)))
+    ranked = sorted(
+        range(len(identities)), key=lambda at: text_digest(f"{order_seed}:{identities[at][0]}:{identities[at][1]}")
+    )
+    return sorted(ranked[:limit])
+
+
+def canonical_order(items: Iterable[Item]) -> tuple[Item, ...]:
+    """Return items sorted by subject, digest and occurrence."""
+    return tuple(sorted(items, key=lambda item: (item.subject, item.item_sha256, item.occurrence)))
+
+
+def item_set_sha256(items: Sequence[Item]) -> str:
+    """Digest of the sorted item keys."""
+    return digest(sorted(item.key for item in items))
+
+
+def prompts_sha256(items: Sequence[Item]) -> str:
+    """Digest of the sorted (item key, prompt digest) pairs."""
+    return digest(sorted([item.key, item.prompt_sha256] for item in items))

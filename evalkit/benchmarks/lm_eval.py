@@ -1,0 +1,268 @@
+"""Tasks of lm-eval: items with lm-eval's prompts, marks by lm-eval's metrics.
+
+In: a task definition with the part `lm_eval`, and rows or none. Out: a `Benchmark`.
+May not know: engines, files under `outputs/`.
+
+Items are marked one by one, so that records stream to the disk and a run can resume; lm-eval itself marks at the end.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from numbers import Real
+from pathlib import Path
+from typing import Any
+
+from evalkit.benchmarks.benchmark import (
+    Decoding,
+    Marking,
+    canonical_order,
+    chosen,
+    item_set_sha256,
+    occurrences,
+    prompts_sha256,
+)
+from evalkit.benchmarks.lm_eval_items import draws_at_random, instances_of, make_item, plain_row
+from evalkit.benchmarks.lm_eval_tasks import (
+    FEWSHOT_SEED,
+    Rows,
+    load_tasks,
+    quiet,
+    remembered_templates,
+    require_lm_eval,
+)
+from evalkit.definitions import TaskDefinition
+from evalkit.degeneration import degeneration
+from evalkit.errors import DataError, UsageError, suggestion
+from evalkit.records import ChoiceReply, Item, TaskRun, TextReply, content_digest
+
+_FALLBACK = "[invalid]"
+"""What lm-eval's extraction filters return for a text without an answer."""
+
+_LENGTH_KEYS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
+_DEFAULT_LENGTH = 256
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Source:
+    """Where an item came from: lm-eval's task object, the row's number and the row as lm-eval knows it."""
+
+    task: Any
+    doc_id: int
+    doc: Any
+
+
+class LmEvalBenchmark:
+    """A task of lm-eval with its items; implements `Benchmark`."""
+
+    samples = 1
+
+    def __init__(
+        self, definition: TaskDefinition, *, rows: Rows | None, dataset: Mapping[str, Any], include: Path | None = None
+    ) -> None:
+        """Load the task and build every prompt.
+
+        Args:
+            definition: a definition with the part `lm_eval`.
+            rows: data to use; None to let lm-eval load its own.
+            dataset: where the rows came from: asset, source, revision, sha256; ignored without rows.
+            include: folder with further lm-eval task files.
+
+        Raises:
+            UsageError: the definition asks for what the task is not.
+            AssetError: lm-eval cannot load its data.
+        """
+        if definition.lm_eval is None:
+            raise UsageError(f"task '{definition.name}' has no part 'lm_eval'")
+        require_lm_eval(definition.name)
+        own = definition.name.startswith("lm_eval:")
+        self.task = definition.name
+        self._templates: dict[str, Any] = {}
+        self._sources: dict[str, _Source] = {}
+        with quiet(), remembered_templates(self._templates):
+            tasks = load_tasks(
+                definition.lm_eval.task,
+                shots=None if own else definition.lm_eval.shots,
+                rows=rows,
+                subjects=definition.subjects,
+                include=include,
+            )
+            self.items = canonical_order(
+                item for subject, task in tasks.items() for item in self._items_of(definition, subject, task)
+            )
+        self._metric = _metric(definition, tasks, own)
+        self.task_run = _task_run(definition, tasks, self.items, self._metric, dataset if rows is not None else None)
+
+    def decoding(self, item: Item) -> Decoding:
+        """How the answer to an item is generated; see `Benchmark`."""
+        return _decoding(self.task, item.details["generation"])
+
+    def mark(self, item: Item, reply: ChoiceReply | TextReply) -> Marking:
+        """Mark a reply with lm-eval's filters and metrics; see `Benchmark`."""
+        from lm_eval.api.instance import Instance  # noqa: PLC0415
+
+        source = self._sources[item.key]
+        instances = [
+            Instance(
+                request_type="generate_until" if isinstance(reply, TextReply) else "loglikelihood",
+                doc=source.doc,
+                arguments=arguments,
+                idx=index,
+                metadata=(source.task.config.task, source.doc_id, 1),
+                resps=[response],
+            )
+            for index, (arguments, response) in enumerate(_answered(item, reply))
+        ]
+        with quiet(), remembered_templates(self._templates):
+            marks, filtered = _marks(source, instances)
+        if self._metric not in marks:
+            raise UsageError(
+                f"task '{self.task}': metric '{self._metric}' has no value for a single item; "
+                f"next step: choose one of {', '.join(sorted(marks)) or 'none'}"
+            )
+        return Marking(marks=marks, invalid=_invalid(reply, filtered, marks[self._metric]))
+
+    def _items_of(self, definition: TaskDefinition, subject: str, task: Any) -> list[Item]:
+        docs = [doc for _, doc in task.doc_iterator()]
+        plain = [plain_row(doc) for doc in docs]
+        digests = [content_digest(row) for row in plain]
+        identities = list(zip(digests, occurrences(digests), strict=True))
+        wanted = set(chosen(identities, definition.items_per_subject, definition.order_seed))
+        items = []
+        for doc_id, doc in enumerate(docs):
+            if doc_id not in wanted and not draws_at_random(task):
+                continue
+            instances = instances_of(task, doc_id, doc)
+            if doc_id in wanted:
+                item = make_item(definition.name, subject, task, plain[doc_id], identities[doc_id], instances)
+                self._sources[item.key] = _Source(task=task, doc_id=doc_id, doc=doc)
+                items.append(item)
+        return items
+
+
+def _answered(item: Item, reply: ChoiceReply | TextReply) -> list[tuple[tuple[Any, ...], Any]]:
+    """Return each request of an item with its response, in lm-eval's form."""
+    if isinstance(reply, TextReply):
+        return [((item.context, item.details["generation"]), reply.turns[0].text)]
+    contexts = item.details.get("contexts") or [item.context] * len(item.continuations)
+    responses = zip(reply.logprobs, reply.greedy, strict=True)
+    return list(zip(zip(contexts, item.continuations, strict=True), responses, strict=True))
+
+
+def _marks(source: _Source, instances: list[Any]) -> tuple[dict[str, float], list[Any]]:
+    """Return metric to value, and what the first filter made of the responses.
+
+    The metric of the only filter has its plain name; with several filters each name has the form `metric,filter`.
+
+    Raises:
+        DataError: a value is not finite.
+    """
+    ensembles = source.task._filters
+    marks: dict[str, float] = {}
+    for ensemble in ensembles:
+        ensemble.apply(instances)
+        values = source.task.process_results(
+            source.doc, [instance.filtered_resps[ensemble.name] for instance in instances]
+        )
+        for metric, value in values.items():
+            if isinstance(value, Real):
+                marks[metric if len(ensembles) == 1 else f"{metric},{ensemble.name}"] = float(value)
+    wrong = {name: value for name, value in marks.items() if not math.isfinite(value)}
+    if wrong:
+        raise DataError(f"lm-eval's metric gave {wrong} for row {source.doc_id} of '{source.task.config.task}'")
+    return marks, [instance.filtered_resps[ensembles[0].name] for instance in instances]
+
+
+def _invalid(reply: ChoiceReply | TextReply, filtered: Sequence[Any], mark: float) -> str | None:
+    if isinstance(reply, ChoiceReply) or mark > 0:
+        return None
+    return degeneration(reply.turns[0]) or ("unparsable" if filtered[0] == _FALLBACK else None)
+
+
+def _metric(definition: TaskDefinition, tasks: Mapping[str, Any], own: bool) -> str:
+    """Return the metric that decides; a task without a definition file takes its first one.
+
+    Raises:
+        UsageError: a task of the group does not have the metric.
+    """
+    wanted = definition.metric
+    for task in tasks.values():
+        filters = [ensemble.name for ensemble in task._filters]
+        names = list(task._metric_fn_list)
+        offered = names if len(filters) == 1 else [f"{name},{part}" for name in names for part in filters]
+        if wanted not in offered and own:
+            wanted = offered[0]
+        if wanted not in offered and not callable(task.config.process_results):
+            raise UsageError(
+                f"task '{definition.name}': lm-eval's '{task.config.task}' has no metric '{wanted}'"
+                f"{suggestion(wanted, offered)}"
+            )
+    return wanted
+
+
+def _task_run(
+    definition: TaskDefinition,
+    tasks: Mapping[str, Any],
+    items: tuple[Item, ...],
+    metric: str,
+    dataset: Mapping[str, Any] | None,
+) -> TaskRun:
+    own = definition.name.startswith("lm_eval:")
+    kinds = {"text" if task.OUTPUT_TYPE == "generate_until" else "choice" for task in tasks.values()}
+    shots = {int(task.config.num_fewshot) for task in tasks.values()}
+    if len(kinds) > 1 or len(shots) > 1 or (not own and kinds != {definition.kind}):
+        raise UsageError(
+            f"task '{definition.name}' is of kind '{definition.kind}', but lm-eval's '{_lm_eval_name(definition)}' "
+            f"has {' and '.join(sorted(kinds))} items with {' and '.join(map(str, sorted(shots)))} shots"
+        )
+    count, versions = shots.pop(), {str(task.VERSION) for task in tasks.values()}
+    settings: dict[str, Any] = {
+        "lm_eval_task": _lm_eval_name(definition),
+        "version": versions.pop()
+        if len(versions) == 1
+        else {task.config.task: str(task.VERSION) for task in tasks.values()},
+    }
+    if any(draws_at_random(task) for task in tasks.values()):
+        settings["fewshot_seed"] = FEWSHOT_SEED
+    return TaskRun(
+        definition_sha256=definition.sha256,
+        kind="text" if "text" in kinds else "choice",
+        protocol=f"lm-eval-{count}shot" if own else definition.protocol,
+        shots=count,
+        metric=metric,
+        chance=definition.chance,
+        planned=len(items),
+        item_set_sha256=item_set_sha256(items),
+        prompts_sha256=prompts_sha256(items),
+        dataset=dataset if dataset is not None else {task.config.task: _own_dataset(task) for task in tasks.values()},
+        settings=settings,
+    )
+
+
+def _lm_eval_name(definition: TaskDefinition) -> str:
+    assert definition.lm_eval is not None
+    return definition.lm_eval.task
+
+
+def _own_dataset(task: Any) -> str:
+    return "/".join(str(part) for part in (task.config.dataset_path, task.config.dataset_name) if part)
+
+
+def _decoding(task: str, generation: Mapping[str, Any]) -> Decoding:
+    known = {*_LENGTH_KEYS, "until", "do_sample", "temperature", "top_p"}
+    temperature = float(generation.get("temperature") or 0.0) if generation.get("do_sample", True) else 0.0
+    unknown = sorted(set(generation) - known) if temperature > 0 else []
+    if unknown:
+        raise UsageError(
+            f"task '{task}': sampling with {', '.join(unknown)} is not supported; allowed: temperature, top_p"
+        )
+    until = generation.get("until") or ()
+    limits = [int(generation[key]) for key in _LENGTH_KEYS if generation.get(key)]
+    return Decoding(
+        max_tokens=limits[0] if limits else _DEFAULT_LENGTH,
+        temperature=temperature,
+        top_p=float(generation.get("top_p") or 1.0) if temperature > 0 else 1.0,
+        stop=(until,) if isinstance(until, str) else tuple(text for text in until if text),
+    )

@@ -1,0 +1,249 @@
+"""Task objects of lm-eval, on lm-eval's own data or on rows given to it.
+
+In: the name of a task or group of lm-eval. Out: lm-eval's task objects by name.
+May not know: items, engines, marks.
+
+Prompts, metrics and hashes stay lm-eval's own, so that a number means what the field means by it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from evalkit.errors import AssetError, MissingExtraError, UsageError, suggestion
+
+Rows = Mapping[str, Mapping[str, Sequence[Mapping[str, Any]]]]
+"""Subject to split to rows; the order of a row's columns is kept, since lm-eval hashes it."""
+
+FEWSHOT_SEED = 1234
+"""lm-eval's default seed for drawing worked examples."""
+
+_GROUP_KEYS = {"group", "group_alias", "task", "aggregate_metric_list", "metadata", "tag", "include"}
+_WRAPPER = "evalkit"
+
+
+def require_lm_eval(task: str) -> None:
+    """Import lm-eval, which takes seconds.
+
+    Raises:
+        MissingExtraError: it is not installed, or lacks a package.
+    """
+    with quiet():
+        try:
+            import_module("lm_eval.tasks")
+        except ImportError as error:
+            raise MissingExtraError(f"task '{task}'", str(error.name or "lm_eval"), "hf") from error
+
+
+def load_tasks(
+    name: str,
+    *,
+    shots: int | None,
+    rows: Rows | None = None,
+    subjects: Sequence[str] | None = None,
+    include: Path | None = None,
+) -> dict[str, Any]:
+    """Load a task, or every task of a group or tag.
+
+    Args:
+        name: name in lm-eval.
+        shots: worked examples before each item; None for what the task itself says.
+        rows: data to use instead of the data set that lm-eval would fetch, by `dataset_name`; tasks of the group
+            without rows are left out.
+        subjects: keep only these; `dataset_name` where rows are given, else names of lm-eval tasks.
+        include: folder with further task files, searched besides lm-eval's own.
+
+    Returns:
+        subject to task object, in lm-eval's order.
+
+    Raises:
+        UsageError: unknown task or subject; a task that runs code, needs images, fixes its number of shots or cannot
+            be scored item by item.
+        AssetError: lm-eval cannot load the task's data.
+    """
+    with quiet():
+        index, load = _index(name, include)
+        leaves = {_subject(index, leaf, rows): leaf for leaf in _leaves(index, name, {})}
+        wanted = _wanted(name, leaves, rows, subjects)
+        specs = [_spec(leaves[subject], subject, shots, rows) for subject in wanted]
+        tasks = _loaded(name, load, specs)
+        for task in tasks.values():
+            _settle(task, shots)
+        return dict(zip(wanted, tasks.values(), strict=True))
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep lm-eval and datasets from writing to the terminal, and give them their loggers back afterwards."""
+    loggers = [logging.getLogger(name) for name in ("lm_eval", "datasets")]
+    before = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        import datasets  # noqa: PLC0415
+
+        bars = datasets.are_progress_bars_disabled()
+        datasets.disable_progress_bars()
+    except ImportError:
+        bars = True
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, before, strict=True):
+            logger.setLevel(level)
+        if not bars:
+            datasets.enable_progress_bars()
+
+
+@contextmanager
+def remembered_templates(memory: dict[str, Any]) -> Iterator[None]:
+    """Compile each of lm-eval's templates once instead of at every use: 14,042 MMLU items take 3 s instead of 130 s."""
+    from lm_eval import utils  # noqa: PLC0415
+
+    compiled = utils.env.from_string
+
+    def remembered(source: str, *more: Any, **options: Any) -> Any:
+        if more or options:
+            return compiled(source, *more, **options)
+        if source not in memory:
+            memory[source] = compiled(source)
+        return memory[source]
+
+    utils.env.from_string = remembered
+    try:
+        yield
+    finally:
+        utils.env.from_string = compiled
+
+
+def _index(name: str, include: Path | None) -> tuple[Mapping[str, Any], Callable[[Any], Any]]:
+    """Return (name to entry, loader). Reading all of lm-eval's task files takes 15 s, one family well under one."""
+    import lm_eval.tasks  # noqa: PLC0415
+
+    family = Path(lm_eval.tasks.__file__).parent / name.split("_", maxsplit=1)[0]
+    for folder in (include, family):
+        if folder is not None and folder.is_dir():
+            manager = lm_eval.tasks.TaskManager(include_defaults=False, include_path=str(folder))
+            if _complete(manager.task_index, name):
+                return manager.task_index, manager.load
+    manager = lm_eval.tasks.TaskManager(include_path=None if include is None else str(include))
+    if name not in manager.task_index:
+        close = suggestion(name, list(manager.task_index))
+        raise UsageError(f"lm-eval has no task '{name}'{close if 'did you mean' in close else ''}")
+    return manager.task_index, manager.load
+
+
+def _complete(index: Mapping[str, Any], name: str) -> bool:
+    try:
+        return name in index and bool(list(_leaves(index, name, {})))
+    except KeyError:
+        return False
+
+
+class _Leaf(dict[str, Any]):
+    """A task of a group with what the groups above it override; its name is under "task"."""
+
+
+def _leaves(index: Mapping[str, Any], name: str, overrides: Mapping[str, Any]) -> Iterator[_Leaf]:
+    entry = index[name]
+    if entry.kind.name == "TAG":
+        for member in sorted(entry.tags):
+            yield from _leaves(index, member, overrides)
+    elif entry.kind.name == "GROUP":
+        yield from _members(index, entry.cfg, overrides)
+    else:
+        yield _Leaf({**overrides, "task": name})
+
+
+def _members(index: Mapping[str, Any], group: Mapping[str, Any], overrides: Mapping[str, Any]) -> Iterator[_Leaf]:
+    inherited = {**{key: value for key, value in group.items() if key not in _GROUP_KEYS}, **overrides}
+    for member in group["task"]:
+        if isinstance(member, str):
+            yield from _leaves(index, member, inherited)
+        elif member.get("group") in index:
+            own = {key: value for key, value in member.items() if key not in _GROUP_KEYS}
+            yield from _leaves(index, member["group"], {**inherited, **own})
+        elif "group" in member:
+            yield from _members(index, member, inherited)
+        else:
+            own = {key: value for key, value in member.items() if key != "task"}
+            yield from _leaves(index, member["task"], {**inherited, **own})
+
+
+def _subject(index: Mapping[str, Any], leaf: _Leaf, rows: Rows | None) -> str:
+    name = str(leaf["task"])
+    if rows is None:
+        return name
+    return str(leaf.get("dataset_name", (index[name].cfg or {}).get("dataset_name", name)))
+
+
+def _wanted(name: str, leaves: Mapping[str, Any], rows: Rows | None, subjects: Sequence[str] | None) -> list[str]:
+    offered = [subject for subject in leaves if rows is None or subject in rows]
+    if not offered:
+        have = ", ".join(sorted(rows or {})[:5])
+        raise UsageError(f"lm-eval task '{name}': none of its subjects is in the data set, which has {have} ...")
+    for subject in subjects or ():
+        if subject not in offered:
+            raise UsageError(f"task '{name}' has no subject '{subject}'{suggestion(subject, offered)}")
+    return [subject for subject in offered if subjects is None or subject in subjects]
+
+
+def _spec(leaf: _Leaf, subject: str, shots: int | None, rows: Rows | None) -> dict[str, Any]:
+    spec = dict(leaf)
+    if rows is not None:
+        spec["custom_dataset"] = _provider(rows[subject], shots)
+    return spec
+
+
+def _provider(splits: Mapping[str, Sequence[Mapping[str, Any]]], shots: int | None) -> Callable[..., Any]:
+    def provide(**_ignored: Any) -> dict[str, Any]:
+        import datasets  # noqa: PLC0415
+
+        made = {split: datasets.Dataset.from_list([dict(row) for row in rows]) for split, rows in splits.items()}
+        if not shots and "test" in made:
+            # lm-eval opens the split of the worked examples even if it draws none.
+            made.setdefault("dev", made["test"])
+        return made
+
+    return provide
+
+
+def _loaded(name: str, load: Callable[[Any], Any], specs: list[dict[str, Any]]) -> dict[str, Any]:
+    try:
+        tasks: dict[str, Any] = load([{"group": _WRAPPER, "task": specs}])["tasks"]
+    except Exception as error:  # a task file may run anything, and data sets fail in many ways
+        raise AssetError(
+            f"lm-eval cannot load task '{name}': {type(error).__name__}: {error}; next step: check that its data set "
+            "is reachable or in the local cache, or name a data set of your own in a task file (key 'dataset')"
+        ) from error
+    if len(tasks) != len(specs):
+        raise UsageError(f"lm-eval task '{name}': {len(specs)} tasks were asked for, {len(tasks)} were loaded")
+    return tasks
+
+
+def _settle(task: Any, shots: int | None) -> None:
+    """Apply what lm-eval itself applies before a run, and refuse what cannot be run honestly."""
+    name, own = task.config.task, task.get_config("num_fewshot")
+    if getattr(task, "UNSAFE_CODE", False):
+        raise UsageError(f"lm-eval task '{name}' runs code that a model wrote; evalkit does not run it")
+    if getattr(task, "MULTIMODAL", False):
+        raise UsageError(f"lm-eval task '{name}' needs images or sound; evalkit asks text only")
+    if task.OUTPUT_TYPE not in ("multiple_choice", "loglikelihood", "generate_until"):
+        raise UsageError(
+            f"lm-eval task '{name}' has the output type '{task.OUTPUT_TYPE}', which has no right and wrong items; "
+            "allowed: multiple_choice, loglikelihood, generate_until"
+        )
+    if (task.config.repeats or 1) != 1:
+        raise UsageError(f"lm-eval task '{name}' asks each item {task.config.repeats} times; evalkit asks once")
+    if shots is not None and own == 0 and shots > 0:
+        raise UsageError(f"lm-eval task '{name}' fixes 0 shots; {shots} were asked for; next step: shots: 0")
+    if shots is not None:
+        task.set_config(key="num_fewshot", value=shots)
+    elif own is None:
+        task.set_config(key="num_fewshot", value=0)
+    task.set_fewshot_seed(seed=FEWSHOT_SEED)

@@ -1,0 +1,145 @@
+"""From replies to records on the disk, in batches bounded in size and time.
+
+In: outcomes of items as they arrive. Out: records in a run folder.
+May not know: engines, prompts.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import datetime, timezone
+from types import FrameType
+
+from evalkit.benchmarks import Benchmark, Marking
+from evalkit.collect.progress import Progress
+from evalkit.errors import DataError, EngineError
+from evalkit.records import ChoiceReply, Item, Record, TextReply
+from evalkit.store import RunFolder
+
+BATCH = 64
+"""Records written at once, at most."""
+
+BATCH_S = 5.0
+"""Seconds a finished record waits for the disk, at most."""
+
+TRIAL = 32
+"""Records held back at the beginning, until it is clear that the engine works at all."""
+
+STREAK = 64
+"""Failures in a row after which the engine is taken for dead."""
+
+
+class RecordWriter:
+    """Writes the records of one task."""
+
+    def __init__(self, folder: RunFolder, benchmark: Benchmark, progress: Progress, pending: int) -> None:
+        self.failed = 0
+        self.written = 0
+        self._folder, self._benchmark, self._progress = folder, benchmark, progress
+        self._waiting: list[Record] = []
+        self._trial = min(TRIAL, pending)
+        self._streak: list[str] = []
+        self._written_at = time.monotonic()
+
+    def add(self, item: Item, sample: int, outcome: ChoiceReply | TextReply | str) -> None:
+        """Mark a reply, or take `kind: what was seen` as a failure, and write when it is time.
+
+        Raises:
+            EngineError: the engine gives no usable replies (a non-finite number among the first 32, all of them
+                failed, or 64 failures in a row); what was finished before is on the disk.
+            StoreError: the disk failed.
+        """
+        record = self._record(item, sample, outcome)
+        self._waiting.append(record)
+        self._watch(record)
+        full = len(self._waiting) >= BATCH or time.monotonic() - self._written_at >= BATCH_S
+        if full and self.written + len(self._waiting) >= self._trial:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what is waiting; a request to stop is heard after the write, never in it."""
+        if not self._waiting:
+            return
+        batch, self._waiting = self._waiting, []
+        failed = sum(record.status == "failed" for record in batch)
+        now = time.monotonic()
+        with uninterrupted():
+            self._folder.append_records(self._benchmark.task, batch)
+            self.written += len(batch)
+            self.failed += failed
+            self._folder.append_timing(
+                {
+                    "task": self._benchmark.task,
+                    "items": len(batch),
+                    "failed": failed,
+                    "seconds": now - self._written_at,
+                    "at": datetime.now(timezone.utc).isoformat(),
+                }
+            )
+        self._written_at = now
+        self._progress.add(len(batch), failed)
+
+    def _record(self, item: Item, sample: int, outcome: ChoiceReply | TextReply | str) -> Record:
+        marking = Marking()
+        if not isinstance(outcome, str):
+            try:
+                marking = self._benchmark.mark(item, outcome)
+            except DataError as error:
+                outcome = f"marking: {error}"
+        return Record(
+            task=item.task,
+            subject=item.subject,
+            item_sha256=item.item_sha256,
+            occurrence=item.occurrence,
+            prompt_sha256=item.prompt_sha256,
+            target_sha256=item.target_sha256,
+            sample=sample,
+            status="failed" if isinstance(outcome, str) else "ok",
+            failure=outcome if isinstance(outcome, str) else None,
+            reply=None if isinstance(outcome, str) else outcome,
+            marks=marking.marks,
+            invalid=marking.invalid,
+        )
+
+    def _watch(self, record: Record) -> None:
+        if record.failure is None:
+            self._streak = []
+            return
+        self._streak.append(record.failure)
+        seen = self.written + len(self._waiting)
+        if seen <= self._trial and record.failure.startswith("non-finite"):
+            self._abort(f"a non-finite number among the first {self._trial} items", record.failure)
+        if len(self._streak) == seen == self._trial > 1:
+            self._abort(f"each of the first {self._trial} items failed", self._streak[0])
+        if len(self._streak) >= STREAK:
+            self._abort(f"{STREAK} items in a row failed", self._streak[0])
+
+    def _abort(self, what: str, failure: str) -> None:
+        """Stop; failures of the running streak are forgotten, so that a resumed run asks them again."""
+        del self._waiting[max(0, len(self._waiting) - len(self._streak)) :]
+        self.flush()
+        raise EngineError(
+            f"task '{self._benchmark.task}': {what}; the first failure: {failure}; "
+            "next step: repair the engine and repeat the same command, which resumes"
+        )
+
+
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Put off Ctrl-C until the block is done; outside the main thread the signal does not arrive anyway."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    asked: list[int] = []
+    before: Callable[[int, FrameType | None], object] | int | None = signal.getsignal(signal.SIGINT)
+    signal.signal(signal.SIGINT, lambda number, _frame: asked.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if asked:
+        raise KeyboardInterrupt

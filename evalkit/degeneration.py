@@ -1,0 +1,128 @@
+"""Is an answer empty, or stuck in a loop? Judge-free, deterministic and more sensitive than a judge.
+
+In: the text of one answer and how it ended. Out: numbers, and the reason why the answer cannot be read, or None.
+May not know: who wrote it, or what another engine wrote.
+
+A repetition loop compresses far better than language. Healthy chat answers stay below a ratio of 3.3 and sets with real
+loops reach 80, so 5 parts them; but hundreds of near-identical lines of good code also pass 5. One signal therefore
+never decides: a second one must agree.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections import Counter
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Literal
+
+from evalkit.records import Turn
+
+Reason = Literal["empty", "degenerate"]
+
+RATIO_LIMIT = 5.0
+"""Compression ratio above which an answer looks like a loop."""
+
+SHORTEST = 200
+"""Characters below which compression says nothing."""
+
+WINDOWS = (1000, 500)
+"""Characters at the end that are looked at alone: a late loop drowns in the ratio of the whole answer."""
+
+NGRAM = 10
+"""Words in a row that are counted as one repetition."""
+
+REPEATED_SHARE_LIMIT = 0.5
+RUN_LIMIT = 32
+
+
+@dataclass(frozen=True, kw_only=True)
+class Signals:
+    """What can be counted about one answer.
+
+    Attributes:
+        empty: nothing but white space.
+        ratio: highest UTF-8 length over zlib length among the whole text and its ends; 0 for at most 200 characters.
+        repeated_share: share of the 10-word sequences that occurred before, of the last 1000 characters, in [0, 1].
+        run_share: share of the text taken by its longest run of one character, if the run has 32 or more, in [0, 1].
+        at_limit: the answer ended because its token limit was reached.
+    """
+
+    empty: bool
+    ratio: float
+    repeated_share: float
+    run_share: float
+    at_limit: bool
+
+    @property
+    def reason(self) -> Reason | None:
+        """Why the answer cannot be read; None for a readable one.
+
+        "degenerate" needs two signals: a high ratio together with the token limit, repeated sequences or one long run;
+        or a run of one character that also fills half of the answer.
+        """
+        if self.empty:
+            return "empty"
+        second = self.at_limit or self.repeated_share >= REPEATED_SHARE_LIMIT or self.run_share > 0
+        looping = self.ratio > RATIO_LIMIT and second
+        return "degenerate" if looping or self.run_share >= REPEATED_SHARE_LIMIT else None
+
+
+def signals(turn: Turn) -> Signals:
+    """Return the signals of one answer."""
+    text = turn.text.strip()
+    return Signals(
+        empty=not text,
+        ratio=compression_ratio(text),
+        repeated_share=repeated_share(text[-WINDOWS[0] :]),
+        run_share=run_share(text),
+        at_limit=turn.finish == "length",
+    )
+
+
+def degeneration(turn: Turn) -> Reason | None:
+    """Return why an answer cannot be read, or None.
+
+    >>> degeneration(Turn(text="  ", finish="stop", prompt_tokens=1, completion_tokens=1))
+    'empty'
+    """
+    return signals(turn).reason
+
+
+def compression_ratio(text: str) -> float:
+    """Return the highest ratio of UTF-8 bytes to zlib bytes among the text and its ends; 0.0 for a short text.
+
+    >>> compression_ratio("short")
+    0.0
+    """
+    if len(text) <= SHORTEST:
+        return 0.0
+    parts = [text, *(text[-size:] for size in WINDOWS if size < len(text))]
+    return max(_ratio(part.encode("utf-8", "replace")) for part in parts)
+
+
+def repeated_share(text: str) -> float:
+    """Return the share of word 10-grams that occurred earlier in the text, in [0, 1].
+
+    >>> repeated_share("a " * 110)
+    0.9900990099009901
+    """
+    words = text.split()
+    grams = [tuple(words[start : start + NGRAM]) for start in range(len(words) - NGRAM + 1)]
+    if not grams:
+        return 0.0
+    return sum(count - 1 for count in Counter(grams).values()) / len(grams)
+
+
+def run_share(text: str) -> float:
+    """Return the share of the text that its longest run of one character takes; 0.0 if the run is under 32.
+
+    >>> run_share("!" * 48 + "a" * 16)
+    0.75
+    """
+    longest = max((sum(1 for _ in group) for _, group in groupby(text)), default=0)
+    return longest / len(text) if longest >= RUN_LIMIT else 0.0
+
+
+def _ratio(data: bytes) -> float:
+    return len(data) / len(zlib.compress(data))
