@@ -10,11 +10,27 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from evalkit.records import EngineIdentity
 
+if TYPE_CHECKING:
+    from evalkit.assets import AssetStore
+
 Role = Literal["system", "user", "assistant"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Resources:
+    """What an adapter may use besides its specification.
+
+    Attributes:
+        assets: where models and calibration texts named as assets come from.
+        progress: whether a loader may draw its own progress bars on stderr.
+    """
+
+    assets: AssetStore
+    progress: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

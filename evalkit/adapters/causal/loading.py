@@ -1,0 +1,150 @@
+"""Loading a transformers causal model.
+
+In: an engine specification and its files. Out: model and tokenizer in evaluation mode, checked after loading.
+May not know: recipes, scoring, generation.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+import transformers
+import transformers.modeling_gguf_pytorch_utils as gguf
+
+from evalkit.adapters.causal.options import CausalOptions
+from evalkit.adapters.causal.source import ModelFiles, find_model, read_config
+from evalkit.errors import EngineError, UsageError, suggestion
+
+if TYPE_CHECKING:
+    from evalkit.adapters.base import Resources
+    from evalkit.suite import EngineSpec
+
+DTYPES = ("bfloat16", "float16", "float32")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class LoadedModel:
+    """A model in memory.
+
+    Attributes:
+        model: transformers causal model, evaluation mode.
+        tokenizer: its tokenizer.
+        files: where it came from.
+        device: "cpu", "cuda" or "cuda:N".
+        tokenizer_text: serialised tokenizer as loaded, before any call could change its padding state.
+    """
+
+    model: Any
+    tokenizer: Any
+    files: ModelFiles
+    device: str
+    tokenizer_text: str
+
+
+def load_model(spec: EngineSpec, options: CausalOptions, resources: Resources) -> LoadedModel:
+    """Load model and tokenizer.
+
+    Raises:
+        UsageError: unknown dtype, device or model, or files that would be misread.
+        EngineError: transformers cannot load them, or tensors are missing.
+    """
+    device = choose_device(spec.device)
+    files = find_model(spec.model, resources, revision=options.revision)
+    dtype = choose_dtype(spec.dtype, files)
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
+    with _quiet(resources.progress):
+        tokenizer = _from_pretrained(transformers.AutoTokenizer, files, trust_remote_code=options.trust_remote_code)
+        keywords = {
+            "dtype": dtype,
+            "attn_implementation": options.attention,
+            "trust_remote_code": options.trust_remote_code,
+            "output_loading_info": True,
+        }
+        if options.device_map is not None:
+            keywords["device_map"] = options.device_map
+        if files.gguf is None:
+            keywords["use_safetensors"] = True
+        model, info = _from_pretrained(transformers.AutoModelForCausalLM, files, **keywords)
+    _check_complete(files, info)
+    if options.device_map is None:
+        model = model.to(device)
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    text = backend.to_str() if backend is not None else repr(sorted(tokenizer.get_vocab().items()))
+    return LoadedModel(model=model.eval(), tokenizer=tokenizer, files=files, device=device, tokenizer_text=text)
+
+
+def choose_device(wanted: str) -> str:
+    """Return "cpu" or "cuda", possibly with a number.
+
+    Raises:
+        UsageError: another word, or no such GPU.
+    """
+    kind, _, number = wanted.partition(":")
+    if kind not in ("auto", "cpu", "cuda") or (number and not (kind == "cuda" and number.isdecimal())):
+        raise UsageError(f"unknown device {wanted!r}; allowed: auto, cpu, cuda, cuda:N")
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if kind == "cuda" and int(number or 0) >= count:
+        raise UsageError(f"device {wanted!r} was asked for, but torch sees {count} GPUs; next step: device: cpu")
+    return wanted if kind != "auto" else "cuda" if count else "cpu"
+
+
+def choose_dtype(wanted: str, files: ModelFiles) -> Any:
+    """Return the torch type of a name; "auto" is the type the weights are stored in.
+
+    Raises:
+        UsageError: another word, or "auto" for files that do not say.
+    """
+    stored = None
+    if wanted == "auto" and files.gguf is None:
+        config = read_config(files.folder)
+        stored = config.get("dtype") or config.get("torch_dtype")
+    name = stored if wanted == "auto" else wanted
+    if name is None:
+        raise UsageError(f"{files.name}: dtype 'auto' needs a config.json that names one; next step: dtype: bfloat16")
+    if name not in DTYPES:
+        raise UsageError(f"{files.name}: unknown dtype {name!r}{suggestion(str(name), DTYPES)}")
+    return getattr(torch, name)
+
+
+def _from_pretrained(auto: Any, files: ModelFiles, **keywords: Any) -> Any:
+    if files.gguf is not None:
+        keywords["gguf_file"] = files.gguf
+    try:
+        return auto.from_pretrained(str(files.folder), **keywords)
+    except (ImportError, KeyError, OSError, RuntimeError, TypeError, ValueError) as error:
+        raise EngineError(
+            f"{files.name}: transformers {transformers.__version__} cannot load it: {type(error).__name__}: {error}"
+        ) from error
+
+
+def _check_complete(files: ModelFiles, info: Any) -> None:
+    missing, wrong = sorted(info.get("missing_keys", ())), sorted(map(str, info.get("mismatched_keys", ())))
+    if missing or wrong:
+        shown = ", ".join([*missing, *wrong][:4])
+        raise EngineError(
+            f"{files.name}: {len(missing)} tensors are missing and {len(wrong)} have another shape ({shown}); "
+            "transformers would fill them with random numbers"
+        )
+
+
+@contextmanager
+def _quiet(progress: bool) -> Iterator[None]:
+    """Keep loaders' advice and progress bars off stderr; failures still raise."""
+    level, bar = transformers.logging.get_verbosity(), gguf.tqdm
+    transformers.logging.set_verbosity_error()
+    if not progress:
+        transformers.logging.disable_progress_bar()
+        gguf.tqdm = lambda tensors, **_: tensors
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        transformers.logging.set_verbosity(level)
+        gguf.tqdm = bar

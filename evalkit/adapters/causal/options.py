@@ -1,0 +1,63 @@
+"""Options of the adapters that run a transformers model in this process.
+
+In: the `options` mapping of an engine specification. Out: checked options and torch values.
+May not know: what is loaded with them.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field
+
+from evalkit.configuration import Section, validate
+
+if TYPE_CHECKING:
+    from evalkit.suite import EngineSpec
+
+
+class CausalOptions(Section):
+    """Options of `hf`; `modelopt` adds its own.
+
+    Attributes:
+        threads: processor threads; None leaves torch's choice. Not part of the identity: it moves rounding only.
+        attention: transformers attention implementation.
+        max_length: tokens a request may need; None is the model's own limit.
+        max_batch_tokens: tokens fed at once when scoring; None chooses by device.
+        generate_rows: answers generated at once.
+        generate_tokens: limit of rows times (prompt + answer) tokens while generating; None chooses by device.
+        scoring: scoring path; "auto" takes the fastest one that agrees with "plain" on a probe.
+        revision: commit or tag of a hub model.
+        device_map: transformers device map for models larger than one GPU, such as "auto".
+        trust_remote_code: run Python code that comes with the model; recorded in the identity.
+    """
+
+    threads: int | None = Field(default=None, ge=1)
+    attention: Literal["sdpa", "eager"] = "sdpa"
+    max_length: int | None = Field(default=None, ge=2)
+    max_batch_tokens: int | None = Field(default=None, ge=1)
+    generate_rows: int = Field(default=32, ge=1)
+    generate_tokens: int | None = Field(default=None, ge=1)
+    scoring: Literal["auto", "packed", "plain"] = "auto"
+    revision: str | None = None
+    device_map: str | None = None
+    trust_remote_code: bool = False
+
+
+def read_options(model: type[Any], spec: EngineSpec) -> Any:
+    """Check the options of a specification.
+
+    Raises:
+        ConfigError: lists every unknown key and wrong value.
+    """
+    return validate(model, dict(spec.options), f"engine '{spec.name}', options")
+
+
+def default_batch_tokens(device: str) -> int:
+    """Tokens fed at once: what keeps activations in a processor's cache, or a GPU busy."""
+    return 1024 if device == "cpu" else 32768
+
+
+def default_generate_tokens(device: str) -> int:
+    """Cached tokens while generating: bounds the memory of keys and values."""
+    return 32768 if device == "cpu" else 262144

@@ -1,0 +1,144 @@
+"""Where a model's files are, and whether this adapter may read them.
+
+In: the `model` word of an engine specification. Out: a folder (and GGUF file) on disk with the digest of its weights.
+May not know: torch; how weights are loaded.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from evalkit.errors import EngineError, UsageError, suggestion
+from evalkit.records import digest
+
+if TYPE_CHECKING:
+    from evalkit.adapters.base import Resources
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+_HUB_FILES = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt", "*.py")
+_BLOCK = 1 << 22
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelFiles:
+    """A model on disk.
+
+    Attributes:
+        name: asset name, hub id or folder name; never a path.
+        folder: folder of the files.
+        gguf: name of the GGUF file in the folder; None for safetensors.
+        source: where the files came from, for people.
+        weights_sha256: digest of the file (GGUF), or of the sorted names and digests of all safetensors files.
+    """
+
+    name: str
+    folder: Path
+    gguf: str | None
+    source: str
+    weights_sha256: str
+
+
+def find_model(model: str, resources: Resources, *, revision: str | None = None) -> ModelFiles:
+    """Resolve an asset name, a local path or a hub id.
+
+    Raises:
+        UsageError: no such model, or files that would be misread.
+        AssetError: a declared asset has no reachable source.
+        EngineError: the hub cannot be reached.
+    """
+    names = [declared.name for declared in resources.assets.declared()]
+    if model in names:
+        asset = resources.assets.fetch(model)
+        return _files(model, asset.path, f"{asset.source} {asset.revision}".strip(), known=asset.sha256)
+    path = Path(model).expanduser()
+    if path.exists():
+        return _files(path.resolve().name, path, "local")
+    if _HUB_ID.fullmatch(model):
+        folder, commit = _download(model, revision)
+        return _files(model, folder, f"hub {commit}")
+    raise UsageError(
+        f"model {model!r} is no asset, no existing path and no hub id (owner/name){suggestion(model, names)}"
+    )
+
+
+def _files(name: str, path: Path, source: str, known: str | None = None) -> ModelFiles:
+    if path.is_file():
+        if path.suffix != ".gguf":
+            raise UsageError(
+                f"{path}: a model file must be .gguf; for safetensors give the folder that holds config.json"
+            )
+        weights = known or file_sha256(path)
+        return ModelFiles(name=name, folder=path.parent, gguf=path.name, source=source, weights_sha256=weights)
+    refuse_exports(path)
+    shards = sorted(path.glob("*.safetensors"))
+    if not shards:
+        found = sorted(item.name for item in path.glob("*.gguf"))
+        hint = (
+            f"next step: name the file {path / found[0]}" if found else "next step: convert the weights to safetensors"
+        )
+        raise UsageError(f"{path}: no *.safetensors file (pickled weights are never loaded); {hint}")
+    weights = digest([[shard.name, file_sha256(shard)] for shard in shards])
+    return ModelFiles(name=name, folder=path, gguf=None, source=source, weights_sha256=weights)
+
+
+def refuse_exports(folder: Path) -> None:
+    """Refuse folders that transformers would load without their quantization, silently.
+
+    Raises:
+        UsageError: a ModelOpt export or state checkpoint, or no readable config.json.
+    """
+    if (folder / "modelopt_state.pth").exists():
+        raise UsageError(
+            f"{folder}: modelopt_state.pth marks a ModelOpt state checkpoint, which transformers loads as a plain "
+            "unquantized model; next step: give the original model and use adapter 'modelopt' with a recipe"
+        )
+    method = str((read_config(folder).get("quantization_config") or {}).get("quant_method", ""))
+    if method.startswith("modelopt") or (folder / "hf_quant_config.json").exists():
+        raise UsageError(
+            f"{folder}: this is an exported ModelOpt checkpoint; transformers would skip its scales and run raw "
+            "quantized codes as weights. Engines that read it: TensorRT-LLM and vLLM; next step: serve it with one of "
+            "them, or give the original model and use adapter 'modelopt' with the recipe"
+        )
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """Read a model's config.json.
+
+    Raises:
+        UsageError: missing or not JSON.
+    """
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UsageError(f"{folder}: no config.json; give the folder of a transformers model") from error
+    except ValueError as error:
+        raise UsageError(f"{folder / 'config.json'}: not JSON: {error}") from error
+    return dict(config)
+
+
+def file_sha256(path: Path) -> str:
+    """Return the sha256 (64 hex digits) of a file."""
+    found = hashlib.sha256()
+    with path.open("rb") as stream:
+        while block := stream.read(_BLOCK):
+            found.update(block)
+    return found.hexdigest()
+
+
+def _download(model: str, revision: str | None, patterns: Sequence[str] = _HUB_FILES) -> tuple[Path, str]:
+    from huggingface_hub import snapshot_download  # noqa: PLC0415 - slow to import, and only hub ids need it
+
+    try:
+        folder = Path(snapshot_download(model, revision=revision, allow_patterns=list(patterns)))
+    except Exception as error:  # the client raises many unrelated types: HTTP, offline, missing repository
+        raise EngineError(
+            f"model {model!r} cannot be fetched from the hub: {type(error).__name__}: {error}; "
+            "next step: check the name and the network, or give a local folder"
+        ) from error
+    return folder, folder.name

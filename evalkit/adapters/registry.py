@@ -1,0 +1,87 @@
+"""Adapters by name.
+
+In: an engine specification. Out: a loaded engine.
+May not know: what any adapter does.
+
+A word in a configuration is a file name in the code: `adapter: hf` is `evalkit/adapters/hf.py`. Other distributions
+add adapters through the entry-point group `evalkit.adapters`; an entry point is a module with `load` and `SUMMARY`.
+"""
+
+from __future__ import annotations
+
+import ast
+from importlib import import_module
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from evalkit.adapters.base import Engine, Resources
+from evalkit.errors import EngineError, UsageError, suggestion
+
+if TYPE_CHECKING:
+    from evalkit.suite import EngineSpec
+
+GROUP = "evalkit.adapters"
+
+_NOT_ADAPTERS = ("__init__", "base", "registry")
+
+
+def adapter_names() -> dict[str, str]:
+    """Return adapter name to one line about it; built-in ones first. No adapter is imported."""
+    names = {path.stem: _summary(path) for path in _built_in()}
+    for point in _external():
+        names.setdefault(point.name, f"from {_distribution(point)}")
+    return names
+
+
+def load_engine(spec: EngineSpec, resources: Resources) -> Engine:
+    """Load the engine a specification names.
+
+    Raises:
+        UsageError: no such adapter, or the specification is wrong.
+        EngineError: an external adapter cannot be imported, or the engine cannot be loaded.
+    """
+    engine: Engine = _module(spec.adapter).load(spec, resources)
+    return engine
+
+
+def _module(name: str) -> Any:
+    if name in {path.stem for path in _built_in()}:
+        return import_module(f"evalkit.adapters.{name}")
+    for point in _external():
+        if point.name == name:
+            return _imported(point)
+    raise UsageError(f"unknown adapter {name!r}{suggestion(name, list(adapter_names()))}")
+
+
+def _imported(point: EntryPoint) -> Any:
+    try:
+        module = point.load()
+    except Exception as error:  # somebody else's code may raise anything
+        raise EngineError(
+            f"adapter '{point.name}' of package '{_distribution(point)}' ({point.value}) cannot be imported: "
+            f"{type(error).__name__}: {error}; next step: repair or uninstall that package"
+        ) from error
+    if not callable(getattr(module, "load", None)):
+        raise EngineError(f"adapter '{point.name}' of package '{_distribution(point)}' has no function 'load'")
+    return module
+
+
+def _built_in() -> list[Path]:
+    return [path for path in sorted(Path(__file__).parent.glob("*.py")) if path.stem not in _NOT_ADAPTERS]
+
+
+def _external() -> list[EntryPoint]:
+    return sorted(entry_points(group=GROUP), key=lambda point: point.name)
+
+
+def _distribution(point: EntryPoint) -> str:
+    return point.dist.name if point.dist is not None else point.value
+
+
+def _summary(path: Path) -> str:
+    """Read `SUMMARY` from a module's text, without importing what it needs."""
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.Assign) and any(isinstance(t, ast.Name) and t.id == "SUMMARY" for t in node.targets):
+            return str(ast.literal_eval(node.value))
+    return ""
