@@ -14,13 +14,14 @@ from dataclasses import dataclass
 from evalkit.adapters.base import Engine
 from evalkit.benchmarks import Benchmark
 from evalkit.collect.asking import Wanted, ask, seed_of
+from evalkit.collect.judge import JudgingSummary, judge
 from evalkit.collect.progress import Progress
-from evalkit.collect.writing import RecordWriter, uninterrupted
+from evalkit.collect.writing import RecordWriter
 from evalkit.errors import InterruptedRunError, StoreError
 from evalkit.records import Item, text_digest
 from evalkit.store import RunFolder
 
-__all__ = ["Progress", "TaskCount", "collect", "seed_of", "uninterrupted"]
+__all__ = ["JudgingSummary", "Progress", "TaskCount", "collect", "judge", "seed_of"]
 
 
 @dataclass(frozen=True, kw_only=True)

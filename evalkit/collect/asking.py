@@ -59,7 +59,7 @@ def _scores(engine: Engine, wanted: Sequence[Wanted]) -> Iterator[Outcome]:
     for place, _ in owners:
         parts[place] += 1
     found: dict[int, list[tuple[tuple[int, ...], ScoreReply | Failure]]] = {}
-    for index, reply in _each_once(engine.score(requests), len(requests)):
+    for index, reply in each_once(engine.score(requests), len(requests)):
         place, positions = owners[index]
         found.setdefault(place, []).append((positions, reply))
         if len(found[place]) == parts[place]:
@@ -97,7 +97,7 @@ def _texts(engine: Engine, benchmark: Benchmark, wanted: Sequence[Wanted]) -> It
     requests = [
         _generate(item.context or "", benchmark.decoding(item), seed_of(item, sample, 1)) for item, sample in wanted
     ]
-    for index, reply in _each_once(engine.generate(requests), len(requests)):
+    for index, reply in each_once(engine.generate(requests), len(requests)):
         item, sample = wanted[index]
         yield item, sample, _failure(reply) if isinstance(reply, Failure) else TextReply(turns=(_turn(reply),))
 
@@ -120,7 +120,7 @@ def _block(engine: Engine, benchmark: Benchmark, wanted: Sequence[Wanted]) -> It
             messages = _messages(item.turns[:number], answers[place])
             requests.append(_generate(messages, benchmark.decoding(item), seed_of(item, sample, number)))
         remaining = []
-        for index, reply in _each_once(engine.generate(requests), len(requests)):
+        for index, reply in each_once(engine.generate(requests), len(requests)):
             place = talking[index]
             item, sample = wanted[place]
             if isinstance(reply, Failure):
@@ -173,7 +173,12 @@ def _failure(failure: Failure) -> str:
     return f"{failure.kind}: {failure.message}".encode("utf-8", "replace").decode()
 
 
-def _each_once(replies: Iterator[tuple[int, T]], count: int) -> Iterator[tuple[int, T]]:
+def each_once(replies: Iterator[tuple[int, T]], count: int) -> Iterator[tuple[int, T]]:
+    """Pass replies on and check that every request gets exactly one.
+
+    Raises:
+        EngineError: a request was left out or answered twice.
+    """
     seen: set[int] = set()
     for index, reply in replies:
         if index in seen or not 0 <= index < count:

@@ -5,6 +5,15 @@ May not know: how a record was made, or which run is the baseline.
 """
 
 from evalkit.store.folder import RunFolder
-from evalkit.store.reading import Run, read_items, read_run
+from evalkit.store.reading import Run, judgment_key, read_items, read_judgments, read_manifest, read_records, read_run
 
-__all__ = ["Run", "RunFolder", "read_items", "read_run"]
+__all__ = [
+    "Run",
+    "RunFolder",
+    "judgment_key",
+    "read_items",
+    "read_judgments",
+    "read_manifest",
+    "read_records",
+    "read_run",
+]

@@ -18,7 +18,7 @@ from evalkit.store.identity import check_judge, merge_manifests
 from evalkit.store.layout import LOCK, MANIFEST, TIMINGS, Kind, task_file
 from evalkit.store.lines import append_lines, cut_torn_tail, sort_lines, write_atomic
 from evalkit.store.lock import FolderLock, acquire
-from evalkit.store.reading import Run, judgment_key, parsed, read_items, read_manifest, read_run
+from evalkit.store.reading import Run, judgment_key, parsed, read_items, read_manifest, read_records, read_run
 
 
 class RunFolder:
@@ -104,6 +104,10 @@ class RunFolder:
         """
         append_lines(self._file("records", task), [record.to_json() for record in records])
 
+    def records(self, task: str) -> tuple[Record, ...]:
+        """Read a task's records back, sorted by key."""
+        return read_records(self.path, task)
+
     def drop_failed(self, task: str) -> int:
         """Remove a task's failed records, so that they are asked again; return how many there were."""
         return sort_lines(self._file("records", task), _record_key, lambda line: _status(line) != "failed")
@@ -127,6 +131,14 @@ class RunFolder:
     def judgments(self, task: str) -> tuple[Judgment, ...]:
         """Read a task's judgments back, in the order in which they were written."""
         return tuple(value for _, value in parsed(self._file("judgments", task), task, Judgment.from_json))
+
+    def drop_failed_judgments(self, task: str) -> int:
+        """Remove judgments for which the judge gave no reply, so that it is asked again; return how many there were."""
+        return sort_lines(
+            self._file("judgments", task),
+            lambda line: judgment_key(Judgment.from_json(line)),
+            lambda line: Judgment.from_json(line).status != "api_error",
+        )
 
     def append_judgments(self, task: str, judgments: Sequence[Judgment]) -> None:
         """Append judgments with one write and one flush to the disk, whole or not at all; errors as for records."""
