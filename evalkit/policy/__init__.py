@@ -1,0 +1,24 @@
+"""The policy: what is asked of a recipe, written down before anything is run.
+
+In: a YAML file. Out: a frozen `Policy`, and once baseline and recipes are named a `ResolvedPolicy` with its digest.
+May not know: runs, records, statistics, verdicts.
+"""
+
+from __future__ import annotations
+
+from evalkit.policy.binding import ResolvedPolicy, bind
+from evalkit.policy.endpoints import Endpoint, MeanEndpoint, ProportionEndpoint, SoftAccuracyEndpoint
+from evalkit.policy.library import load_policy, policy_names
+from evalkit.policy.model import Policy
+
+__all__ = [
+    "Endpoint",
+    "MeanEndpoint",
+    "Policy",
+    "ProportionEndpoint",
+    "ResolvedPolicy",
+    "SoftAccuracyEndpoint",
+    "bind",
+    "load_policy",
+    "policy_names",
+]

@@ -1,0 +1,133 @@
+"""Endpoints: one task, one number, one margin each.
+
+In: the mapping of one endpoint in a policy file. Out: frozen, checked models.
+May not know: how the number is estimated.
+
+A margin in points is a difference in percentage points of accuracy; `margins` gives it as a proportion.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator
+
+from evalkit.configuration import Section
+
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Alpha = Annotated[float, Field(gt=0, lt=0.5)]
+Positive = Annotated[float, Field(gt=0)]
+Count = Annotated[int, Field(ge=1)]
+Points = Annotated[float, Field(ge=0.1, lt=100)]
+"""Percentage points; below 0.1 no data set of its kind is large enough."""
+
+
+class EndpointSection(Section):
+    """What every endpoint says.
+
+    Attributes:
+        task: task definition.
+        metric: name of the mark that counts, or "rating" for a judged conversation.
+        protocol: the protocol both runs must have used.
+        item_set_sha256: digest of the item set; None for whatever both runs were asked.
+        gating: whether the verdict rests on it; an advisory endpoint is reported and decides nothing.
+        alpha: one-sided error rate of PASS, and of FAIL.
+        population: items that exist at all, so that a report never asks for more than there are; None if unknown.
+    """
+
+    task: Annotated[str, Field(min_length=1)]
+    metric: Annotated[str, Field(min_length=1)]
+    protocol: Annotated[str, Field(min_length=1)]
+    item_set_sha256: Sha256 | None = None
+    gating: bool
+    alpha: Alpha
+    population: Count | None = None
+
+
+class PointsSection(EndpointSection):
+    """Endpoints whose margins are percentage points of accuracy.
+
+    Attributes:
+        items: items a complete run has; None for whatever both runs planned.
+        margins_points: largest loss allowed, one for each claim, strictly falling.
+    """
+
+    items: Count | None = None
+    margins_points: Annotated[tuple[Points, ...], Field(min_length=1)]
+
+    @field_validator("margins_points")
+    @classmethod
+    def _falling(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        if any(later >= earlier for earlier, later in pairwise(value)):
+            raise ValueError(f"margins must fall strictly, not {list(value)}: a stronger claim needs a smaller margin")
+        return value
+
+    @property
+    def margins(self) -> tuple[float, ...]:
+        """Margins as proportions."""
+        return tuple(points / 100.0 for points in self.margins_points)
+
+    @property
+    def size(self) -> int | None:
+        """Items a complete run has; None if the policy does not say."""
+        return self.items
+
+
+class ProportionEndpoint(PointsSection):
+    """Accuracy on items that are right or wrong, tested on pairs with Tango's score test.
+
+    Attributes:
+        chance: accuracy of guessing; None for the task's own.
+    """
+
+    kind: Literal["paired_proportion"]
+    chance: Annotated[float, Field(ge=0, lt=1)] | None = None
+
+
+class SoftAccuracyEndpoint(PointsSection):
+    """Mean probability given to the right choice, tested on pairs with Student's t."""
+
+    kind: Literal["soft_accuracy"]
+
+
+class MeanEndpoint(EndpointSection):
+    """A mean score for each question, tested on pairs with Student's t.
+
+    Attributes:
+        margin: largest loss allowed, in the unit of the score (rating points).
+        questions: questions a complete run has; None for whatever both runs planned.
+        generations: answers to each question.
+        judgments: judgments of each answer; None for whatever both runs have.
+        planning_sd: standard deviation of a question's difference assumed before anything was judged.
+        planned_power_min: power at no true difference below which `low_power_choice` applies.
+        low_power_choice: "effort" (raise it before the run), "advisory" (not gating), "cap" (never better than
+            INCONCLUSIVE).
+        judge: the judge model, as `model` or `model@first digits of its identity digest`; None for any one judge.
+        judge_profile_sha256, reference_set_sha256: digests both runs must have; None for any.
+    """
+
+    kind: Literal["paired_mean"]
+    margin: Positive
+    questions: Count | None = None
+    generations: Count = 1
+    judgments: Count | None = None
+    planning_sd: Positive = 1.4
+    planned_power_min: Annotated[float, Field(gt=0, lt=1)] = 0.80
+    low_power_choice: Literal["effort", "advisory", "cap"] = "effort"
+    judge: str | None = None
+    judge_profile_sha256: Sha256 | None = None
+    reference_set_sha256: Sha256 | None = None
+
+    @property
+    def margins(self) -> tuple[float, ...]:
+        """The one margin."""
+        return (self.margin,)
+
+    @property
+    def size(self) -> int | None:
+        """Questions a complete run has; None if the policy does not say."""
+        return self.questions
+
+
+Endpoint = Annotated[ProportionEndpoint | SoftAccuracyEndpoint | MeanEndpoint, Field(discriminator="kind")]

@@ -1,0 +1,202 @@
+"""The policy file: every threshold that can change a verdict.
+
+In: the mapping of one policy file. Out: a frozen `Policy`.
+May not know: how a threshold is used.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from evalkit.configuration import Section
+from evalkit.policy.endpoints import Alpha, Count, Endpoint, Points, Positive
+
+Share = Annotated[float, Field(ge=0, lt=1)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+Check = Literal["aa", "control", "above_chance", "anchor"]
+
+
+class Release(Section):
+    """Who is compared; named before the first request and part of the digest.
+
+    Attributes:
+        baseline: the run candidates are compared with.
+        recipes: the candidates: the family of Holm's correction. One that is never run stays in it.
+        controls: runs that are broken on purpose; never part of the family.
+    """
+
+    baseline: Name
+    recipes: tuple[Name, ...]
+    controls: tuple[Name, ...] = ()
+
+    @model_validator(mode="after")
+    def _names_are_unique(self) -> Release:
+        counts = Counter((self.baseline, *self.recipes, *self.controls))
+        faults = [f"'{name}' is named {count} times" for name, count in counts.items() if count > 1]
+        if faults:
+            raise ValueError("; ".join(faults))
+        return self
+
+
+class Multiplicity(Section):
+    """Several recipes, several subjects.
+
+    Attributes:
+        family_alpha: chance that any recipe of a release is certified falsely.
+        recipes: the correction over recipes.
+        subjects_bh_q: share of false alarms allowed in the advisory list of subjects.
+    """
+
+    family_alpha: Alpha = 0.05
+    recipes: Literal["holm"] = "holm"
+    subjects_bh_q: Annotated[float, Field(gt=0, lt=1)] = 0.10
+
+
+class Missing(Section):
+    """Shares of planned items, and of planned judgments, that may be missing on either side."""
+
+    items_max: Share = 0.005
+    judgments_max: Share = 0.01
+
+
+class Assay(Section):
+    """What must be shown about the evaluation itself before any verdict counts.
+
+    Attributes:
+        required: "aa" (the baseline against itself), "control" (a broken recipe is seen), "above_chance" and "anchor"
+            (the baseline reaches its published accuracy).
+        aa_midp_min: smallest mid-p McNemar value of the baseline against itself.
+        control: what must come of every control: "fail" (every gating endpoint FAIL) or "not-certified".
+        control_loss_points, control_loss_rating: loss a control is expected to have; for planning.
+        chance_plus_points: how far above guessing the baseline must be.
+        baseline_lower_min: endpoint to accuracy that replaces chance plus points.
+        reference_accuracy: endpoint to the baseline's published accuracy under the same protocol.
+        reference_tolerance_points: allowed distance from it.
+    """
+
+    required: tuple[Check, ...] = ("aa", "control", "above_chance")
+    aa_midp_min: Annotated[float, Field(gt=0, lt=1)] = 0.001
+    control: Literal["fail", "not-certified"] = "fail"
+    control_loss_points: Positive = 3.0
+    control_loss_rating: Positive = 1.0
+    chance_plus_points: Annotated[float, Field(ge=0, lt=100)] = 10.0
+    baseline_lower_min: dict[str, Share] = Field(default_factory=dict)
+    reference_accuracy: dict[str, Annotated[float, Field(gt=0, le=1)]] = Field(default_factory=dict)
+    reference_tolerance_points: Points = 5.0
+
+
+class Guards(Section):
+    """Tripwires that turn CERTIFIED into INCONCLUSIVE, never the reverse.
+
+    Attributes:
+        invalid_points: allowed upper limit of the increase in unreadable answers, points.
+        length_ratio: allowed range of answer tokens, candidate over baseline.
+        catastrophic_drop: a question's loss that counts as catastrophic, in the unit of the score.
+        catastrophic_p: probability below which the count of such questions is a breach.
+        catastrophic_floor: smallest share of such questions taken for normal.
+        gain_points, gain_rating: a certain gain above this is a sign of contamination or of a harness difference.
+    """
+
+    invalid_points: Points = 0.5
+    length_ratio: tuple[Positive, Positive] = (0.9, 1.1)
+    catastrophic_drop: Positive = 4.0
+    catastrophic_p: Annotated[float, Field(gt=0, lt=1)] = 0.01
+    catastrophic_floor: Annotated[float, Field(gt=0, lt=1)] = 0.01
+    gain_points: Points = 1.0
+    gain_rating: Positive = 0.3
+
+
+class Fidelity(Section):
+    """Whether a simulated run may be compared with one on real low-precision kernels."""
+
+    mixing: Literal["refuse", "allow"] = "refuse"
+
+
+class Nightly(Section):
+    """The sequential run: margin, evidence thresholds, cap and stakes."""
+
+    margin_points: Points = 1.0
+    ok: Annotated[float, Field(gt=1)] = 20.0
+    alarm: Annotated[float, Field(gt=1)] = 100.0
+    cap: Count = 4000
+    grid: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = (0.02, 0.05, 0.1, 0.2, 0.35, 0.6, 0.9)
+
+
+class Planning(Section):
+    """Values to plan with while nothing is measured.
+
+    Attributes:
+        discordance: assumed share of items on which a good candidate and the baseline differ.
+        control_discordance: the same for a control.
+        soft_sd: assumed standard deviation of an item's difference in soft accuracy.
+        power: wanted chance of a verdict.
+    """
+
+    discordance: Annotated[float, Field(gt=0, lt=1)] = 0.06
+    control_discordance: Annotated[float, Field(gt=0, lt=1)] = 0.15
+    soft_sd: Positive = 0.10
+    power: Annotated[float, Field(gt=0.5, lt=1)] = 0.80
+
+
+class Seeds(Section):
+    """Seeds of everything random."""
+
+    order: int = 1
+    bootstrap: int = 2
+    nightly: int = 3
+
+
+class Policy(Section):
+    """One policy file.
+
+    Attributes:
+        policy_version: version of this format.
+        name: word for certificates.
+        title: one line for people.
+        tier: how much weight it carries: "release", "nightly", "demo", ...
+        certifies: False for a policy that watches: its best verdict is INCONCLUSIVE.
+        claims: what a certificate calls each margin, weakest first.
+        release: who is compared; None until `bind` names them.
+        endpoints: what is compared, by name.
+        overrides: differences between two runs that are tolerated, by name (`device`, `versions`, `options.scoring`).
+    """
+
+    policy_version: Literal[1]
+    name: Name
+    title: str = ""
+    tier: Name
+    certifies: bool = True
+    claims: Annotated[tuple[Name, ...], Field(min_length=1)] = ("comparable", "near-lossless")
+    release: Release | None = None
+    endpoints: dict[Name, Endpoint]
+    multiplicity: Multiplicity = Multiplicity()
+    missing: Missing = Missing()
+    assay: Assay = Assay()
+    guards: Guards = Guards()
+    overrides: tuple[str, ...] = ()
+    fidelity: Fidelity = Fidelity()
+    nightly: Nightly = Nightly()
+    planning: Planning = Planning()
+    seeds: Seeds = Seeds()
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> Policy:
+        faults = []
+        for name, endpoint in self.endpoints.items():
+            if len(endpoint.margins) > len(self.claims):
+                faults.append(f"endpoint '{name}' has {len(endpoint.margins)} margins for {len(self.claims)} claim(s)")
+            if endpoint.alpha > self.multiplicity.family_alpha:
+                faults.append(f"endpoint '{name}': alpha {endpoint.alpha} is above family_alpha")
+        for section in ("baseline_lower_min", "reference_accuracy"):
+            strangers = sorted(set(getattr(self.assay, section)) - set(self.endpoints))
+            faults += [f"assay.{section} names '{name}', which is no endpoint" for name in strangers]
+        if len(set(self.claims)) != len(self.claims):
+            faults.append("two claims have the same name")
+        if self.guards.length_ratio[0] >= self.guards.length_ratio[1]:
+            faults.append(f"guards.length_ratio must rise, not {list(self.guards.length_ratio)}")
+        if faults:
+            raise ValueError("; ".join(faults))
+        return self
