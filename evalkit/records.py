@@ -402,6 +402,7 @@ class JudgeRun:
         repeats: judgments of each answer.
         planned: number of judgments a complete run holds.
         scale: lowest and highest rating.
+        requested: what was asked for of the judge engine, as in `Manifest.requested`.
     """
 
     profile: str
@@ -411,6 +412,7 @@ class JudgeRun:
     repeats: int
     planned: int
     scale: tuple[float, float]
+    requested: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

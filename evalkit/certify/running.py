@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from evalkit import __version__
+from evalkit.adapters.base import Resources
+from evalkit.adapters.registry import load_engine
 from evalkit.assets import AssetStore
 from evalkit.benchmarks import Benchmark, load_benchmark
 from evalkit.certify.request import requested
@@ -87,9 +89,6 @@ def run_engine(
         IdentityMismatchError: the folder belongs to another engine, task or policy.
         EvalkitError: the engine could not be loaded or broke; finished records are kept.
     """
-    from evalkit.adapters.base import Resources
-    from evalkit.adapters.registry import load_engine
-
     asked = workshop.request(spec, order_seed)
     if not retry_failed and finished(path, asked, tasks, workshop):
         workshop.say(f"{spec.name}: complete, reused from {path}")

@@ -8,6 +8,7 @@ May not know: how anything is done. Each verb lives in a module of its own that 
 from __future__ import annotations
 
 import importlib
+import keyword
 import os
 import sys
 import traceback
@@ -16,7 +17,7 @@ from collections.abc import Sequence
 import click
 
 from evalkit import __version__
-from evalkit.errors import EvalkitError, ExitCode, InterruptedRunError, suggestion
+from evalkit.errors import EvalkitError, ExitCode, suggestion
 
 VERBS = {
     "certify": "Run what a suite still misses, then decide: CERTIFIED, REJECTED, INCONCLUSIVE or INVALID.",
@@ -25,16 +26,18 @@ VERBS = {
     "compare": "Compare two run folders, item by item.",
     "plan": "Say before any GPU hour whether a suite can reach its verdicts.",
     "report": "Write the report of a certificate again.",
+    "export": "Write a run in the files of lm-eval.",
+    "import": "Read an lm-eval output folder as a run.",
     "list": "List adapters, recipes, tasks, judges, policies and assets.",
     "doctor": "Say what works on this machine, and the next step for each gap.",
 }
-"""Each verb and its one line; the verb's code is `evalkit/cli/<verb>.py`."""
+"""Each verb and its one line; the verb's code is `evalkit/cli/<verb>.py`, or `<verb>_.py` for a word of Python."""
 
 
 class Verbs(click.Group):
     """A group whose commands are imported when they are called."""
 
-    def list_commands(self, ctx: click.Context) -> list[str]:
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
         """Return the verbs in the order of the flow."""
         return list(VERBS)
 
@@ -42,12 +45,13 @@ class Verbs(click.Group):
         """Import a verb's module and return its `command`."""
         if cmd_name not in VERBS:
             raise click.UsageError(f"unknown command {cmd_name!r}{suggestion(cmd_name, list(VERBS))}", ctx)
-        command = importlib.import_module(f"evalkit.cli.{cmd_name}").command
+        module = f"{cmd_name}_" if keyword.iskeyword(cmd_name) else cmd_name
+        command = importlib.import_module(f"evalkit.cli.{module}").command
         if not isinstance(command, click.Command):
-            raise TypeError(f"evalkit.cli.{cmd_name}.command is not a command")
+            raise TypeError(f"evalkit.cli.{module}.command is not a command")
         return command
 
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
         """Write the verbs without importing them."""
         with formatter.section("Commands"):
             formatter.write_dl(list(VERBS.items()))
@@ -80,22 +84,24 @@ def main(argv: Sequence[str] | None = None) -> int:
         return int(code or 0)
     except click.exceptions.Exit as leave:
         return leave.exit_code
-    except click.ClickException as error:
-        error.show()
-        return ExitCode.USAGE
-    except (click.Abort, KeyboardInterrupt):
-        click.echo("evalkit: stopped; finished records are kept and the same command resumes", err=True)
-        return ExitCode.FAILED
-    except InterruptedRunError as error:
-        click.echo(f"evalkit: {error}", err=True)
-        return ExitCode.FAILED
-    except EvalkitError as error:
-        click.echo(f"evalkit: error: {error}", err=True)
-        return error.exit_code
-    except BrokenPipeError:
+    except BaseException as error:  # noqa: BLE001 - the outermost edge: exit code 1 would mean REJECTED
+        return _explain(error)
+
+
+def _explain(error: BaseException) -> ExitCode:
+    """Say on stderr what went wrong and return its exit code."""
+    if isinstance(error, BrokenPipeError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return ExitCode.FAILED
-    except Exception as error:  # noqa: BLE001 - the outermost edge: exit code 1 would mean REJECTED
-        traceback.print_exc()
-        click.echo(f"evalkit: internal error: {error!r}; please report it with the lines above", err=True)
+    if isinstance(error, (click.Abort, KeyboardInterrupt)):
+        click.echo("evalkit: stopped; finished records are kept and the same command resumes", err=True)
         return ExitCode.FAILED
+    if isinstance(error, click.ClickException):
+        error.show()
+        return ExitCode.USAGE
+    if isinstance(error, EvalkitError):
+        click.echo(f"evalkit: error: {error}", err=True)
+        return error.exit_code
+    traceback.print_exception(error)
+    click.echo(f"evalkit: internal error: {error!r}; please report it with the lines above", err=True)
+    return ExitCode.FAILED

@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from evalkit.adapters.base import Engine
 from evalkit.assets import AssetStore
@@ -64,6 +65,7 @@ def judge(  # noqa: PLR0913 (all but four are options with a name)
     repeats: int = 1,
     seed: int = 0,
     retry_failed: bool = False,
+    requested: Mapping[str, Any] | None = None,
     progress: bool = True,
 ) -> JudgingSummary:
     """Have a judge rate every answer of some runs that it has not rated yet.
@@ -78,6 +80,7 @@ def judge(  # noqa: PLR0913 (all but four are options with a name)
         repeats: judgments of each answer.
         seed: of the order of questions.
         retry_failed: ask again where the judge gave no reply.
+        requested: what was asked for of the judge engine, for `JudgeRun.requested`.
         progress: show progress on stderr.
 
     Raises:
@@ -112,6 +115,7 @@ def judge(  # noqa: PLR0913 (all but four are options with a name)
                 repeats=repeats,
                 planned=plan.planned,
                 scale=(float(profile.scale[0]), float(profile.scale[1])),
+                requested=requested or {},
             ),
         )
     return session.run(plan, profile, engine, progress=progress)

@@ -42,13 +42,17 @@ def merge_manifests(path: Path, found: Manifest, asked: Manifest) -> Manifest:
 
 
 def check_judge(path: Path, task: str, found: JudgeRun | None, asked: JudgeRun) -> None:
-    """Refuse a second judge for a task's answers.
+    """Refuse a second judge for a task's answers; how the same judge was asked for does not matter.
 
     Raises:
         IdentityMismatchError: names each field that differs.
     """
     if found is not None:
-        _refuse(path, list(_differences(f"judges.{task}", asdict(found), asdict(asked))))
+        _refuse(path, list(_differences(f"judges.{task}", _judge(found), _judge(asked))))
+
+
+def _judge(judge: JudgeRun) -> dict[str, Any]:
+    return {name: value for name, value in asdict(judge).items() if name != "requested"}
 
 
 def _refuse(path: Path, faults: list[str]) -> None:

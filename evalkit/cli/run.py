@@ -1,0 +1,144 @@
+"""`evalkit run`: one engine, one or more tasks, one run folder.
+
+In: an engine named by options or by a suite. Out: a run folder and a count of its records.
+May not know: baselines, verdicts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from evalkit.cli.options import (
+    F,
+    any_path,
+    cache_folder,
+    command_line,
+    definitions_option,
+    json_option,
+    print_json,
+    print_table,
+    quiet_option,
+    say,
+)
+from evalkit.errors import UsageError, suggestion
+
+if TYPE_CHECKING:
+    from evalkit.collect import TaskCount
+    from evalkit.suite import EngineSpec, Suite
+
+
+_ENGINE_OPTIONS = (
+    click.option("--adapter", help="How the engine is loaded; see: evalkit list adapters."),
+    click.option("--model", help="Asset name, hub id or folder."),
+    click.option("--recipe", default="none", show_default=True, help="Recipe name or file."),
+    click.option("--dtype", default="bfloat16", show_default=True, help="Type of the unquantized parts."),
+    click.option("--device", default="auto", show_default=True),
+    click.option("--option", "options", multiple=True, metavar="KEY=VALUE", help="Option of the adapter (YAML value)."),
+)
+
+
+def engine_options(verb: F) -> F:
+    """Add the options that name an engine."""
+    for option in reversed(_ENGINE_OPTIONS):
+        verb = option(verb)
+    return verb
+
+
+def parsed_options(pairs: Sequence[str]) -> dict[str, Any]:
+    """Read `KEY=VALUE` pairs; values are YAML."""
+    from evalkit.configuration import parse_yaml
+
+    options = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals:
+            raise click.UsageError(f"--option {pair!r}: write KEY=VALUE")
+        options[key] = parse_yaml(value, f"--option {key}")
+    return options
+
+
+@click.command(
+    epilog="Example: evalkit run --adapter hf --model smollm2-135m-instruct --task mmlu-cloze-demo --output outputs/a"
+)
+@click.argument("suite_engine", metavar="[SUITE#ENGINE]", required=False)
+@engine_options
+@click.option("--task", "tasks", multiple=True, help="Task name, or lm_eval:<task>; may be repeated.")
+@click.option("--output", type=any_path, help="Run folder; with a suite its own by default.")
+@click.option("--retry-failed", is_flag=True, help="Ask again the items whose record says failed.")
+@definitions_option
+@quiet_option
+@json_option
+def command(suite_engine: str | None, output: Path | None, retry_failed: bool, **given: Any) -> None:
+    """Run one engine on one or more tasks; what is finished is kept, and the same command resumes.
+
+    The engine is given by options, or as the name of one engine of a suite: suite.yaml#name.
+    """
+    from evalkit.assets import AssetStore
+    from evalkit.certify.running import Workshop, run_engine
+    from evalkit.definitions import find_definitions
+
+    suite, spec = _engine(suite_engine, given)
+    tasks = given["tasks"] or (suite.tasks if suite else ())
+    if not tasks:
+        raise click.UsageError("name at least one --task; see: evalkit list tasks")
+    path = output or (suite.outputs / spec.name if suite else None)
+    if path is None:
+        raise click.UsageError("name the run's folder with --output")
+    definitions = find_definitions(given["definitions"] or (suite.definitions if suite else None))
+    overrides = suite.assets if suite else {}
+    told = (lambda _line: None) if given["quiet"] else say
+    workshop = Workshop(
+        assets=AssetStore(definitions.root, overrides=overrides, cache=cache_folder(), progress=told),
+        definitions=definitions,
+        say=told,
+        progress=not given["quiet"],
+        command=command_line(),
+        overrides=overrides,
+    )
+    counts = run_engine(spec, tasks, path, workshop, retry_failed=retry_failed)
+    _show(path, counts, as_json=given["as_json"])
+
+
+def _engine(suite_engine: str | None, given: dict[str, Any]) -> tuple[Suite | None, EngineSpec]:
+    from evalkit.configuration import validate
+    from evalkit.suite import EngineSpec, load_suite
+
+    if suite_engine is not None:
+        file, _, name = suite_engine.partition("#")
+        suite = load_suite(Path(file))
+        engines = {engine.name: engine for engine in suite.engines}
+        if name not in engines:
+            raise UsageError(f"{file}: no engine {name!r}{suggestion(name, list(engines))}; write {file}#<engine>")
+        return suite, engines[name]
+    if not given["adapter"] or not given["model"]:
+        raise click.UsageError("name the engine with --adapter and --model, or as SUITE#ENGINE")
+    wanted = {key: given[key] for key in ("adapter", "model", "recipe", "dtype", "device")}
+    return None, validate(
+        EngineSpec, {"name": "run", **wanted, "options": parsed_options(given["options"])}, "command line"
+    )
+
+
+def _show(path: Path, counts: list[TaskCount], *, as_json: bool) -> None:
+    from evalkit.store import read_manifest
+
+    manifest = read_manifest(path)
+    if as_json:
+        print_json(
+            {
+                "run": str(path),
+                "identity_sha256": manifest.engine.sha256,
+                "tasks": {c.task: {"planned": c.planned, "written": c.written, "failed": c.failed} for c in counts},
+            }
+        )
+        return
+    engine = manifest.engine
+    click.echo(f"{path}: {engine.model}, recipe {engine.recipe}, {engine.dtype}, fidelity {engine.fidelity}")
+    if not counts:
+        click.echo("complete before; nothing was run")
+        return
+    rows = [(c.task, str(c.planned), str(c.found), str(c.written), str(c.failed)) for c in counts]
+    print_table(rows, ("task", "planned records", "found", "written", "failed"))
