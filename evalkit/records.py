@@ -144,7 +144,8 @@ class ChoiceReply:
         logprobs: sum of token log-probabilities of each continuation, natural logarithm, shape (k,), all finite.
         greedy: whether each continuation is what greedy decoding would produce, shape (k,).
         target: index of the right continuation.
-        lengths: characters of each continuation, shape (k,), for length-normalised metrics.
+        lengths: characters of each option (the continuation without the delimiter before it), shape (k,), which
+            length-normalised metrics divide by.
     """
 
     logprobs: tuple[float, ...]

@@ -35,6 +35,7 @@ class Progress:
         self._stream = stream or sys.stderr
         self._failed = 0
         self._begun = self._said = time.monotonic()
+        self._said_done = -1
         self._lines = shown and not self._stream.isatty()
         self._bar = (
             tqdm(total=total, initial=done, desc=label, unit=" items", file=self._stream, mininterval=0.5, leave=True)
@@ -57,13 +58,14 @@ class Progress:
         """Say the last word."""
         if self._bar is not None:
             self._bar.close()
-        elif self._lines:
+        elif self._lines and self._said_done != self._done:
             self._say()
 
     def _say(self) -> None:
-        self._said = time.monotonic()
+        self._said, self._said_done = time.monotonic(), self._done
         rate = (self._done - self._before) / max(self._said - self._begun, 1e-9)
         left = f", {(self._total - self._done) / rate / 60:.0f} min left" if rate and self._done < self._total else ""
         failed = f", {self._failed} failed" if self._failed else ""
-        self._stream.write(f"{self._label}: {self._done}/{self._total} items, {rate:.1f}/s{left}{failed}\n")
+        speed = f"{rate:.1f}/s" if rate >= 1 else f"{rate * 60:.1f}/min"
+        self._stream.write(f"{self._label}: {self._done}/{self._total} items, {speed}{left}{failed}\n")
         self._stream.flush()
