@@ -57,9 +57,9 @@ def text_digest(text: str) -> str:
 
 
 def content_digest(value: Any) -> str:
-    """Return the digest of a source row with the white space of every text in it folded.
+    r"""Return the digest of a source row with the white space of every text in it folded.
 
-    >>> content_digest({"question": " one\\n two "}) == content_digest({"question": "one two"})
+    >>> content_digest({"question": " one\n two "}) == content_digest({"question": "one two"})
     True
     """
     return digest(_folded(value))
