@@ -149,11 +149,10 @@ def _pairs(task: str, subject: str, leaf: Leaf, metric: str) -> list[tuple[Item,
     """Return an item and its record for each row; equal rows are numbered in the order of their positions."""
     merged: dict[tuple[str, int], dict[str, Sample]] = {}
     for part, rows in leaf.samples.items():
-        seen: dict[str, int] = {}
-        for sample in rows:
-            content = sample.content
-            seen[content] = seen.get(content, -1) + 1
-            merged.setdefault((content, seen[content]), {})[part] = sample
+        for sample, identity in zip(rows, _identities(leaf, rows), strict=True):
+            if part in merged.setdefault(identity, {}):
+                raise DataError(f"{sample.where}: this item has a second row under filter '{part}'")
+            merged[identity][part] = sample
     indexed = targets_are_indices(sample for rows in leaf.samples.values() for sample in rows)
     pairs = []
     for identity, samples in sorted(merged.items()):
@@ -163,6 +162,18 @@ def _pairs(task: str, subject: str, leaf: Leaf, metric: str) -> list[tuple[Item,
         item = make_item(task, subject, leaf.name, identity, first, indexed)
         pairs.append((item, make_record(item, samples, metric)))
     return pairs
+
+
+def _identities(leaf: Leaf, rows: Sequence[Sample]) -> list[tuple[str, int]]:
+    """Return digest and occurrence of each row's item."""
+    if leaf.occurrences is not None:
+        return [(sample.content, int(leaf.occurrences.get(str(sample.doc_id), 0))) for sample in rows]
+    seen: dict[str, int] = {}
+    identities = []
+    for sample in rows:
+        identities.append((sample.content, seen.get(sample.content, 0)))
+        seen[sample.content] = identities[-1][1] + 1
+    return identities
 
 
 def _task_run(files: LmEvalFiles, task: str, leaves: Sequence[Leaf], items: Sequence[Item], metric: str) -> TaskRun:

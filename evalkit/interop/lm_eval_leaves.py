@@ -48,6 +48,7 @@ class Leaf:
         planned: items a complete run holds.
         samples: filter to rows, in the order of `doc_id`.
         asked: what the task's configuration says is asked.
+        occurrences: in files that evalkit wrote, row number to occurrence where it is not 0; else None.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Leaf:
     planned: int
     samples: Mapping[str, Sequence[Sample]]
     asked: Mapping[str, Any]
+    occurrences: Mapping[str, Any] | None = None
 
 
 def read_leaf(files: LmEvalFiles, name: str) -> Leaf:
@@ -91,6 +93,9 @@ def read_leaf(files: LmEvalFiles, name: str) -> Leaf:
         planned=planned,
         samples=by_filter,
         asked=_asked(_mapping(_mapping(files.results.get("configs")).get(name))),
+        occurrences=_mapping(_mapping(files.results["evalkit_occurrences"]).get(name))
+        if "evalkit_occurrences" in files.results
+        else None,
     )
 
 

@@ -71,6 +71,7 @@ def results_of(
         "evalkit_version": __version__,
         "evalkit_identity_sha256": engine.sha256,
         "evalkit_tasks": _subjects(parts),
+        "evalkit_occurrences": {part.name: _occurrences(part) for part in parts},
     }
 
 
@@ -117,3 +118,8 @@ def _subjects(parts: Sequence[Part]) -> dict[str, dict[str, str]]:
     for part in parts:
         tasks.setdefault(part.task, {})[part.name] = part.subject
     return tasks
+
+
+def _occurrences(part: Part) -> dict[str, int]:
+    """Return row number to occurrence of items that repeat another one: the other one may not be in the file."""
+    return {str(item.details["doc_id"]): item.occurrence for item, _ in part.scored if item.occurrence}

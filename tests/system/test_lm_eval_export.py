@@ -250,7 +250,7 @@ def test_results_have_lm_eval_s_numbers_keys_and_types(runs):
             expected = pytest.approx(value, rel=1e-12) if isinstance(value, float) else value
             assert ours["results"][name][key] == expected, (name, key)
     assert ours["groups"] == {"woods": ours["results"]["woods"]}
-    added = {"evalkit_version", "evalkit_identity_sha256", "evalkit_tasks"}
+    added = {"evalkit_version", "evalkit_identity_sha256", "evalkit_tasks", "evalkit_occurrences"}
     assert ours.keys() - theirs.keys() == added
     assert "lm_eval_version" in theirs.keys() - ours.keys()
     both = [key for key in ours if key in theirs and key not in ("configs", "config", "versions")]

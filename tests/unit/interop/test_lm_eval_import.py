@@ -24,6 +24,14 @@ def test_a_run_survives_export_and_import(runs, tmp_path):
     assert imported.missing == {"quiz": 2}
 
 
+def test_an_item_keeps_its_occurrence_when_its_twin_is_left_out(runs, tmp_path):
+    items = [runs.item("quiz", "sums", at, runs.row(1), occurrence=at) for at in range(2)]
+    records = [runs.record(made, True, failed=made.occurrence == 0) for made in items]
+    path = runs.write({"quiz": (runs.task_run(items), items, records)})
+    export_lm_eval(path, tmp_path / "out")
+    assert import_lm_eval(tmp_path / "out").records["quiz"] == (records[1],)
+
+
 def test_a_subject_without_any_score_is_missing_and_not_an_error(runs, tmp_path):
     items = [runs.item("quiz", subject, at, runs.row(at)) for at, subject in enumerate(("names", "sums", "sums"))]
     records = [runs.record(made, True, failed=made.subject == "names") for made in items]

@@ -1,0 +1,35 @@
+"""The verbs `export` and `import`, from argv to exit code."""
+
+from __future__ import annotations
+
+import json
+
+from evalkit.cli import main
+from evalkit.errors import ExitCode
+from evalkit.store import read_run
+
+
+def test_export_counts_what_it_leaves_out(runs, tmp_path, capsys):
+    assert main(["export", str(runs.quiz()), "--output", str(tmp_path / "out"), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["tasks"] == {"quiz": {"written": 7, "failed": 1, "absent": 1}}
+    assert len(told["files"]) == 3
+
+
+def test_import_writes_a_run_that_can_be_read(theirs, tmp_path, capsys):
+    folder = theirs.write({"quiz": [theirs.sample(n) for n in range(3)]})
+    argv = ["import", str(folder), "--output", str(tmp_path / "run"), "--recipe", "fp8", "--fidelity", "dequantised"]
+    assert main(argv) == 0
+    run = read_run(tmp_path / "run")
+    assert (run.manifest.engine.recipe, run.manifest.engine.fidelity) == ("fp8", "dequantised")
+    assert len(run.records["lm_eval:quiz"]) == 3
+    assert "lm_eval:quiz" in capsys.readouterr().out
+
+
+def test_what_cannot_be_judged_is_invalid_and_what_is_not_there_is_a_wrong_request(theirs, tmp_path, capsys):
+    folder = theirs.write({"quiz": [theirs.sample(0)]})
+    next(folder.rglob("samples_*")).unlink()
+    assert main(["import", str(folder), "--output", str(tmp_path / "run")]) == ExitCode.INVALID
+    assert main(["import", str(tmp_path / "nowhere"), "--output", str(tmp_path / "run")]) == ExitCode.USAGE
+    assert not (tmp_path / "run").exists()
+    assert "--log_samples" in capsys.readouterr().err
