@@ -1,0 +1,212 @@
+"""The plan of one endpoint.
+
+In: an endpoint of a policy, its size, what was measured. Out: `EndpointPlan`.
+May not know: the other endpoints, or how a plan is shown.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from evalkit.errors import UsageError
+from evalkit.planning.designs import POINT, Design, MeanDesign, ProportionDesign
+from evalkit.planning.figures import ControlPlan, EndpointPlan, JudgingPlan, MarginPlan
+from evalkit.planning.shortfalls import Words, margin_shortfalls
+from evalkit.policy import Endpoint, MeanEndpoint, Policy, ProportionEndpoint, SoftAccuracyEndpoint
+
+ASKED_FRACTIONS = (0.0, -0.25, -0.5)
+"""True differences, in margins, at which the power is given."""
+
+CURVE_STEPS = range(-16, 5)
+"""True differences of the curve, in eighths of the deciding margin."""
+
+TURNS = 2
+"""Turns of a conversation; each is judged."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Given:
+    """What a plan knows of one endpoint beyond the policy.
+
+    Attributes:
+        size: planned items or questions.
+        spread: measured discordance (share of items) or standard deviation (proportion, or judge's scale); None: the
+            policy's.
+        recipes: number of candidates.
+        judgments: judgments of each answer; None: the policy's.
+    """
+
+    size: int
+    spread: float | None
+    recipes: int
+    judgments: int | None = None
+
+
+def plan_endpoint(policy: Policy, name: str, given: Given) -> EndpointPlan:
+    """Plan one endpoint.
+
+    Raises:
+        UsageError: a planning value that makes no sense, by name.
+    """
+    endpoint = policy.endpoints[name]
+    power_min = _power_min(policy, endpoint)
+    spread = _spread(policy, name, endpoint, given)
+    strict = endpoint.alpha / given.recipes
+    design = _design(endpoint, given.size, spread, strict, power_min)
+    margins = tuple(
+        _margin(design, margin, claim, endpoint.alpha, strict)
+        for margin, claim in zip(_margins(endpoint), policy.claims, strict=False)
+    )
+    judging = _judging(endpoint, margins[0], given) if isinstance(endpoint, MeanEndpoint) else None
+    faults, notes = _shortfalls(endpoint, margins, judging, _words(endpoint, given.size, spread), power_min)
+    out = judging is not None and judging.low_power and judging.low_power_choice != "advisory"
+    step = margins[0].margin / 8
+    return EndpointPlan(
+        name=name,
+        kind=endpoint.kind,
+        task=endpoint.task,
+        gating=endpoint.gating,
+        decides=endpoint.gating
+        and not (judging is not None and judging.low_power and judging.low_power_choice == "advisory"),
+        size=given.size,
+        spread=spread,
+        measured=given.spread is not None,
+        alpha=endpoint.alpha,
+        first_step_alpha=strict,
+        power_min=power_min,
+        detectable=design.detectable(),
+        margins=margins,
+        control=_control(policy, name, endpoint, design, margins[0].margin),
+        judging=judging,
+        curve=tuple(design.at(8 * step, k * step) for k in CURVE_STEPS if design.possible(k * step)),
+        power=0.0 if out else margins[0].equal.passes_first_step,
+        faults=faults,
+        notes=notes,
+    )
+
+
+def _power_min(policy: Policy, endpoint: Endpoint) -> float:
+    if not isinstance(endpoint, MeanEndpoint):
+        return policy.planning.power
+    if not 0.5 < endpoint.planned_power_min < 1.0:
+        raise UsageError(
+            f"policy '{policy.name}': planned_power_min of task '{endpoint.task}' is {endpoint.planned_power_min:g}; "
+            "a plan needs it above 0.5 and below 1"
+        )
+    return max(policy.planning.power, endpoint.planned_power_min)
+
+
+def _margins(endpoint: Endpoint) -> tuple[float, ...]:
+    return endpoint.margins if isinstance(endpoint, MeanEndpoint) else endpoint.margins_points
+
+
+def _spread(policy: Policy, name: str, endpoint: Endpoint, given: Given) -> float:
+    """Return discordance as a share, or the standard deviation in the unit of the margins."""
+    if given.size < 2:
+        raise UsageError(f"endpoint '{name}': {given.size} items or questions; a plan needs at least 2")
+    if isinstance(endpoint, ProportionEndpoint):
+        rho = policy.planning.discordance if given.spread is None else given.spread
+        if not 0.0 < rho < 1.0:
+            raise UsageError(
+                f"endpoint '{name}': discordance {rho:g}; a plan needs it above 0 and below 1 (two runs without a flip "
+                "say nothing of another recipe)"
+            )
+        return rho
+    assumed = endpoint.planning_sd if isinstance(endpoint, MeanEndpoint) else policy.planning.soft_sd
+    sd = assumed if given.spread is None else given.spread
+    if not 0.0 < sd < float("inf"):
+        raise UsageError(f"endpoint '{name}': the standard deviation is {sd!r}; allowed: a number above zero")
+    return sd / POINT if isinstance(endpoint, SoftAccuracyEndpoint) else sd
+
+
+def _design(endpoint: Endpoint, size: int, spread: float, strict: float, power: float) -> Design:
+    if isinstance(endpoint, ProportionEndpoint):
+        return ProportionDesign(n=size, discordance=spread, alpha=endpoint.alpha, first_step_alpha=strict, power=power)
+    return MeanDesign(n=size, sd=spread, alpha=endpoint.alpha, first_step_alpha=strict, power=power)
+
+
+def _margin(design: Design, margin: float, claim: str, alpha: float, strict: float) -> MarginPlan:
+    needed, exact = design.needed(margin, alpha)
+    needed_first, exact_first = (needed, exact) if strict == alpha else design.needed(margin, strict)
+    truths = (fraction * margin for fraction in ASKED_FRACTIONS)
+    return MarginPlan(
+        margin=margin,
+        claim=claim,
+        powers=tuple(design.at(margin, true) for true in truths if design.possible(true)),
+        needed=needed,
+        needed_first_step=needed_first,
+        needed_exact=exact and exact_first,
+        minimum=design.minimum(margin, alpha),
+        minimum_first_step=design.minimum(margin, strict),
+        largest_sd=design.largest_sd(margin),
+    )
+
+
+def _control(policy: Policy, name: str, endpoint: Endpoint, design: Design, margin: float) -> ControlPlan | None:
+    """Return what happens to a control; nothing is expected of its soft accuracy."""
+    if isinstance(endpoint, SoftAccuracyEndpoint):
+        return None
+    if isinstance(design, ProportionDesign):
+        loss, rho = policy.assay.control_loss_points, policy.planning.control_discordance
+        design = ProportionDesign(
+            n=design.n, discordance=rho, alpha=design.alpha, first_step_alpha=design.alpha, power=design.power
+        )
+        if not design.possible(loss):
+            raise UsageError(
+                f"endpoint '{name}': assay.control_loss_points {loss:g} needs a planning.control_discordance of at "
+                f"least {loss * POINT:g}, not {rho:g}: every lost item is a flip"
+            )
+        truth = design.at(margin, -loss)
+        return ControlPlan(loss=loss, discordance=rho, fails=truth.fails, does_not_pass=1.0 - truth.passes)
+    loss = policy.assay.control_loss_rating
+    truth = design.at(margin, -loss)
+    return ControlPlan(loss=loss, discordance=None, fails=truth.fails, does_not_pass=1.0 - truth.passes)
+
+
+def _judging(endpoint: MeanEndpoint, margin: MarginPlan, given: Given) -> JudgingPlan:
+    judgments = given.judgments or endpoint.judgments or 1
+    low = margin.equal.passes < endpoint.planned_power_min
+    return JudgingPlan(
+        generations=endpoint.generations,
+        judgments=judgments,
+        calls=given.size * TURNS * endpoint.generations * judgments * (given.recipes + 1),
+        planned_power_min=endpoint.planned_power_min,
+        low_power=low,
+        low_power_choice=endpoint.low_power_choice,
+        consequence=_consequence(endpoint, low=low),
+    )
+
+
+def _consequence(endpoint: MeanEndpoint, *, low: bool) -> str:
+    if not endpoint.gating:
+        return "shown, not gating"
+    if not low:
+        return "planned power is reached, it gates"
+    return {
+        "effort": "the policy refuses to start before there are more questions, generations or judgments",
+        "advisory": "the policy shows it without gating, and a certificate does not speak for it",
+        "cap": "the policy gates on it and gives no verdict better than INCONCLUSIVE (REJECTED stays possible)",
+    }[endpoint.low_power_choice]
+
+
+def _words(endpoint: Endpoint, size: int, spread: float) -> Words:
+    mean = isinstance(endpoint, MeanEndpoint)
+    return Words(
+        size=size,
+        units="questions" if mean else "items",
+        unit=" on the judge's scale" if mean else " points",
+        spread=f"of which {100 * spread:.3g} % flip"
+        if isinstance(endpoint, ProportionEndpoint)
+        else f"with a standard deviation of {spread:.3g}",
+        population=endpoint.population,
+    )
+
+
+def _shortfalls(
+    endpoint: Endpoint, margins: tuple[MarginPlan, ...], judging: JudgingPlan | None, words: Words, power_min: float
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return faults of the deciding margin, and notes on the narrower ones."""
+    faults = margin_shortfalls(margins[0], words, power_min)
+    if judging is not None and judging.low_power and endpoint.gating:
+        faults = tuple(f"{fault}; {judging.consequence}" for fault in faults)
+    return faults, tuple(note for margin in margins[1:] for note in margin_shortfalls(margin, words, power_min))
