@@ -59,6 +59,16 @@ class EngineSpec(Section):
     options: dict[str, Any] = Field(default_factory=dict)
 
 
+class Rerun(Section):
+    """How the second run of the baseline differs from the first, besides the order of items.
+
+    Attributes:
+        options: options of the adapter that move rounding but not the engine's identity (another batch size, ...).
+    """
+
+    options: dict[str, Any] = Field(default_factory=dict)
+
+
 class JudgeSpec(Section):
     """Who judges: a profile (the words), an engine (the model), and how often each answer is judged."""
 
@@ -77,7 +87,8 @@ class Suite(Section):
         policy: policy name or file.
         engine: defaults merged into every engine below, the judge's too; `options` are merged key by key.
         baseline: the engine candidates are compared with.
-        rerun: run the baseline a second time, in another item order and batching, to see the noise of no change.
+        rerun: run the baseline a second time, in another item order and with other options, to see the noise of no
+            change; None for no second run.
         candidates: engines to certify.
         controls: engines that must be rejected if the evaluation can see anything at all.
         tasks: task names.
@@ -92,7 +103,7 @@ class Suite(Section):
     policy: Annotated[str, Field(min_length=1)]
     engine: EngineDefaults = Field(default_factory=EngineDefaults)
     baseline: EngineSpec
-    rerun: bool = False
+    rerun: Rerun | None = None
     candidates: tuple[EngineSpec, ...] = ()
     controls: tuple[EngineSpec, ...] = ()
     tasks: Annotated[tuple[TaskName, ...], Field(min_length=1)]
@@ -105,10 +116,18 @@ class Suite(Section):
         """Baseline, candidates and controls, in this order."""
         return (self.baseline, *self.candidates, *self.controls)
 
+    @property
+    def rerun_engine(self) -> EngineSpec | None:
+        """The baseline as it is run a second time."""
+        if self.rerun is None:
+            return None
+        options = {**self.baseline.options, **self.rerun.options}
+        return self.baseline.model_copy(update={"name": self.baseline.name + RERUN_SUFFIX, "options": options})
+
     @model_validator(mode="after")
     def _names_are_unique(self) -> Suite:
         names = [engine.name for engine in self.engines]
-        if self.rerun:
+        if self.rerun is not None:
             names.append(self.baseline.name + RERUN_SUFFIX)
         faults = [f"the engine name '{name}' is used {n} times" for name, n in Counter(names).items() if n > 1]
         faults += [f"the task '{name}' is listed {n} times" for name, n in Counter(self.tasks).items() if n > 1]

@@ -20,7 +20,7 @@ engine:                      # merged into every engine below
 baseline:
   name: official-fp8
   recipe: llama-official-fp8
-rerun: true
+rerun: {options: {generate_rows: 5}}
 candidates:
   - name: int4-awq
     recipe: ./recipes/awq
@@ -101,7 +101,7 @@ def test_outputs_are_relative_to_the_working_directory(full: Suite, tmp_path: Pa
 
 def test_what_is_left_out_has_the_documented_default(tmp_path: Path) -> None:
     suite = load_suite(write(tmp_path, SMALL))
-    assert (suite.rerun, suite.controls, suite.judge, suite.definitions) == (False, (), None, None)
+    assert (suite.rerun, suite.controls, suite.judge, suite.definitions) == (None, (), None, None)
     assert (suite.baseline.recipe, suite.baseline.dtype, suite.baseline.device) == ("none", "bfloat16", "auto")
 
 
@@ -112,7 +112,7 @@ def test_all_faults_come_together_and_each_once(tmp_path: Path) -> None:
         "missing key 'baseline.model'",
         "unknown key 'taks'; did you mean 'tasks'?",
         "missing key 'tasks'",
-        "'rerun' should be a valid boolean, not 1",
+        "'rerun' should be a mapping, not 1",
     }
 
 
@@ -131,7 +131,7 @@ def test_all_faults_come_together_and_each_once(tmp_path: Path) -> None:
     ],
 )
 def test_a_suite_that_cannot_work_is_refused(tmp_path: Path, old: str, new: str, fault: str) -> None:
-    text = "rerun: true\n" + SMALL
+    text = "rerun: {}\n" + SMALL
     assert old in text
     found = faults(tmp_path, text.replace(old, new, 1))
     assert any(fault in sentence for sentence in found), found

@@ -1,0 +1,46 @@
+"""`evalkit compare`: two run folders, item by item.
+
+In: two run folders. Out: effect sizes for every task both have; no verdict.
+May not know: policies' verdicts; those are `evalkit certify`'s.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from evalkit.cli.options import existing_folder, json_option, print_json
+from evalkit.errors import ExitCode, NotComparableError
+
+
+@click.command(epilog="Example: evalkit compare outputs/cpu-demo/official-fp8 outputs/cpu-demo/int4-awq")
+@click.argument("baseline", type=existing_folder)
+@click.argument("candidate", type=existing_folder)
+@click.option("--task", "tasks", multiple=True, help="Only this task; may be repeated.")
+@click.option("--subjects/--no-subjects", default=True, show_default=True, help="Show the table of subjects.")
+@json_option
+def command(baseline: Path, candidate: Path, tasks: tuple[str, ...], subjects: bool, as_json: bool) -> int:
+    """Compare two run folders item by item; the difference is always candidate minus baseline.
+
+    It estimates and explains; a verdict needs a policy written down before the run: evalkit certify.
+    Exit code 0, or 4 if some task may not be compared (the reasons are printed).
+    """
+    from evalkit.comparison import compare
+    from evalkit.report import as_text, comparison_sections
+    from evalkit.store import read_run
+
+    runs = read_run(baseline), read_run(candidate)
+    shared = sorted(set(runs[0].manifest.tasks) & set(runs[1].manifest.tasks))
+    chosen = list(tasks) or shared
+    if not chosen:
+        have = [", ".join(sorted(run.manifest.tasks)) or "none" for run in runs]
+        raise NotComparableError(f"the runs share no task: {baseline} has {have[0]}; {candidate} has {have[1]}")
+    found = [compare(runs[0], runs[1], task) for task in chosen]
+    if as_json:
+        print_json([comparison.to_dict() for comparison in found])
+    else:
+        for comparison in found:
+            click.echo(as_text(comparison_sections(comparison.to_dict(), subjects=subjects)))
+    sound = all(not comparison.faults and not comparison.blocking for comparison in found)
+    return ExitCode.CERTIFIED if sound else ExitCode.INVALID

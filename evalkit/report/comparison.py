@@ -1,0 +1,186 @@
+"""One comparison, for people.
+
+In: `Comparison.to_dict()`. Out: sections.
+May not know: verdicts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from evalkit.report.figures import count, interval, percent, points, probability, rating
+from evalkit.report.sections import Section, Table
+
+Data = Mapping[str, Any]
+
+
+def comparison_sections(comparison: Data, *, subjects: bool = True, level: int = 2) -> list[Section]:
+    """Return the sections of one comparison: who, coverage, effects, subjects, ratings.
+
+    Args:
+        comparison: one comparison as JSON data.
+        subjects: include the table of subjects.
+        level: heading level.
+    """
+    run = comparison["task_run"]
+    asked = f"protocol {run['protocol']}, {run['shots']} shots" if run else "not run"
+    title = f"{comparison['task']} ({asked}, metric {comparison['metric']})"
+    body: list[str | Table] = [_who(comparison)]
+    body += [f"- INVALID, {fault['code']}: {fault['message']}" for fault in comparison["faults"]]
+    body += [
+        f"- {'tolerated difference' if found['tolerated'] else 'DIFFERENCE' if found['blocking'] else 'note'}: "
+        f"{found['name']}: baseline has {found['baseline']}, candidate has {found['candidate']}"
+        for found in comparison["differences"]
+    ]
+    body += _coverage(comparison)
+    body += _effects(comparison)
+    sections = [Section(title=title, body=body, level=level)]
+    if comparison["rating"] is not None:
+        sections.append(Section(title="Ratings", body=list(_ratings(comparison)), level=level + 1))
+    rows = (comparison["proportion"] or {}).get("subjects") or ()
+    if subjects and len(rows) > 1:
+        sections.append(Section(title="By subject", body=[_subjects(rows)], level=level + 1))
+    return sections
+
+
+def _who(comparison: Data) -> str:
+    sides = [
+        f"{side['name'] or side['model']} (recipe {side['recipe']}, {side['adapter']}, fidelity {side['fidelity']})"
+        for side in (comparison["baseline"], comparison["candidate"])
+    ]
+    return f"Baseline {sides[0]}; candidate {sides[1]}. Every difference is candidate minus baseline."
+
+
+def _coverage(comparison: Data) -> list[str | Table]:
+    coverage = comparison["coverage"]
+    if coverage is None:
+        return []
+    rows = []
+    for what, suffix in (("items", ""), ("judgments", "_judgments")):
+        for side in ("baseline", "candidate"):
+            found = coverage[f"{side}{suffix}"]
+            if found is not None:
+                failed = ", ".join(f"{n} {kind}" for kind, n in found["failed"].items()) or "none"
+                cells = (count(found["planned"]), count(found["scored"]), failed, count(found["absent"]))
+                rows.append((f"{side}, {what}", *cells))
+    excluded = ", ".join(f"{n} {why}" for why, n in coverage["excluded"].items())
+    caption = f"Pairs left out of the estimates: {excluded or 'none'}."
+    return [Table(headers=("coverage", "planned", "scored", "failed", "absent"), rows=rows, caption=caption)]
+
+
+def _effects(comparison: Data) -> list[str | Table]:
+    proportion, rows = comparison["proportion"], []
+    effects = proportion["effects"] if proportion else None
+    if effects is not None:
+        rows += _accuracy_rows(effects, proportion["observed"], comparison["task_run"]["chance"])
+    mean = comparison["mean"]
+    if mean is not None and mean["difference"] is not None:
+        rows += [
+            (f"mean {mean['name']}, baseline", percent(mean["baseline_mean"]), f"n = {count(mean['n'])}"),
+            (f"mean {mean['name']}, candidate", percent(mean["candidate_mean"]), ""),
+            ("difference", points(mean["difference"]), interval(mean["interval"], "points")),
+        ]
+    rows += _choice_rows(comparison)
+    if not rows:
+        return []
+    n = effects["n"] if effects else mean["n"] if mean else comparison["shift"]["n"] if comparison["shift"] else 0
+    caption = f"n = {count(n)} complete pairs, {comparison['baseline']['fidelity']} against "
+    caption += f"{comparison['candidate']['fidelity']} fidelity; intervals speak for items like these."
+    unavailable = (effects or {}).get("unavailable") or {}
+    notes = [f"- not estimated: {name}: {why}" for name, why in unavailable.items()]
+    return [Table(headers=("effect", "estimate", "interval or p"), rows=rows, caption=caption), *notes]
+
+
+def _accuracy_rows(effects: Data, table: Data, chance: float | None) -> list[tuple[str, str, str]]:
+    against = f"chance {percent(chance)}" if chance is not None else "chance unknown"
+    flips, recovery, clustered = effects["flips"], effects["recovery"], effects["clustered"]
+    rows = [
+        ("accuracy, baseline", percent(effects["baseline_accuracy"], 2), against),
+        ("accuracy, candidate", percent(effects["candidate_accuracy"], 2), against),
+        ("difference", points(effects["difference"]), interval(effects["interval"], "points")),
+        ("  the same, second method", "", interval(effects["newcombe"], "points")),
+        ("both right / both wrong", f"{count(table['n11'])} / {count(table['n00'])}", ""),
+        ("lost (only the baseline right)", count(table["n10"]), ""),
+        ("gained (only the candidate right)", count(table["n01"]), ""),
+        ("flips", percent(flips["rate"], 2), interval(flips["interval"], "percent")),
+        ("as many lost as gained?", "", f"p = {probability(effects['mcnemar']['midp_p'])} (mid-p McNemar)"),
+        (
+            f"equivalent within {100 * effects['equivalence_margin']:g} points?",
+            "",
+            f"p = {probability(effects['equivalence_p'])} (two one-sided tests)",
+        ),
+    ]
+    if recovery is not None:
+        rows.append(("recovery, candidate/baseline", f"{recovery['ratio']:.4f}", interval(recovery["interval"], "ratio")))
+    if clustered is not None:
+        seen = f"SE {100 * clustered['se']:.2f} points, design effect {clustered['deff']:.2f}"
+        rows.append(("clustered by subject (sensitivity)", seen, interval(effects["clustered_interval"], "points")))
+    return rows
+
+
+def _choice_rows(comparison: Data) -> list[tuple[str, str, str]]:
+    soft, shift, rows = comparison["soft"], comparison["shift"], []
+    if soft is not None and soft["difference"] is not None:
+        sides = f"{percent(soft['baseline_mean'], 2)} -> {percent(soft['candidate_mean'], 2)}"
+        rows.append(("soft accuracy (mass on the right choice)", sides, ""))
+        rows.append(("  difference", points(soft["difference"]), interval(soft["interval"], "points")))
+    if shift is not None:
+        rows.append(("change of log p(right choice)", f"{shift['log_probability_change']:+.4f} nats", ""))
+        rows.append(("KL(baseline || candidate) over choices", f"{shift['divergence']:.5f} nats", ""))
+        rows.append(("same favourite choice", percent(shift["top1_agreement"], 2), ""))
+    return rows
+
+
+def _ratings(comparison: Data) -> Iterator[str | Table]:
+    ratings, answers = comparison["rating"], comparison["answers"]
+    mean = ratings["mean"]
+    yield (
+        f"Judge {ratings['judge']}, profile {ratings['judge_profile']}, {ratings['generations']} generation(s), "
+        f"{ratings['repeats']} judgment(s) of each answer; scale {mean['scale'][0]:g} to {mean['scale'][1]:g}."
+    )
+    if mean["difference"] is not None:
+        sd = f", SD of a question's difference {mean['sd']:.2f}" if mean["sd"] is not None else ""
+        rows = [
+            ("mean rating, baseline", f"{mean['baseline_mean']:.2f}", ""),
+            ("mean rating, candidate", f"{mean['candidate_mean']:.2f}", ""),
+            ("difference", rating(mean["difference"]), interval(mean["interval"], "rating")),
+            ("questions higher / equal / lower", f"{mean['higher']} / {mean['equal']} / {mean['lower']}", ""),
+            (f"questions {ratings['drop']:g} or more lower", str(ratings["drops"]), ""),
+        ]
+        caption = f"n = {mean['n']} questions of {mean['planned']}{sd}."
+        yield Table(headers=("effect", "estimate", "interval"), rows=rows, caption=caption)
+    if answers is not None:
+        ratio = f"{answers['length_ratio']:.3f}" if answers["length_ratio"] is not None else "none"
+        unreadable = [
+            ", ".join(f"{n} {why}" for why, n in answers[f"{side}_invalid"].items()) or "none"
+            for side in ("baseline", "candidate")
+        ]
+        yield (
+            f"Answers: {answers['identical']} of {answers['n']} equal to the letter; tokens {answers['baseline_tokens']}"
+            f" -> {answers['candidate_tokens']} (ratio {ratio}); unreadable: baseline {unreadable[0]}, "
+            f"candidate {unreadable[1]}."
+        )
+    groups = [*ratings["turns"], *ratings["categories"]]
+    rows = [(g["name"], str(g["n"]), f"{g['baseline']:.2f}", f"{g['candidate']:.2f}") for g in groups]
+    yield Table(headers=("part", "n", "baseline", "candidate"), rows=rows, caption="For reading; parts are not tested.")
+
+
+def _subjects(rows: Sequence[Data]) -> Table:
+    ranked = sorted(rows, key=lambda row: (row["adjusted_p"], row["difference"]))
+    cells = [
+        (
+            row["subject"] + (" *" if row["flagged"] else ""),
+            count(row["n"]),
+            percent(row["baseline_accuracy"]),
+            percent(row["candidate_accuracy"]),
+            f"-{row['losses']} +{row['gains']}",
+            f"{100 * row['difference']:+.1f}",
+            f"{100 * row['shrunk']:+.1f}",
+            probability(row["adjusted_p"]),
+        )
+        for row in ranked
+    ]
+    headers = ("subject", "n", "baseline", "candidate", "flips", "difference", "shrunken", "adjusted p")
+    caption = "Differences in points. Advisory: * stands out after Benjamini-Hochberg; no verdict rests on a subject."
+    return Table(headers=headers, rows=cells, caption=caption)
