@@ -116,7 +116,7 @@ def test_all_faults_of_a_file_come_together_with_suggestions(write) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
-        ("paired_proportion", "paired_proportions", "did you mean 'paired_proportion'"),
+        ("paired_proportion", "paired_proportions", "paired_mean, paired_proportion|did you mean 'paired_proportion'"),
         ("[1.0]", "[0.5, 1.0]", "fall strictly"),
         ("[1.0]", "[0.05]", "0.1"),
         ("[1.0]", "[]", "at least 1"),

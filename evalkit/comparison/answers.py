@@ -1,0 +1,129 @@
+"""Generated answers: unreadable ones, their length, and whether two runs are one and the same.
+
+In: aligned records. Out: `AnswerComparison`, and whether all raw outputs are identical.
+May not know: ratings, marks, verdicts.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from evalkit.records import ChoiceReply, Record, TextReply
+from evalkit.statistics.interval import Interval
+from evalkit.statistics.paired_table import PairedTable
+from evalkit.statistics.tango import tango_interval
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnswerComparison:
+    """What can be said of generated answers without reading them.
+
+    Attributes:
+        n: answers present on both sides.
+        identical: of those, equal to the letter.
+        baseline_invalid, candidate_invalid: unreadable answers of each side, by reason; "truncated" stopped at the
+            token limit.
+        baseline_invalid_items, candidate_invalid_items: items with at least one unreadable answer.
+        invalid_table: pairs of answers by whose answer is unreadable (n01: the candidate's alone); None below two.
+        invalid_increase: Tango's 95 % interval of the increase in unreadable answers, as a proportion.
+        baseline_tokens, candidate_tokens: length of all paired answers, tokens.
+        length_ratio: candidate over baseline; None if the baseline wrote nothing.
+    """
+
+    n: int
+    identical: int
+    baseline_invalid: Mapping[str, int]
+    candidate_invalid: Mapping[str, int]
+    baseline_invalid_items: int
+    candidate_invalid_items: int
+    invalid_table: PairedTable | None
+    invalid_increase: Interval | None
+    baseline_tokens: int
+    candidate_tokens: int
+    length_ratio: float | None
+
+
+def compare_answers(
+    baseline: Sequence[Record | None], candidate: Sequence[Record | None], *, truncation_counts: bool
+) -> AnswerComparison | None:
+    """Compare the generated answers of aligned records; None if there are none on both sides.
+
+    `truncation_counts` makes an answer that stopped at the token limit unreadable, as is right for conversations.
+    """
+    pairs = [
+        (left, left.reply, right, right.reply)
+        for left, right in zip(baseline, candidate, strict=True)
+        if left is not None
+        and right is not None
+        and isinstance(left.reply, TextReply)
+        and isinstance(right.reply, TextReply)
+    ]
+    if not pairs:
+        return None
+    why_b = [_reason(record, reply, truncation_counts) for record, reply, _, _ in pairs]
+    why_c = [_reason(record, reply, truncation_counts) for _, _, record, reply in pairs]
+    table = PairedTable.from_outcomes([why is not None for why in why_b], [why is not None for why in why_c])
+    tokens_b, tokens_c = sum(_tokens(reply) for _, reply, _, _ in pairs), sum(_tokens(reply) for *_, reply in pairs)
+    return AnswerComparison(
+        n=len(pairs),
+        identical=sum(_texts(a) == _texts(b) for _, a, _, b in pairs),
+        baseline_invalid=_counts(why_b),
+        candidate_invalid=_counts(why_c),
+        baseline_invalid_items=_items(why_b, [record for record, *_ in pairs]),
+        candidate_invalid_items=_items(why_c, [record for _, _, record, _ in pairs]),
+        invalid_table=table if table.n >= 2 else None,
+        invalid_increase=tango_interval(table) if table.n >= 2 else None,
+        baseline_tokens=tokens_b,
+        candidate_tokens=tokens_c,
+        length_ratio=tokens_c / tokens_b if tokens_b else None,
+    )
+
+
+def _reason(record: Record, reply: TextReply, truncation_counts: bool) -> str | None:
+    if record.invalid is not None:
+        return record.invalid
+    if truncation_counts and any(turn.finish == "length" for turn in reply.turns):
+        return "truncated"
+    return None
+
+
+def _counts(reasons: Sequence[str | None]) -> dict[str, int]:
+    return dict(sorted(Counter(reason for reason in reasons if reason is not None).items()))
+
+
+def _items(reasons: Sequence[str | None], records: Sequence[Record]) -> int:
+    bad = zip(reasons, records, strict=True)
+    return len({(r.subject, r.item_sha256, r.occurrence) for reason, r in bad if reason is not None})
+
+
+def _tokens(reply: TextReply) -> int:
+    return sum(turn.completion_tokens for turn in reply.turns)
+
+
+def _texts(reply: TextReply) -> tuple[str, ...]:
+    return tuple(turn.text for turn in reply.turns)
+
+
+def all_identical(baseline: Sequence[Record | None], candidate: Sequence[Record | None]) -> bool:
+    """Say whether every pair of replies is the same: log-probabilities to the last bit, or texts to the letter.
+
+    False without any pair. A candidate that answers exactly like the baseline was not quantized, or shared its cache.
+    """
+    some = False
+    for left, right in zip(baseline, candidate, strict=True):
+        if left is None or right is None or left.reply is None or right.reply is None:
+            continue
+        some = True
+        if not _same(left.reply, right.reply):
+            return False
+    return some
+
+
+def _same(left: ChoiceReply | TextReply, right: ChoiceReply | TextReply) -> bool:
+    if isinstance(left, ChoiceReply) and isinstance(right, ChoiceReply):
+        return left.logprobs == right.logprobs
+    if isinstance(left, TextReply) and isinstance(right, TextReply):
+        return _texts(left) == _texts(right)
+    return False

@@ -1,0 +1,214 @@
+"""Judged conversations: one mean score for each question, compared question by question.
+
+In: aligned records and the judgments of both sides. Out: `RatingComparison`.
+May not know: margins, verdicts.
+
+A question is the unit: turns, generations and judgments of it are averaged first, never taken for independent data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from evalkit.comparison.attempts import Attempts
+from evalkit.comparison.means import FilledDifferences, MeanComparison, fill, mean_comparison
+from evalkit.comparison.ratings import (
+    Grid,
+    Scores,
+    spread_of_generations,
+    spread_of_judgments,
+)
+from evalkit.statistics.bootstrap import bootstrap_mean_interval
+from evalkit.statistics.checks import Floats
+from evalkit.statistics.interval import Interval
+
+
+@dataclass(frozen=True, kw_only=True)
+class GroupMean:
+    """Mean scores of a turn or a category.
+
+    Attributes:
+        name: "turn 1", or a category.
+        n: questions.
+        baseline, candidate: mean scores.
+    """
+
+    name: str
+    n: int
+    baseline: float
+    candidate: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuestionScore:
+    """One question's mean scores; None where a side has no judgment of it."""
+
+    subject: str
+    item_sha256: str
+    occurrence: int
+    baseline: float | None
+    candidate: float | None
+    difference: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class RatingComparison:
+    """A paired comparison of judge ratings.
+
+    Attributes:
+        mean: the comparison of question means, in rating points.
+        turns, categories: mean scores of parts, for reading; parts are not separate data.
+        questions: every question, worst difference first.
+        drop: loss that counts as catastrophic.
+        drops, gains: questions with a difference of at most -drop, of at least +drop.
+        generations, repeats: effort: answers to each question, judgments of each answer.
+        judgment_sd: spread of repeated judgments of one answer; None without repeats.
+        generation_sd: spread of a question's mean over generations; None without several generations and repeats.
+        bootstrap: interval of the mean difference from resampled questions (sensitivity), at the level of `mean`.
+        unavailable: what could not be estimated, and why.
+        judge: name of the judge model; with `judge_profile` what the numbers depend on.
+    """
+
+    mean: MeanComparison
+    turns: tuple[GroupMean, ...]
+    categories: tuple[GroupMean, ...]
+    questions: tuple[QuestionScore, ...]
+    drop: float
+    drops: int
+    gains: int
+    generations: int
+    repeats: int
+    judgment_sd: float | None
+    generation_sd: float | None
+    bootstrap: Interval | None
+    unavailable: Mapping[str, str]
+    judge: str
+    judge_profile: str
+
+
+def compare_ratings(  # noqa: PLR0913 (two sides and how to read them)
+    grid: Grid,
+    baseline: Scores,
+    candidate: Scores,
+    *,
+    planned: int,
+    scale: tuple[float, float],
+    level: float,
+    drop: float,
+    seed: int,
+    judge: tuple[str, str],
+) -> RatingComparison:
+    """Compare two sides' scores on one grid.
+
+    Args:
+        grid: questions, turns, generations, repeats.
+        baseline: scores.
+        candidate: scores.
+        planned: questions of a complete comparison.
+        scale: lowest and highest score.
+        level: of the interval of the mean difference.
+        drop: loss that counts as catastrophic.
+        seed: of the bootstrap.
+        judge: model and profile.
+    """
+    attempts = Attempts()
+    left, right = question_means(baseline.values), question_means(candidate.values)
+    differences = _filled(grid, baseline.values, candidate.values, max(0, planned - len(grid.questions)), scale)
+    mean = mean_comparison("rating", left, right, differences, scale=scale, level=level)
+    observed = differences.observed
+    both = np.stack([baseline.values, candidate.values])
+    spread = spread_of_judgments(both.reshape(-1, both.shape[-1]))
+    return RatingComparison(
+        mean=mean,
+        turns=_turns(baseline.values, candidate.values),
+        categories=_categories([question[0] for question in grid.questions], left, right),
+        questions=_questions(grid, left, right),
+        drop=drop,
+        drops=int(np.count_nonzero(observed <= -drop)),
+        gains=int(np.count_nonzero(observed >= drop)),
+        generations=grid.generations,
+        repeats=grid.repeats,
+        judgment_sd=spread,
+        generation_sd=spread_of_generations(np.concatenate(both), spread),
+        bootstrap=attempts.make(
+            "bootstrap",
+            lambda: bootstrap_mean_interval(observed, np.random.default_rng(seed), level=level, method="percentile"),
+        ),
+        unavailable=attempts.unavailable,
+        judge=judge[0],
+        judge_profile=judge[1],
+    )
+
+
+def question_means(values: Floats) -> Floats:
+    """Return each question's mean of what is there, shape (q,); NaN where nothing is."""
+    return _mean(values, axis=(1, 2, 3))
+
+
+def _mean(values: Floats, axis: tuple[int, ...]) -> Floats:
+    there = ~np.isnan(values)
+    counts = there.sum(axis=axis)
+    sums = np.where(there, values, 0.0).sum(axis=axis)
+    means: Floats = np.where(counts > 0, sums / np.maximum(counts, 1), np.nan)
+    return means
+
+
+def _filled(grid: Grid, left: Floats, right: Floats, unseen: int, scale: tuple[float, float]) -> FilledDifferences:
+    """Fill judgment by judgment, then average: one missing judgment is not a missing question."""
+    low, high = scale
+    seen = fill(question_means(left), question_means(right), unseen, scale)
+
+    def filled(values: Floats, value: float) -> Floats:
+        return question_means(np.where(grid.places & np.isnan(values), value, values))
+
+    worst, best = filled(right, low) - filled(left, high), filled(right, high) - filled(left, low)
+    return FilledDifferences(
+        observed=seen.observed,
+        unfavourable=np.concatenate([worst, np.full(unseen, low - high)]),
+        favourable=np.concatenate([best, np.full(unseen, high - low)]),
+    )
+
+
+def _turns(left: Floats, right: Floats) -> tuple[GroupMean, ...]:
+    rows = []
+    for turn in range(left.shape[1]):
+        b, c = _mean(left[:, turn], axis=(1, 2)), _mean(right[:, turn], axis=(1, 2))
+        rows += _group(f"turn {turn + 1}", b, c)
+    return tuple(rows)
+
+
+def _categories(subjects: Sequence[str], left: Floats, right: Floats) -> tuple[GroupMean, ...]:
+    names = np.array(subjects, dtype=str)
+    rows: list[GroupMean] = []
+    for name in sorted(set(subjects)):
+        rows += _group(name, left[names == name], right[names == name])
+    return tuple(rows)
+
+
+def _group(name: str, left: Floats, right: Floats) -> list[GroupMean]:
+    both = ~np.isnan(left) & ~np.isnan(right)
+    if not both.any():
+        return []
+    return [
+        GroupMean(name=name, n=int(both.sum()), baseline=float(left[both].mean()), candidate=float(right[both].mean()))
+    ]
+
+
+def _questions(grid: Grid, left: Floats, right: Floats) -> tuple[QuestionScore, ...]:
+    rows = []
+    for question, b, c in zip(grid.questions, left.tolist(), right.tolist(), strict=True):
+        known_b, known_c = (None if np.isnan(value) else value for value in (b, c))
+        rows.append(
+            QuestionScore(
+                subject=question[0],
+                item_sha256=question[1],
+                occurrence=question[2],
+                baseline=known_b,
+                candidate=known_c,
+                difference=None if known_b is None or known_c is None else known_c - known_b,
+            )
+        )
+    return tuple(sorted(rows, key=lambda row: (row.difference is None, row.difference or 0.0)))

@@ -1,0 +1,79 @@
+"""The parts of a comparison of marked items: accuracy, other metrics, probabilities, answers.
+
+In: paired records and a metric. Out: fields of a `Comparison`, and faults.
+May not know: manifests, judges.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from evalkit.comparison.answers import compare_answers
+from evalkit.comparison.choices import compare_soft_accuracy, distribution_shift
+from evalkit.comparison.coverage import Coverage, pair_exclusions, side_coverage
+from evalkit.comparison.means import fill, mean_comparison
+from evalkit.comparison.pairing import Pairs
+from evalkit.comparison.proportions import compare_proportions
+from evalkit.comparison.runs import Fault
+from evalkit.comparison.settings import ComparisonSettings
+from evalkit.errors import EstimateError
+from evalkit.records import Record, TaskRun
+from evalkit.statistics.checks import Floats
+
+
+def marked_parts(run: TaskRun, pairs: Pairs, settings: ComparisonSettings, faults: list[Fault]) -> dict[str, Any]:
+    """Return the parts of a `Comparison` that marked items have; adds to `faults` what forbids judging."""
+    metric = settings.metric or run.metric
+    left, right = _marks(pairs.baseline, metric), _marks(pairs.candidate, metric)
+    comparable = not any(fault.code == "not-comparable" for fault in faults)
+    exclusions = {**pairs.excluded, **pair_exclusions(pairs.baseline, pairs.candidate, metric)}
+    parts: dict[str, Any] = {
+        "planned": pairs.planned,
+        "coverage": Coverage(
+            baseline=side_coverage(pairs.baseline, pairs.planned, metric),
+            candidate=side_coverage(pairs.candidate, pairs.planned, metric),
+            baseline_judgments=None,
+            candidate_judgments=None,
+            excluded=dict(sorted(exclusions.items())),
+        ),
+        "answers": compare_answers(pairs.baseline, pairs.candidate, truncation_counts=False),
+    }
+    if comparable:
+        parts["soft"] = compare_soft_accuracy(pairs.baseline, pairs.candidate, pairs.unseen, level=settings.level)
+        parts["shift"] = distribution_shift(pairs.baseline, pairs.candidate)
+    try:
+        parts.update(_estimates(metric, left, right, pairs, settings))
+    except EstimateError as error:
+        faults.append(Fault(code="estimate", message=f"metric '{metric}': {error}"))
+    return parts
+
+
+def _estimates(metric: str, left: Floats, right: Floats, pairs: Pairs, settings: ComparisonSettings) -> dict[str, Any]:
+    values = np.concatenate([left, right])
+    values = values[~np.isnan(values)]
+    if np.isin(values, (0.0, 1.0)).all():
+        found = compare_proportions(
+            left,
+            right,
+            [key[0] for key in pairs.keys],
+            pairs.unseen,
+            margin=settings.margin,
+            subjects_q=settings.subjects_q,
+            seed=settings.seed,
+        )
+        return {"proportion": found}
+    scale = (0.0, 1.0)
+    if values.min() < 0.0 or values.max() > 1.0:
+        if values.size < 2 * pairs.planned:
+            raise EstimateError("some values lie outside 0 to 1, so no bound is known to fill the missing ones with")
+        scale = (float(values.min()), float(values.max()))
+    differences = fill(left, right, pairs.unseen, scale)
+    return {"mean": mean_comparison(metric, left, right, differences, scale=scale, level=settings.level)}
+
+
+def _marks(records: Sequence[Record | None], metric: str) -> Floats:
+    found = [None if record is None else record.marks.get(metric) for record in records]
+    return np.array([np.nan if value is None else value for value in found], dtype=np.float64)

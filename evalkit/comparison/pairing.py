@@ -1,0 +1,150 @@
+"""Pair two runs item by item, by content.
+
+In: records of both runs. Out: aligned records, in one order whatever the order of work was, and faults.
+May not know: metrics, margins.
+
+The pair key is (subject, digest of the content, occurrence, sample). A row number is never a key: two sources, or two
+versions of one, may list the same items differently.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from evalkit.comparison.runs import Fault
+from evalkit.records import Record, TaskRun, digest
+
+Key: TypeAlias = tuple[str, str, int, int]
+"""Subject, digest, occurrence, sample."""
+
+OTHER_PASS = "other-pass"  # noqa: S105 (no secret: the name of an exclusion)
+"""Why a second sample of a marked item is left out: an average of passes is not right or wrong."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pairs:
+    """Aligned records of two runs.
+
+    Attributes:
+        keys: sorted union of the keys of both sides, shape (n,).
+        baseline, candidate: record of each key; None where a side has none.
+        planned: pairs of a complete comparison.
+        unseen: planned pairs of which neither side has a record.
+        excluded: records left out, by reason.
+        faults: duplicate or unmatched keys, prompts or targets that differ.
+    """
+
+    keys: tuple[Key, ...]
+    baseline: tuple[Record | None, ...]
+    candidate: tuple[Record | None, ...]
+    planned: int
+    unseen: int
+    excluded: Mapping[str, int]
+    faults: tuple[Fault, ...]
+
+
+def pair(
+    task: str,
+    baseline: tuple[TaskRun, Sequence[Record]],
+    candidate: tuple[TaskRun, Sequence[Record]],
+) -> Pairs:
+    """Align the records of two runs of a task.
+
+    Marked tasks use one designated pass, sample 0; conversations use all generations.
+    """
+    faults: list[Fault] = []
+    excluded: Counter[str] = Counter()
+    sides = []
+    for name, (run, records) in (("baseline", baseline), ("candidate", candidate)):
+        kept = list(_designated(run, records, excluded))
+        index = _index(task, name, kept, faults)
+        faults += _wrong_set(task, name, run, index)
+        sides.append(index)
+    left, right = sides
+    keys = tuple(sorted(left.keys() | right.keys()))
+    planned = max(designated_planned(baseline[0]), designated_planned(candidate[0]))
+    if len(keys) > planned:
+        message = (
+            f"the two sides hold {len(keys)} different pair keys where {planned} are planned, so some have no partner; "
+            "next step: compare runs of one and the same item set"
+        )
+        faults.append(Fault(code="pairing", message=message))
+    faults += _disagreements(left, right)
+    return Pairs(
+        keys=keys,
+        baseline=tuple(left.get(key) for key in keys),
+        candidate=tuple(right.get(key) for key in keys),
+        planned=max(planned, len(keys)),
+        unseen=max(0, planned - len(keys)),
+        excluded=dict(excluded),
+        faults=tuple(faults),
+    )
+
+
+def samples(run: TaskRun) -> int:
+    """Return the answers to each item of a complete run."""
+    found = run.settings.get("generations", 1)
+    return found if isinstance(found, int) and found > 0 else 1
+
+
+def designated_planned(run: TaskRun) -> int:
+    """Return the records a complete run has that take part: all of a conversation, one per item otherwise."""
+    return run.planned if run.kind == "conversation" else run.planned // samples(run)
+
+
+def _designated(run: TaskRun, records: Sequence[Record], excluded: Counter[str]) -> Iterable[Record]:
+    for record in records:
+        if record.sample == 0 or run.kind == "conversation":
+            yield record
+        else:
+            excluded[OTHER_PASS] += 1
+
+
+def _index(task: str, side: str, records: Sequence[Record], faults: list[Fault]) -> dict[Key, Record]:
+    index = {(r.subject, r.item_sha256, r.occurrence, r.sample): r for r in records}
+    strangers = [record for record in records if record.task != task]
+    if strangers:
+        message = f"{side}: {len(strangers)} record(s) of another task, the first at {strangers[0].key}"
+        faults.append(Fault(code="pairing", message=message))
+    if len(index) < len(records):
+        twice = [key for key, count in Counter(record.key for record in records).items() if count > 1]
+        message = (
+            f"{side}: {len(twice)} duplicate pair key(s), the first {min(twice)}; next step: restore the run folder"
+        )
+        faults.append(Fault(code="pairing", message=message))
+    return index
+
+
+def _wrong_set(task: str, side: str, run: TaskRun, index: Mapping[Key, Record]) -> list[Fault]:
+    """A complete run must hold exactly the items it says it planned."""
+    if len(index) != designated_planned(run):
+        return []
+    items = {f"{task}/{subject}/{sha}/{occurrence}" for subject, sha, occurrence, _ in index}
+    if digest(sorted(items)) == run.item_set_sha256:
+        return []
+    message = (
+        f"{side}: the records are not those of the item set {run.item_set_sha256} that the run planned; "
+        "next step: restore the run folder"
+    )
+    return [Fault(code="pairing", message=message)]
+
+
+def _disagreements(left: Mapping[Key, Record], right: Mapping[Key, Record]) -> list[Fault]:
+    prompts, targets = [], []
+    for key in left.keys() & right.keys():
+        a, b = left[key], right[key]
+        if a.prompt_sha256 != b.prompt_sha256:
+            prompts.append(key)
+        if a.target_sha256 != b.target_sha256:
+            targets.append(key)
+    return [
+        Fault(
+            code="not-comparable",
+            message=f"{len(keys)} pair(s) have different {what}, the first {min(keys)}; next step: run both sides anew",
+        )
+        for what, keys in (("prompts", prompts), ("targets", targets))
+        if keys
+    ]

@@ -1,0 +1,189 @@
+"""Place judgments: one score for each question, turn, generation and repeat.
+
+In: aligned records and the judgments of one side. Out: an array of scores with NaN for what is missing, and faults.
+May not know: the other side's scores, margins.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+
+from evalkit.comparison.coverage import SideCoverage
+from evalkit.comparison.runs import Fault
+from evalkit.records import JudgeRun, Judgment, Record, TextReply, digest
+from evalkit.statistics.checks import Floats
+
+Question: TypeAlias = tuple[str, str, int]
+"""Subject, digest, occurrence."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grid:
+    """Where scores have their place.
+
+    Attributes:
+        questions: sorted, shape (q,).
+        turns: turns of each question, shape (q,).
+        generations: answers to each question.
+        repeats: judgments of each answer.
+    """
+
+    questions: tuple[Question, ...]
+    turns: tuple[int, ...]
+    generations: int
+    repeats: int
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """Questions, turns of the longest question, generations, repeats."""
+        return (len(self.questions), max(self.turns, default=1), self.generations, self.repeats)
+
+    @property
+    def places(self) -> np.ndarray:
+        """True where a score belongs, of `shape`."""
+        turns = np.arange(self.shape[1])[np.newaxis, :] < np.array(self.turns, dtype=np.int64)[:, np.newaxis]
+        return np.broadcast_to(turns[:, :, np.newaxis, np.newaxis], self.shape)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scores:
+    """Scores of one side.
+
+    Attributes:
+        values: of the grid's shape, NaN where missing.
+        coverage: judgments planned and scored.
+        faults: judgments that belong nowhere, twice, or to another answer.
+    """
+
+    values: Floats
+    coverage: SideCoverage
+    faults: tuple[Fault, ...]
+
+
+def score_grid(
+    sides: Sequence[tuple[Sequence[Record | None], Sequence[Judgment]]], judge: JudgeRun, planned: int, generations: int
+) -> Grid:
+    """Lay out the questions either side has seen.
+
+    A question's turns are those of the longest answer or latest judgment on either side; where nothing arrived, the
+    plan's average.
+
+    Args:
+        sides: aligned records and judgments of each side.
+        judge: who judged.
+        planned: questions of a complete run.
+        generations: answers to each question.
+    """
+    turns: dict[Question, int] = {}
+    average = max(1, round(judge.planned / max(1, planned * generations * judge.repeats)))
+    for records, judgments in sides:
+        for record in records:
+            if record is not None:
+                seen = len(record.reply.turns) if isinstance(record.reply, TextReply) else 0
+                key = (record.subject, record.item_sha256, record.occurrence)
+                turns[key] = max(turns.get(key, 0), seen)
+        for judgment in judgments:
+            key = (judgment.subject, judgment.item_sha256, judgment.occurrence)
+            if key in turns:
+                turns[key] = max(turns[key], judgment.turn)
+    questions = tuple(sorted(turns))
+    return Grid(
+        questions=questions,
+        turns=tuple(turns[question] or average for question in questions),
+        generations=generations,
+        repeats=judge.repeats,
+    )
+
+
+def place_scores(
+    side: str, grid: Grid, records: Sequence[Record | None], judgments: Sequence[Judgment], judge: JudgeRun
+) -> Scores:
+    """Place one side's judgments on the grid; a judgment without a rating leaves its place missing."""
+    values = np.full(grid.shape, np.nan)
+    rows = {question: at for at, question in enumerate(grid.questions)}
+    answers = _answers(records)
+    faults: dict[str, str] = {}
+    unrated: Counter[str] = Counter()
+    taken: set[tuple[int, int, int, int]] = set()
+    for judgment in judgments:
+        question = (judgment.subject, judgment.item_sha256, judgment.occurrence)
+        name = f"{'/'.join(map(str, question))}/{judgment.sample}/{judgment.turn}/{judgment.repeat}"
+        given = answers.get((*question, judgment.sample))
+        if given is None or not (1 <= judgment.turn <= len(given) and 0 <= judgment.repeat < grid.repeats):
+            faults.setdefault("judgment(s) of no answer of this run", name)
+            continue
+        place = (rows[question], judgment.turn - 1, judgment.sample, judgment.repeat)
+        if place[2] >= grid.generations or place in taken:
+            faults.setdefault("second judgment(s) of one and the same answer", name)
+            continue
+        taken.add(place)
+        if judgment.answer_sha256 != digest(list(given[: judgment.turn])):
+            faults.setdefault("judgment(s) of an answer that is no longer there", name)
+        elif judgment.score is None:
+            unrated[judgment.status] += 1
+        elif not judge.scale[0] <= judgment.score <= judge.scale[1]:
+            faults.setdefault(f"score(s) off the scale {judge.scale[0]:g} to {judge.scale[1]:g}", name)
+        else:
+            values[place] = judgment.score
+    return Scores(
+        values=values,
+        coverage=_coverage(judge.planned, int(np.count_nonzero(~np.isnan(values))), unrated),
+        faults=tuple(
+            Fault(code="pairing", message=f"{side}: {what}, the first {name}; next step: judge the run again")
+            for what, name in faults.items()
+        ),
+    )
+
+
+def _answers(records: Sequence[Record | None]) -> Mapping[tuple[str, str, int, int], tuple[str, ...]]:
+    return {
+        (record.subject, record.item_sha256, record.occurrence, record.sample): tuple(
+            turn.text for turn in record.reply.turns
+        )
+        for record in records
+        if record is not None and isinstance(record.reply, TextReply)
+    }
+
+
+def _coverage(planned: int, scored: int, unrated: Counter[str]) -> SideCoverage:
+    return SideCoverage(
+        planned=planned,
+        scored=scored,
+        failed=dict(sorted(unrated.items())),
+        absent=max(0, planned - scored - sum(unrated.values())),
+    )
+
+
+def spread_of_judgments(values: Floats) -> float | None:
+    """Return the standard deviation of repeated judgments of one answer, pooled; None without repeats."""
+    flat = values.reshape(-1, values.shape[-1])
+    return _pooled_sd(flat)
+
+
+def spread_of_generations(values: Floats, judgments_sd: float | None) -> float | None:
+    """Return the standard deviation of a question's mean over generations of an answer, without that of judging.
+
+    None without several generations, or without repeats to tell the judge's spread from the model's.
+    """
+    if values.shape[2] < 2 or judgments_sd is None:
+        return None
+    complete = values[~np.isnan(values).any(axis=(1, 2, 3))]
+    if not complete.size:
+        return None
+    total = _pooled_sd(complete.mean(axis=(1, 3)))
+    if total is None:
+        return None
+    judging = judgments_sd**2 / (values.shape[1] * values.shape[3])
+    return float(np.sqrt(max(0.0, total**2 - judging)))
+
+
+def _pooled_sd(rows: Floats) -> float | None:
+    complete = rows[~np.isnan(rows).any(axis=1)]
+    if complete.shape[0] == 0 or complete.shape[1] < 2:
+        return None
+    return float(np.sqrt(complete.var(axis=1, ddof=1).mean()))

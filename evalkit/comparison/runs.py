@@ -1,0 +1,83 @@
+"""What a comparison sees of a run.
+
+In: anything with a manifest, records and judgments. Out: the label under which reports name it.
+May not know: files and folders.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from evalkit.records import Fidelity, Judgment, Manifest, Record
+
+
+class RunView(Protocol):
+    """A run: `evalkit.store.Run`, or anything with these three."""
+
+    @property
+    def manifest(self) -> Manifest:
+        """What the run says of itself."""
+
+    @property
+    def records(self) -> Mapping[str, Sequence[Record]]:
+        """Task name to records, in any order."""
+
+    @property
+    def judgments(self) -> Mapping[str, Sequence[Judgment]]:
+        """Task name to judgments, in any order; only judged tasks."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunLabel:
+    """Who a run is.
+
+    Attributes:
+        name: name of the engine in its suite; None for a run outside a suite.
+        adapter, model, recipe, recipe_sha256, fidelity: as in `EngineIdentity`.
+        identity_sha256: digest of the whole identity.
+        policy_sha256: policy in force when the run began; None for none.
+        evalkit: version that collected it.
+    """
+
+    name: str | None
+    adapter: str
+    model: str
+    recipe: str
+    recipe_sha256: str | None
+    fidelity: Fidelity
+    identity_sha256: str
+    policy_sha256: str | None
+    evalkit: str
+
+
+def label(manifest: Manifest) -> RunLabel:
+    """Return a run's label."""
+    engine = manifest.engine
+    asked = manifest.requested.get("engine")
+    name = asked.get("name") if isinstance(asked, Mapping) else None
+    return RunLabel(
+        name=name if isinstance(name, str) else None,
+        adapter=engine.adapter,
+        model=engine.model,
+        recipe=engine.recipe,
+        recipe_sha256=engine.recipe_sha256,
+        fidelity=engine.fidelity,
+        identity_sha256=engine.sha256,
+        policy_sha256=manifest.policy_sha256,
+        evalkit=manifest.evalkit,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fault:
+    """Why data may not be judged.
+
+    Attributes:
+        code: reason code of a verdict INVALID ("pairing", "coverage", "non-finite", "not-comparable", "estimate").
+        message: what is wrong and the next step.
+    """
+
+    code: str
+    message: str

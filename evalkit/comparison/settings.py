@@ -1,0 +1,52 @@
+"""How a comparison is to be made.
+
+In: nothing, or an endpoint of a policy. Out: `ComparisonSettings`.
+May not know: runs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from evalkit.policy import MeanEndpoint, ResolvedPolicy
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComparisonSettings:
+    """Everything but the data that a comparison's numbers depend on.
+
+    Attributes:
+        endpoint: name of the endpoint it is for; None outside a policy.
+        metric: the mark that counts; None for the task's own.
+        margin: proportion, for the equivalence p-value of accuracies.
+        level: of the intervals of mean differences.
+        drop: a question's loss that counts as catastrophic, in the unit of the score.
+        subjects_q: share of false alarms in the list of subjects.
+        tolerated: names of tolerated differences.
+        seed: of bootstraps.
+    """
+
+    endpoint: str | None = None
+    metric: str | None = None
+    margin: float = 0.01
+    level: float = 0.90
+    drop: float = 4.0
+    subjects_q: float = 0.10
+    tolerated: frozenset[str] = frozenset()
+    seed: int = 2
+
+
+def settings_for(policy: ResolvedPolicy, name: str) -> ComparisonSettings:
+    """Return the settings a policy gives for one of its endpoints."""
+    endpoint, rules = policy.endpoints[name], policy.policy
+    mixing = {"fidelity"} if rules.fidelity.mixing == "allow" else set()
+    return ComparisonSettings(
+        endpoint=name,
+        metric=endpoint.metric,
+        margin=0.01 if isinstance(endpoint, MeanEndpoint) else endpoint.margins[0],
+        level=1.0 - 2.0 * endpoint.alpha,
+        drop=rules.guards.catastrophic_drop,
+        subjects_q=rules.multiplicity.subjects_bh_q,
+        tolerated=frozenset(rules.overrides) | mixing,
+        seed=rules.seeds.bootstrap,
+    )
