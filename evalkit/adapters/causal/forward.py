@@ -147,7 +147,7 @@ class Scorer:
         if self.path != "packed":
             return states.float()
         head = self.model.get_output_embeddings()
-        if states.dtype == torch.float32 or type(head).forward is not torch.nn.Linear.forward:
+        if states.dtype == torch.float32 or not _is_plain_linear(head):
             return head(states).float()
         if states.is_cuda:
             logits = torch.mm(states, head.weight.t(), out_dtype=torch.float32)
@@ -156,6 +156,12 @@ class Scorer:
                 self._head_weight = head.weight.float()
             logits = torch.mm(states.float(), self._head_weight.t())
         return logits if head.bias is None else logits + head.bias.float()
+
+
+def _is_plain_linear(head: Any) -> bool:
+    """Whether a layer only multiplies by its weight: ModelOpt's wrapper with all quantizers off does."""
+    quantized = any(getattr(part, "is_enabled", False) for part in head.modules())
+    return isinstance(head, torch.nn.Linear) and not quantized
 
 
 def _padded(rows: Sequence[npt.NDArray[Any]], fill: int) -> npt.NDArray[np.int64]:

@@ -4,11 +4,15 @@ In: a loaded model. Out: the fastest path whose numbers agree with the plain one
 May not know: text, recipes.
 
 A model may ignore a four-dimensional mask or given positions (relative biases, sliding windows, recurrence) or rescale
-its logits after the output layer. Rather than list such models, each path is compared with the plain one.
+its logits after the output layer. Rather than list such models, each path is compared with the plain one. The model
+compared is a sibling of the same class and configuration, with two layers, narrow feed-forward layers and random fp32
+weights: bf16 rounding and the steps of fake quantization are as large as what a wrong mask does, so the loaded model
+itself cannot tell them apart.
 """
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import numpy as np
@@ -20,45 +24,27 @@ from evalkit.adapters.causal.plan import Batch, make_row
 from evalkit.adapters.causal.tokens import EncodedRequest
 from evalkit.errors import EngineError
 
-TOLERANCE = {torch.float32: 2e-3, torch.float16: 0.05, torch.bfloat16: 0.2}
-"""Largest difference of one token's log-probability, nats: rounding, far below what a wrong mask does."""
+TOLERANCE = 1e-3
+"""Largest difference of one token's log-probability, nats: fp32 rounding stays below 1e-5, a wrong mask above 1e-2."""
 
+_SEED = 20240824
 _SHARED, _SUFFIXES, _LENGTHS = 12, (6, 3, 9), (1, 3, 2, 5)
+_VOCABULARY, _LAYERS, _NARROW = 256, 2, 64
+
+_UNFIT = (RuntimeError, TypeError, ValueError, AttributeError, NotImplementedError, IndexError, KeyError)
+"""What a model that cannot take the inputs of a path raises; the plain path takes any."""
 
 
 def keeps_all_tokens(model: Any) -> bool:
     """Whether every layer keeps keys and values of all tokens: no sliding window, no recurrent state."""
     try:
         layers = DynamicCache(config=model.config).layers
-    except (AttributeError, KeyError, TypeError, ValueError):
+    except _UNFIT:
         return False
     return bool(layers) and all(type(layer) is DynamicLayer for layer in layers)
 
 
-def choose_path(model: Any, slack: float = 1.0) -> Path:
-    """Return the fastest path that agrees with `plain` on the probe.
-
-    Args:
-        model: a loaded causal model in evaluation mode.
-        slack: factor on the tolerance, for fake quantization, which turns rounding into steps.
-    """
-    if not keeps_all_tokens(model) or model.get_output_embeddings() is None:
-        return "plain"
-    limit = slack * TOLERANCE.get(model.get_input_embeddings().weight.dtype, 0.0)
-    batch = _probe(int(model.get_input_embeddings().weight.shape[0]))
-    expected = _logprobs(Scorer(model, "plain"), batch)
-    paths: tuple[Path, ...] = ("packed", "packed-full")
-    for path in paths:
-        try:
-            found = _logprobs(Scorer(model, path), batch)
-        except (RuntimeError, TypeError, ValueError, AttributeError, NotImplementedError, IndexError):
-            continue  # a model that cannot take the inputs of this path; the plain one takes any
-        if float(np.abs(found - expected).max()) <= limit:
-            return path
-    return "plain"
-
-
-def agreed_path(model: Any, wanted: str, slack: float = 1.0) -> Path:
+def agreed_path(model: Any, wanted: str) -> Path:
     """Return the scoring path for the word of the option `scoring`.
 
     Raises:
@@ -66,7 +52,7 @@ def agreed_path(model: Any, wanted: str, slack: float = 1.0) -> Path:
     """
     if wanted == "plain":
         return "plain"
-    path = choose_path(model, slack)
+    path = choose_path(model)
     if wanted == "packed" and path == "plain":
         raise EngineError(
             "scoring: packed was asked for, but its numbers differ from plain ones for this model; "
@@ -75,16 +61,63 @@ def agreed_path(model: Any, wanted: str, slack: float = 1.0) -> Path:
     return path
 
 
-def _logprobs(scorer: Scorer, batch: Batch) -> Any:
-    return np.concatenate([scores.logprobs for scores in scorer.run(batch)])
+def choose_path(model: Any) -> Path:
+    """Return the fastest path that agrees with `plain`; `plain` where no sibling can be built to try it on."""
+    if not keeps_all_tokens(model) or model.get_output_embeddings() is None:
+        return "plain"
+    try:
+        sibling = small_sibling(model)
+        expected = _logprobs(sibling, "plain")
+    except _UNFIT:
+        return "plain"
+    paths: tuple[Path, ...] = ("packed", "packed-full")
+    return next((path for path in paths if _agrees(sibling, path, expected)), "plain")
 
 
-def _probe(vocabulary: int) -> Batch:
-    dice = np.random.default_rng(20240824)
-    shared = dice.integers(0, vocabulary, _SHARED)
+def small_sibling(model: Any) -> Any:
+    """Build a model of the same class with two layers and random weights that make attention matter."""
+    config = copy.deepcopy(model.config)
+    config.num_hidden_layers, config.vocab_size = _LAYERS, _VOCABULARY
+    config.pad_token_id = config.bos_token_id = config.eos_token_id = None
+    for name in ("layer_types", "mlp_layer_types"):
+        if getattr(config, name, None):
+            setattr(config, name, getattr(config, name)[:_LAYERS])
+    for name in ("intermediate_size", "moe_intermediate_size"):
+        if getattr(config, name, None):
+            setattr(config, name, _NARROW)
+    if getattr(config, "quantization_config", None) is not None:
+        del config.quantization_config
+    config._attn_implementation = model.config._attn_implementation
+    config.dtype = torch.float32
+    kind = next(kind for kind in type(model).__mro__ if not kind.__module__.startswith("modelopt"))
+    device = model.get_input_embeddings().weight.device
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(_SEED)
+        sibling = kind(config).float().eval()
+        for weight in sibling.parameters():
+            if weight.dim() > 1:
+                torch.nn.init.normal_(weight, std=float(weight.shape[-1]) ** -0.5)
+    return sibling.to(device)
+
+
+def _agrees(sibling: Any, path: Path, expected: Any) -> bool:
+    try:
+        found = _logprobs(sibling, path)
+    except _UNFIT:
+        return False
+    return float(np.abs(found - expected).max()) <= TOLERANCE
+
+
+def _logprobs(model: Any, path: Path) -> Any:
+    return np.concatenate([scores.logprobs for scores in Scorer(model, path).run(_probe())])
+
+
+def _probe() -> Batch:
+    dice = np.random.default_rng(_SEED)
+    shared = dice.integers(0, _VOCABULARY, _SHARED)
     rows = []
     for index, suffix in enumerate(_SUFFIXES):
-        context = np.concatenate([shared, dice.integers(0, vocabulary, suffix)]).astype(np.int32)
-        continuations = tuple(tuple(dice.integers(0, vocabulary, length).tolist()) for length in _LENGTHS)
+        context = np.concatenate([shared, dice.integers(0, _VOCABULARY, suffix)]).astype(np.int32)
+        continuations = tuple(tuple(dice.integers(0, _VOCABULARY, length).tolist()) for length in _LENGTHS)
         rows.append(make_row(EncodedRequest(index=index, context=context, continuations=continuations), _SHARED))
     return Batch(prefix=shared.astype(np.int32), rows=tuple(rows))

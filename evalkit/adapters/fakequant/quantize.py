@@ -1,0 +1,153 @@
+"""Applies a recipe to a loaded model, checks what came of it, folds the weights.
+
+In: a model in memory, a resolved recipe, calibration rows. Out: the model changed in place, and what was read back.
+May not know: tasks, scoring, generation.
+"""
+
+from __future__ import annotations
+
+import io
+import tempfile
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, redirect_stdout
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import yaml
+
+from evalkit.adapters.causal.memory import ran_out_of_memory
+from evalkit.adapters.fakequant import rowwise
+from evalkit.adapters.fakequant.calibration import CalibrationSet
+from evalkit.adapters.fakequant.checks import check_recipe
+from evalkit.adapters.fakequant.readback import protected_names, read_quantizers
+from evalkit.adapters.fakequant.state import algorithm, counts, kv_cache
+from evalkit.errors import ConfigError, RecipeError
+
+if TYPE_CHECKING:
+    from evalkit.recipes import ResolvedRecipe
+
+_PROBE = 48
+"""Tokens of the forward pass that compares logits before and after."""
+
+_BATCH_TOKENS = 2048
+"""Calibration tokens fed at once: AWQ quantizes every weight anew for each batch and each of its eleven scales."""
+
+
+def apply_recipe(model: Any, recipe: ResolvedRecipe, calibration: CalibrationSet | None) -> Mapping[str, Any]:
+    """Quantize a model in place and return `EngineIdentity.quantization`.
+
+    Args:
+        model: causal model in evaluation mode.
+        recipe: what to apply.
+        calibration: what the recipe must see first; None for a recipe that needs nothing.
+
+    Raises:
+        ConfigError: ModelOpt refuses the recipe file.
+        RecipeError: the model is not what the recipe declares.
+    """
+    from modelopt.torch import quantization as mtq  # noqa: PLC0415 - slow to import
+
+    probe = _probe(model, calibration)
+    before = _logits(model, probe)
+    with _silent():
+        rowwise.register()
+        config = _modelopt_config(recipe)
+        try:
+            mtq.quantize(model, config, forward_loop=_loop(calibration))
+        except (AssertionError, NotImplementedError, RuntimeError, ValueError) as error:
+            if ran_out_of_memory(error):
+                raise
+            raise RecipeError(
+                f"recipe '{recipe.name}': ModelOpt cannot apply it: {type(error).__name__}: {error}"
+            ) from error
+    model.eval()
+    states = read_quantizers(model)
+    unfolded = _logits(model, probe)
+    padded = sum(state.padded for state in read_quantizers(model))  # known once weights have passed a quantizer
+    layers = int(model.config.get_text_config(decoder=True).num_hidden_layers)
+    check_recipe(recipe, states, layers=layers, protected=protected_names(model))
+    _check_logits(recipe, before, unfolded)
+    _check_neighbours(recipe, model, probe)
+    with _silent():
+        mtq.fold_weight(model)
+    if not torch.equal(unfolded, _logits(model, probe)):
+        raise RecipeError(f"recipe '{recipe.name}': folding the weights changed the logits; report this with versions")
+    return {
+        "algorithm": algorithm(states),
+        "kv_cache": kv_cache(states),
+        "enabled": counts(states),
+        "padded_blocks": padded,
+        "calibration": calibration.record() if calibration else None,
+    }
+
+
+def _modelopt_config(recipe: ResolvedRecipe) -> Any:
+    """Read the recipe through ModelOpt's own loader, so that `$import` and names such as `e4m3` work."""
+    from modelopt.recipe import load_recipe  # noqa: PLC0415 - slow to import
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / f"{recipe.name}.yaml"
+        path.write_text(yaml.safe_dump(recipe.document, sort_keys=False), encoding="utf-8")
+        try:
+            return load_recipe(str(path)).quantize.model_dump(exclude_unset=True)
+        except (AttributeError, KeyError, TypeError, ValueError, OSError) as error:
+            raise ConfigError(f"recipe '{recipe.name}'", [f"ModelOpt refuses it: {error}"]) from error
+
+
+def _loop(calibration: CalibrationSet | None) -> Any:
+    if calibration is None:
+        return None
+    rows = calibration.rows
+    size = max(1, _BATCH_TOKENS // len(rows[0]))
+
+    def feed(model: Any) -> None:
+        device = model.get_input_embeddings().weight.device
+        with torch.inference_mode():
+            for begin in range(0, len(rows), size):
+                model(input_ids=torch.tensor(rows[begin : begin + size], device=device), use_cache=False)
+
+    return feed
+
+
+def _probe(model: Any, calibration: CalibrationSet | None) -> Any:
+    embedding = model.get_input_embeddings().weight
+    if calibration is not None:
+        tokens = torch.tensor([calibration.rows[0][:_PROBE]])
+    else:
+        tokens = (torch.arange(1, _PROBE + 1) * 7919 % embedding.shape[0])[None]
+    return tokens.to(embedding.device)
+
+
+@torch.inference_mode()  # type: ignore[untyped-decorator]  # torch is not typed
+def _logits(model: Any, tokens: Any) -> Any:
+    return model(input_ids=tokens, use_cache=False).logits.float()
+
+
+def _check_logits(recipe: ResolvedRecipe, before: Any, after: Any) -> None:
+    if not bool(torch.isfinite(after).all()):
+        bad = int((~torch.isfinite(after)).sum())
+        raise RecipeError(f"recipe '{recipe.name}': {bad} of {after.numel()} probe logits are not finite")
+    if torch.equal(before, after):
+        raise RecipeError(
+            f"recipe '{recipe.name}': the logits are those of the unquantized model; nothing is in effect"
+        )
+
+
+def _check_neighbours(recipe: ResolvedRecipe, model: Any, probe: Any) -> None:
+    """Refuse quantizers whose scale depends on the other rows of a batch; equal shapes make equal rows equal bits."""
+    first, second = torch.cat([probe, probe.flip(1)]), torch.cat([probe, probe.roll(1, dims=1)])
+    if not torch.equal(_logits(model, first)[0], _logits(model, second)[0]):
+        raise RecipeError(
+            f"recipe '{recipe.name}': an answer depends on what else is in its batch; a quantizer takes its scale from "
+            "the whole batch. Next step: static scales, or one dynamic scale a token (block_sizes: {-1: null})"
+        )
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """ModelOpt prints and warns a good deal; stdout belongs to evalkit's data, and failures still raise."""
+    with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        yield

@@ -1,0 +1,51 @@
+"""Row-wise FP8 with an upper bound on the row maximum, as a ModelOpt quantization backend.
+
+In: activations. Out: the same, rounded to what FP8 E4M3 with one scale a row can hold.
+May not know: which layers use it.
+
+The official Llama 3.1 FP8 models quantize activations by FBGEMM's row-wise kernel, whose scale is
+min(max |x|, bound) / 448 with bound 1200 (The Llama 3 Herd of Models, section 6.2). ModelOpt has no such bound, but
+lets a recipe name a backend: `backend: fp8_rowwise_ub, backend_extra_args: {scale_ub: 1200.0}`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+BACKEND = "fp8_rowwise_ub"
+
+E4M3_MAX = 448.0
+_SMALLEST = 1e-12
+
+
+def quantize_rows(values: Any, scale_ub: float) -> Any:
+    """Round each row (last dimension) to E4M3 with the scale min(max |x|, scale_ub) / 448, in fp32.
+
+    Args:
+        values: floating-point tensor of any shape.
+        scale_ub: bound of the row maximum; what is larger saturates.
+
+    Returns:
+        A tensor of the same shape and type.
+    """
+    wide = values.float()
+    scale = wide.abs().amax(dim=-1, keepdim=True).clamp(_SMALLEST, scale_ub) / E4M3_MAX
+    codes = (wide / scale).clamp(-E4M3_MAX, E4M3_MAX).to(torch.float8_e4m3fn)
+    return (codes.float() * scale).to(values.dtype)
+
+
+def register() -> None:
+    """Make the backend known to ModelOpt; must come before a recipe that names it is applied."""
+    from modelopt.torch.quantization.nn import (  # noqa: PLC0415 - slow to import
+        is_registered_quant_backend,
+        register_quant_backend,
+    )
+
+    if not is_registered_quant_backend(BACKEND):
+        register_quant_backend(BACKEND, _entry)
+
+
+def _entry(values: Any, quantizer: Any) -> Any:
+    return quantize_rows(values, float(quantizer.backend_extra_args["scale_ub"]))
