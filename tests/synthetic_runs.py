@@ -43,7 +43,7 @@ class MadeRun:
 
 
 def policy(name: str = "release", recipes: Sequence[str] = ("candidate",), **endpoint_changes: Any) -> ResolvedPolicy:
-    """A library policy bound to `baseline`, `recipes` and the control `broken`; changes are {endpoint: {key: value}}."""
+    """A library policy bound to `baseline`, `recipes`, control `broken`; changes are {endpoint: {key: value}}."""
     loaded = load_policy(name)
     endpoints = {
         key: endpoint.model_copy(update=endpoint_changes.get(key, {})) for key, endpoint in loaded.endpoints.items()
@@ -124,7 +124,7 @@ def choice_records(task: str, marks: np.ndarray, seed: int, subjects: int = SUBJ
         if mark == 0.0:
             wrong = (right + 1) % 4
             order[right], order[wrong] = order[wrong], order[right]
-        ok = mark == mark  # noqa: PLR0124 (False for NaN alone)
+        ok = not np.isnan(mark)
         records.append(
             Record(
                 task=task,
@@ -179,7 +179,7 @@ def judgments(records: Sequence[Record], scores: np.ndarray) -> tuple[Judgment, 
         texts = [turn.text for turn in record.reply.turns] if isinstance(record.reply, TextReply) else []
         for turn, repeats in enumerate(rows, start=1):
             for repeat, score in enumerate(repeats):
-                ok = score == score  # noqa: PLR0124 (False for NaN alone)
+                ok = not np.isnan(score)
                 made.append(
                     Judgment(
                         key=text_digest(f"{record.key} {turn} {repeat}"),

@@ -7,6 +7,7 @@ May not know: engines, benchmarks, clocks, or how a plan is shown.
 from __future__ import annotations
 
 from evalkit.planning.figures import ControlPlan, EndpointPlan, JudgingPlan, MarginPlan, TruePoint
+from evalkit.planning.gaps import suite_gaps
 from evalkit.planning.measured import Measured, measure, planned_sizes
 from evalkit.planning.plan import Plan, plan
 
@@ -21,4 +22,5 @@ __all__ = [
     "measure",
     "plan",
     "planned_sizes",
+    "suite_gaps",
 ]

@@ -11,7 +11,7 @@ bound and never lowers the policy's own.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -19,7 +19,7 @@ import numpy as np
 
 from evalkit.errors import UsageError
 from evalkit.policy import MeanEndpoint, Policy, ProportionEndpoint
-from evalkit.records import ChoiceReply, Record
+from evalkit.records import ChoiceReply, Manifest, Record
 from evalkit.statistics.checks import Floats
 from evalkit.statistics.distributions import soft_accuracy
 from evalkit.statistics.proportions import wilson_interval
@@ -90,13 +90,13 @@ def _what(run: Run) -> tuple[str | None, ...]:
     return engine.weights_sha256, engine.recipe, engine.recipe_sha256, engine.dtype
 
 
-def planned_sizes(policy: Policy, run: Run) -> Mapping[str, int]:
-    """Return how many items or questions a complete run like this one holds, for each endpoint it has the task of."""
+def planned_sizes(policy: Policy, manifest: Manifest) -> dict[str, int]:
+    """Return how many items or questions a complete run like this holds, for each endpoint whose task it has."""
     return {
-        name: run.manifest.tasks[endpoint.task].planned
+        name: manifest.tasks[endpoint.task].planned
         // (endpoint.generations if isinstance(endpoint, MeanEndpoint) else 1)
         for name, endpoint in policy.endpoints.items()
-        if endpoint.task in run.manifest.tasks
+        if endpoint.task in manifest.tasks
     }
 
 

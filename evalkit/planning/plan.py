@@ -56,6 +56,7 @@ def plan(
     recipes: int = 1,
     planning_sd: Mapping[str, float] | None = None,
     judgments: int | None = None,
+    gaps: Sequence[str] = (),
 ) -> Plan:
     """Plan a release.
 
@@ -67,6 +68,7 @@ def plan(
         planning_sd: endpoint to standard deviation of the differences of questions (judge's scale) or items
             (proportion); otherwise the policy's.
         judgments: judgments of each answer; otherwise the policy's, or 1.
+        gaps: further reasons not to promise, such as those of `suite_gaps`.
 
     Raises:
         UsageError: an unknown endpoint, a missing size, or a planning value that makes no sense; names it.
@@ -84,7 +86,7 @@ def plan(
         for name in policy.endpoints
     )
     power = _certify_power(planned)
-    reasons = _reasons(policy, planned, power)
+    reasons = (*gaps, *_reasons(policy, planned, power))
     return Plan(
         policy=policy.name,
         policy_sha256=digest(policy.model_dump(mode="json")),

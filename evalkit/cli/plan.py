@@ -1,0 +1,166 @@
+"""`evalkit plan`: can this suite reach its verdicts, before any GPU hour?
+
+In: a suite, or a policy with sizes; optionally two earlier runs. Out: tables or JSON; nothing is run or loaded.
+May not know: how power is computed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from evalkit.cli.options import definitions_option, existing_file, existing_folder, json_option, print_json, say
+from evalkit.errors import ExitCode, UsageError
+
+if TYPE_CHECKING:
+    from evalkit.definitions import TaskDefinition
+    from evalkit.planning import Measured
+    from evalkit.policy import Policy
+    from evalkit.store import Run
+    from evalkit.suite import Suite
+
+
+@click.command(epilog="Example: evalkit plan --policy release --recipes 2 --discordance 0.03")
+@click.argument("suite_file", metavar="[SUITE]", type=existing_file, required=False)
+@click.option("--policy", "policy_name", metavar="NAME_OR_FILE", help="Policy; that of the suite by default.")
+@click.option("--items", multiple=True, metavar="ENDPOINT=N", help="Number of items or questions; may be repeated.")
+@click.option(
+    "--discordance",
+    multiple=True,
+    metavar="[ENDPOINT=]SHARE",
+    help="Share of items that flip between baseline and candidate, e.g. 0.06; the policy's by default.",
+)
+@click.option(
+    "--sd", multiple=True, metavar="ENDPOINT=SD", help="Standard deviation of question (or item) differences."
+)
+@click.option(
+    "--from",
+    "runs",
+    nargs=2,
+    type=existing_folder,
+    metavar="RUN RUN",
+    help="Measure the flips on two run folders: an earlier comparison, or the baseline run twice.",
+)
+@click.option("--recipes", type=click.IntRange(min=1), help="Candidates of the release; those of the suite by default.")
+@click.option("--strict", is_flag=True, help="Exit with 2 when no verdict can be promised.")
+@definitions_option
+@json_option
+@click.pass_context
+def command(context: click.Context, /, suite_file: Path | None, policy_name: str | None, **given: Any) -> None:
+    """Say whether a policy can reach its verdicts: power, detectable margins, items and judge calls needed.
+
+    A plan rests on the share of items that flip: the policy's assumption, --discordance, or measured --from two runs.
+    The flips of the baseline run twice are only a lower bound, and never lower the policy's own.
+    """
+    from evalkit.cli.plan_text import plan_lines
+    from evalkit.planning import measure, plan, suite_gaps
+    from evalkit.policy import load_policy
+    from evalkit.store import read_run
+    from evalkit.suite import load_suite
+
+    suite = load_suite(suite_file) if suite_file else None
+    if policy_name is None and suite is None:
+        raise click.UsageError("name a suite, or a policy with --policy; see: evalkit list policies")
+    policy = load_policy(policy_name or (suite.policy if suite else ""))
+    earlier = [read_run(path) for path in given["runs"] or ()]
+    found = measure(policy, earlier[0], earlier[1]) if earlier else {}
+    planned = plan(
+        policy,
+        {**_known_sizes(policy, suite, earlier, given["definitions"]), **_sizes(given["items"])},
+        discordance={**_used(found, "discordance"), **_shares(policy, given["discordance"])},
+        recipes=given["recipes"] or (len(suite.candidates) if suite else 1) or 1,
+        planning_sd={**_used(found, "sd"), **_spreads(given["sd"])},
+        judgments=suite.judge.repeats if suite and suite.judge else None,
+        gaps=suite_gaps(policy, suite) if suite else (),
+    )
+    if given["as_json"]:
+        print_json({**planned.to_dict(), "measured": {name: asdict(one) for name, one in found.items()}})
+        for warning in planned.warnings:
+            say(f"WARNING: {warning}")
+    else:
+        click.echo("\n".join(plan_lines(planned, found)))
+    if given["strict"] and not planned.promises:
+        say("evalkit: --strict: no verdict can be promised; next step: resolve the warnings above")
+        context.exit(ExitCode.USAGE)
+
+
+def _known_sizes(
+    policy: Policy, suite: Suite | None, earlier: Sequence[Run], definitions: Path | None
+) -> dict[str, int]:
+    """Return sizes from the best source: the policy, a run that was begun, the task file if it says so by itself."""
+    from evalkit.definitions import find_definitions
+    from evalkit.planning import planned_sizes
+    from evalkit.store import read_manifest
+
+    tasks = find_definitions(definitions or (suite.definitions if suite else None))
+    sizes: dict[str, int] = {}
+    for name, endpoint in policy.endpoints.items():
+        if endpoint.size is None:
+            size = _task_size(tasks.task(endpoint.task))
+            sizes.update({} if size is None else {name: size})
+    begun = suite.outputs / suite.baseline.name if suite else None
+    if begun is not None and begun.is_dir():
+        sizes.update(planned_sizes(policy, read_manifest(begun)))
+    for run in earlier[:1]:
+        sizes.update(planned_sizes(policy, run.manifest))
+    sizes.update({name: endpoint.size for name, endpoint in policy.endpoints.items() if endpoint.size is not None})
+    return sizes
+
+
+def _task_size(task: TaskDefinition) -> int | None:
+    if task.mt_bench is not None:
+        return len(task.mt_bench.questions) if task.mt_bench.questions else None
+    if task.subjects is None or task.items_per_subject is None:
+        return None
+    return len(task.subjects) * task.items_per_subject
+
+
+def _used(found: Mapping[str, Measured], kind: str) -> dict[str, float]:
+    return {name: one.used for name, one in found.items() if one.kind == kind}
+
+
+def _shares(policy: Policy, texts: Sequence[str]) -> dict[str, float]:
+    """Read `--discordance`: for one endpoint, or a bare number for every accuracy endpoint."""
+    bare = [text for text in texts if "=" not in text]
+    if len(bare) > 1:
+        raise UsageError(f"--discordance: {' and '.join(bare)} are two shares for every endpoint; keep one")
+    shares = {}
+    for text in bare:
+        share = _number("--discordance", text)
+        shares = {name: share for name, end in policy.endpoints.items() if end.kind == "paired_proportion"}
+    named = _pairs("--discordance", [text for text in texts if "=" in text])
+    return {**shares, **{name: _number("--discordance", text) for name, text in named.items()}}
+
+
+def _spreads(texts: Sequence[str]) -> dict[str, float]:
+    return {name: _number("--sd", text) for name, text in _pairs("--sd", texts).items()}
+
+
+def _sizes(texts: Sequence[str]) -> dict[str, int]:
+    sizes = {}
+    for name, text in _pairs("--items", texts).items():
+        if not text.isdecimal():
+            raise UsageError(f"--items {name}={text}: write a whole number")
+        sizes[name] = int(text)
+    return sizes
+
+
+def _pairs(option: str, texts: Sequence[str]) -> dict[str, str]:
+    pairs: dict[str, str] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals or name in pairs:
+            raise UsageError(f"{option} {text!r}: write ENDPOINT=VALUE, once for each endpoint")
+        pairs[name] = value
+    return pairs
+
+
+def _number(option: str, text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise UsageError(f"{option}: {text!r} is not a number; write a share such as 0.06") from None

@@ -1,0 +1,34 @@
+"""What a suite lacks for a verdict under its policy, whatever the power.
+
+In: a policy and a suite. Out: sentences. May not know: what a run would find.
+"""
+
+from __future__ import annotations
+
+from evalkit.policy import MeanEndpoint, Policy
+from evalkit.suite import Suite
+
+
+def suite_gaps(policy: Policy, suite: Suite) -> tuple[str, ...]:
+    """Return why a suite cannot be certified under a policy: tasks, checks and judgments it does not ask for."""
+    gating = {name: endpoint for name, endpoint in policy.endpoints.items() if endpoint.gating}
+    gaps = [
+        f"{name}: the suite does not run its task '{endpoint.task}'"
+        for name, endpoint in gating.items()
+        if endpoint.task not in suite.tasks
+    ]
+    if "aa" in policy.assay.required and suite.rerun is None:
+        gaps.append("the policy requires the baseline to be run twice, the suite does not (rerun:)")
+    if "control" in policy.assay.required and not suite.controls:
+        gaps.append("the policy requires a recipe broken on purpose, the suite has no controls")
+    for name, endpoint in gating.items():
+        if not isinstance(endpoint, MeanEndpoint):
+            continue
+        if suite.judge is None:
+            gaps.append(f"{name}: the suite has no judge")
+        elif endpoint.judgments not in (None, suite.judge.repeats):
+            gaps.append(
+                f"{name}: the policy asks for {endpoint.judgments} judgments of each answer, the suite's judge gives "
+                f"{suite.judge.repeats} (repeats)"
+            )
+    return tuple(gaps)

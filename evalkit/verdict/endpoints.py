@@ -1,0 +1,268 @@
+"""One endpoint of one candidate: its statistics at every margin, and its state.
+
+In: an endpoint of the policy, a comparison. Out: `EndpointResult`, and why it may be missing.
+May not know: other recipes, guards.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from scipy.special import ndtri, stdtrit
+
+from evalkit.comparison import Comparison, MeanComparison, ProportionComparison
+from evalkit.errors import EstimateError
+from evalkit.policy import Endpoint, MeanEndpoint, ProportionEndpoint, ResolvedPolicy, SoftAccuracyEndpoint
+from evalkit.statistics.interval import Interval
+from evalkit.statistics.paired_means import noncentral_power_t, paired_t
+from evalkit.statistics.power import minimum_items
+from evalkit.statistics.tango import tango_interval, tango_noninferiority
+from evalkit.verdict.gate import STATES, endpoint_states
+from evalkit.verdict.outcome import EndpointState, Reason
+
+
+@dataclass(frozen=True, kw_only=True)
+class Role:
+    """What an endpoint may decide.
+
+    Attributes:
+        gating: the verdict rests on it.
+        capped: planned power too low: no verdict is better than INCONCLUSIVE.
+        planned_power: chance to certify an equal candidate, from the policy's planning value; None for accuracies.
+        note: what a certificate must say about it; "" for nothing.
+    """
+
+    gating: bool
+    capped: bool
+    planned_power: float | None
+    note: str
+
+
+def role(name: str, endpoint: Endpoint, planned: int | None) -> Role:
+    """Return an endpoint's role, from the policy and the planned number of questions alone: never from results."""
+    if not isinstance(endpoint, MeanEndpoint):
+        return Role(gating=endpoint.gating, capped=False, planned_power=None, note="")
+    questions = endpoint.questions or planned or 0
+    power = (
+        noncentral_power_t(questions, endpoint.planning_sd, endpoint.margin, endpoint.alpha) if questions >= 2 else 0.0
+    )
+    if not endpoint.gating or power >= endpoint.planned_power_min:
+        return Role(gating=endpoint.gating, capped=False, planned_power=power, note="")
+    short = (
+        f"planned power of {name} is {power:.2f} at {questions} questions and a planning SD of "
+        f"{endpoint.planning_sd:g}, below {endpoint.planned_power_min:g}"
+    )
+    if endpoint.low_power_choice == "advisory":
+        return Role(gating=False, capped=False, planned_power=power, note=f"{short}: it is advisory and decides nothing")
+    promise = "; the policy promises more effort" if endpoint.low_power_choice == "effort" else ""
+    note = f"{short}: no verdict is better than INCONCLUSIVE{promise}"
+    return Role(gating=True, capped=True, planned_power=power, note=note)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MarginStep:
+    """The test of one margin.
+
+    Attributes:
+        claim: what a certificate calls it.
+        margin: proportion, or rating points.
+        statistic: z (accuracies) or t (means) under the unfavourable fill.
+        favourable_statistic: the same under the favourable fill.
+        critical: one-sided quantile; PASS above, FAIL below its negative.
+        p_certify: of "the loss is at least the margin", unfavourable fill.
+        p_reject: of "the loss is at most the margin", favourable fill.
+        state: from these alone.
+    """
+
+    claim: str
+    margin: float
+    statistic: float
+    favourable_statistic: float
+    critical: float
+    p_certify: float
+    p_reject: float
+    state: EndpointState
+
+
+@dataclass(frozen=True, kw_only=True)
+class EndpointResult:
+    """What one endpoint shows.
+
+    Attributes:
+        name, kind, task, metric: which.
+        unit: "proportion" or "rating".
+        role: what it may decide.
+        alpha: one-sided.
+        planned, pairs: units of a complete comparison; units with a result on both sides.
+        baseline_value, candidate_value, difference: over those pairs.
+        interval: of the difference, over those pairs, at level 1 - 2 alpha.
+        filled_interval: the same under the unfavourable fill; equal to it when nothing is missing.
+        steps: one test per claim, weakest first; claims beyond the endpoint's margins repeat its last one.
+        own_margins: how many of the steps are the endpoint's own.
+        state: state of the first step.
+    """
+
+    name: str
+    kind: Literal["paired_proportion", "soft_accuracy", "paired_mean"]
+    task: str
+    metric: str
+    unit: Literal["proportion", "rating"]
+    role: Role
+    alpha: float
+    planned: int
+    pairs: int
+    baseline_value: float
+    candidate_value: float
+    difference: float
+    interval: Interval
+    filled_interval: Interval
+    steps: tuple[MarginStep, ...]
+    own_margins: int
+    state: EndpointState
+
+
+def evaluate(policy: ResolvedPolicy, name: str, comparison: Comparison) -> EndpointResult:
+    """Test one endpoint of one candidate at every margin.
+
+    Raises:
+        EstimateError: the comparison has no data of the endpoint's kind, or too few.
+    """
+    endpoint = policy.endpoints[name]
+    common: dict[str, Any] = {
+        "name": name,
+        "kind": endpoint.kind,
+        "task": endpoint.task,
+        "metric": endpoint.metric,
+        "role": role(name, endpoint, comparison.planned),
+        "alpha": endpoint.alpha,
+        "planned": comparison.planned,
+        "own_margins": len(endpoint.margins),
+    }
+    if isinstance(endpoint, ProportionEndpoint):
+        return _proportion(policy, endpoint, _present(comparison.proportion, name, comparison), common)
+    if isinstance(endpoint, SoftAccuracyEndpoint):
+        return _mean(policy, endpoint, _present(comparison.soft, name, comparison), common, "proportion")
+    mean = comparison.rating.mean if comparison.rating is not None else comparison.mean
+    return _mean(policy, endpoint, _present(mean, name, comparison), common, "rating")
+
+
+def too_few(name: str, endpoint: Endpoint, comparison: Comparison) -> Reason | None:
+    """Return a reason if not even a copy without a single flip could pass on so many pairs."""
+    pairs = observed_pairs(endpoint, comparison)
+    least = 2 if isinstance(endpoint, MeanEndpoint) else minimum_items(endpoint.margins[0], endpoint.alpha)
+    if isinstance(endpoint, SoftAccuracyEndpoint):
+        least = 2
+    if pairs >= least:
+        return None
+    unit = "questions" if isinstance(endpoint, MeanEndpoint) else "items"
+    message = f"{name}: {pairs} paired {unit}; at least {least} are needed; next step: run more {unit}"
+    return Reason(code="too-few", message=message, endpoint=name)
+
+
+def observed_pairs(endpoint: Endpoint, comparison: Comparison) -> int:
+    """Return the pairs with a result on both sides."""
+    if isinstance(endpoint, ProportionEndpoint):
+        table = comparison.proportion.observed if comparison.proportion is not None else None
+        return table.n if table is not None else 0
+    if isinstance(endpoint, SoftAccuracyEndpoint):
+        return comparison.soft.n if comparison.soft is not None else 0
+    mean = comparison.rating.mean if comparison.rating is not None else comparison.mean
+    return mean.n if mean is not None else 0
+
+
+def _present(part: Any, name: str, comparison: Comparison) -> Any:
+    if part is None:
+        raise EstimateError(
+            f"{name}: task '{comparison.task}' has no result of kind '{name}' for metric '{comparison.metric}'; "
+            "next step: another kind or metric in the policy"
+        )
+    return part
+
+
+def _claims(policy: ResolvedPolicy, endpoint: Endpoint) -> list[tuple[str, float]]:
+    """Pair every claim of the policy with the margin this endpoint has for it."""
+    deciding = [other for other in policy.endpoints.values() if other.gating] or [endpoint]
+    most = max(len(other.margins) for other in deciding)
+    margins = endpoint.margins
+    return [(claim, margins[min(at, len(margins) - 1)]) for at, claim in enumerate(policy.policy.claims[:most])]
+
+
+def _proportion(
+    policy: ResolvedPolicy, endpoint: ProportionEndpoint, data: ProportionComparison, common: dict[str, Any]
+) -> EndpointResult:
+    table = data.observed
+    if table is None:
+        raise EstimateError(f"{common['name']}: no pair has a result on both sides")
+    critical = -float(ndtri(endpoint.alpha))
+    steps = []
+    for claim, margin in _claims(policy, endpoint):
+        worst, best = (tango_noninferiority(filled, margin) for filled in (data.unfavourable, data.favourable))
+        steps.append(_step(claim, margin, (worst.z, best.z), critical, (worst.p_certify, best.p_reject)))
+    level = 1.0 - 2.0 * endpoint.alpha
+    return EndpointResult(
+        **common,
+        unit="proportion",
+        pairs=table.n,
+        baseline_value=table.baseline_accuracy,
+        candidate_value=table.candidate_accuracy,
+        difference=table.difference,
+        interval=tango_interval(table, level),
+        filled_interval=tango_interval(data.unfavourable, level),
+        steps=tuple(steps),
+        state=steps[0].state,
+    )
+
+
+def _mean(
+    policy: ResolvedPolicy,
+    endpoint: MeanEndpoint | SoftAccuracyEndpoint,
+    data: MeanComparison,
+    common: dict[str, Any],
+    unit: Literal["proportion", "rating"],
+) -> EndpointResult:
+    d = data.differences
+    test = paired_t(d.observed)
+    critical = float(stdtrit(d.unfavourable.size - 1, 1.0 - endpoint.alpha))
+    steps = []
+    for claim, margin in _claims(policy, endpoint):
+        worst, best = paired_t(d.unfavourable, margin), paired_t(d.favourable, margin)
+        steps.append(_step(claim, margin, (worst.t, best.t), critical, (worst.p_certify, best.p_reject)))
+    level = 1.0 - 2.0 * endpoint.alpha
+    return EndpointResult(
+        **common,
+        unit=unit,
+        pairs=data.n,
+        baseline_value=_known(data.baseline_mean),
+        candidate_value=_known(data.candidate_mean),
+        difference=test.mean,
+        interval=test.interval(level),
+        filled_interval=paired_t(d.unfavourable).interval(level),
+        steps=tuple(steps),
+        state=steps[0].state,
+    )
+
+
+def _known(value: float | None) -> float:
+    if value is None:
+        raise EstimateError("a mean is missing where pairs were counted")
+    return value
+
+
+def _step(
+    claim: str, margin: float, statistics: tuple[float, float], critical: float, p: tuple[float, float]
+) -> MarginStep:
+    if not all(math.isfinite(value) for value in (*statistics, critical, *p)):
+        raise EstimateError(f"margin {margin:g}: a statistic is not finite: {statistics}, {critical}, {p}")
+    code = int(endpoint_states(statistics[0], statistics[1], critical))
+    return MarginStep(
+        claim=claim,
+        margin=margin,
+        statistic=statistics[0],
+        favourable_statistic=statistics[1],
+        critical=critical,
+        p_certify=p[0],
+        p_reject=p[1],
+        state=STATES[code + 1],
+    )

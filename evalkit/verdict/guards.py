@@ -1,0 +1,192 @@
+"""Tripwires: a breach turns CERTIFIED into INCONCLUSIVE, never the reverse.
+
+In: a policy, an endpoint's comparison and result, the noise floor. Out: `GuardResult`s.
+May not know: verdicts of other endpoints.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from scipy.special import bdtrc, stdtrit
+
+from evalkit.comparison import AnswerComparison, Comparison, RatingComparison
+from evalkit.policy import Endpoint, MeanEndpoint, ResolvedPolicy
+from evalkit.statistics.paired_means import johnson_t
+from evalkit.verdict.assay import NoiseFloor
+from evalkit.verdict.endpoints import EndpointResult
+
+
+@dataclass(frozen=True, kw_only=True)
+class GuardResult:
+    """One guard on one endpoint.
+
+    Attributes:
+        guard: "invalid-answers", "length", "catastrophic", "skew" or "implausible-gain".
+        endpoint: name.
+        breached: whether it fired.
+        value: what was measured.
+        limit: what it was compared with.
+        message: both, in a sentence.
+    """
+
+    guard: str
+    endpoint: str
+    breached: bool
+    value: float
+    limit: float
+    message: str
+
+
+def guard_results(
+    policy: ResolvedPolicy, result: EndpointResult, comparison: Comparison, noise: NoiseFloor | None
+) -> tuple[GuardResult, ...]:
+    """Return every guard that applies to an endpoint.
+
+    Raises:
+        EstimateError: the scores do not vary.
+    """
+    endpoint = policy.endpoints[result.name]
+    found = [_gain(policy, result)]
+    if comparison.answers is not None:
+        found += _answers(policy, result, comparison, comparison.answers, noise)
+    if comparison.rating is not None:
+        found.append(_catastrophic(policy, result, comparison.rating, noise))
+    if isinstance(endpoint, MeanEndpoint):
+        found.append(_skew(result, endpoint, comparison))
+    return tuple(found)
+
+
+def _gain(policy: ResolvedPolicy, result: EndpointResult) -> GuardResult:
+    guards, points = policy.policy.guards, result.unit == "proportion"
+    limit = guards.gain_points / 100.0 if points else guards.gain_rating
+    lower = result.interval.lower
+    shown = f"{100 * lower:+.2f} points" if points else f"{lower:+.2f}"
+    most = f"{guards.gain_points:g} points" if points else f"{limit:g}"
+    return GuardResult(
+        guard="implausible-gain",
+        endpoint=result.name,
+        breached=lower > limit,
+        value=lower,
+        limit=limit,
+        message=f"the lower limit of the difference is {shown}; above {most} contamination or a harness difference is "
+        "likelier than a better model",
+    )
+
+
+def _answers(
+    policy: ResolvedPolicy,
+    result: EndpointResult,
+    comparison: Comparison,
+    answers: AnswerComparison,
+    noise: NoiseFloor | None,
+) -> list[GuardResult]:
+    if comparison.rating is None:
+        return _invalid_increase(policy, result, answers)
+    return [_length(policy, result, answers), _invalid_questions(policy, result, comparison.rating, answers, noise)]
+
+
+def _invalid_increase(
+    policy: ResolvedPolicy, result: EndpointResult, answers: AnswerComparison
+) -> list[GuardResult]:
+    if answers.invalid_increase is None:
+        return []
+    limit, upper = policy.policy.guards.invalid_points / 100.0, answers.invalid_increase.upper
+    message = (
+        f"unreadable answers: baseline {sum(answers.baseline_invalid.values())}, candidate "
+        f"{sum(answers.candidate_invalid.values())} of {answers.n}; upper limit of the increase {100 * upper:.2f} "
+        f"points, below {100 * limit:g} is wanted"
+    )
+    return [
+        GuardResult(
+            guard="invalid-answers",
+            endpoint=result.name,
+            breached=upper >= limit,
+            value=upper,
+            limit=limit,
+            message=message,
+        )
+    ]
+
+
+def _length(policy: ResolvedPolicy, result: EndpointResult, answers: AnswerComparison) -> GuardResult:
+    low, high = policy.policy.guards.length_ratio
+    ratio = answers.length_ratio
+    value = 0.0 if ratio is None else ratio
+    shown = "the baseline's answers are empty" if ratio is None else f"answers are {ratio:.3f} times as long"
+    return GuardResult(
+        guard="length",
+        endpoint=result.name,
+        breached=ratio is None or not low <= ratio <= high,
+        value=value,
+        limit=low if value < low else high,
+        message=f"{shown}; {low:g} to {high:g} is wanted",
+    )
+
+
+def _invalid_questions(
+    policy: ResolvedPolicy,
+    result: EndpointResult,
+    rating: RatingComparison,
+    answers: AnswerComparison,
+    noise: NoiseFloor | None,
+) -> GuardResult:
+    questions = max(rating.mean.n, answers.candidate_invalid_items)
+    normal, of = answers.baseline_invalid_items, questions
+    if noise is not None and noise.invalid_items is not None and noise.questions:
+        normal, of = noise.invalid_items, max(noise.questions, noise.invalid_items)
+    count = answers.candidate_invalid_items
+    return _binomial(policy, result, "invalid-answers", count, questions, normal, of, "with an unreadable answer")
+
+
+def _catastrophic(
+    policy: ResolvedPolicy, result: EndpointResult, rating: RatingComparison, noise: NoiseFloor | None
+) -> GuardResult:
+    normal, of = 0, 0
+    if noise is not None and noise.drops is not None and noise.questions:
+        normal, of = noise.drops, noise.questions
+    words = f"that lost {rating.drop:g} or more"
+    return _binomial(policy, result, "catastrophic", rating.drops, rating.mean.n, normal, of, words)
+
+
+def _binomial(  # noqa: PLR0913 (two counts and their words)
+    policy: ResolvedPolicy,
+    result: EndpointResult,
+    guard: str,
+    count: int,
+    questions: int,
+    normal: int,
+    of: int,
+    words: str,
+) -> GuardResult:
+    """Is the count more than the share seen without any change explains?
+
+    Without a rerun (`of` = 0) only the policy's floor is normal.
+    """
+    guards = policy.policy.guards
+    usual = max((normal + 0.5) / (of + 1) if of else 0.0, guards.catastrophic_floor)
+    p = float(bdtrc(count - 1, questions, usual)) if count > 0 else 1.0
+    return GuardResult(
+        guard=guard,
+        endpoint=result.name,
+        breached=p < guards.catastrophic_p,
+        value=p,
+        limit=guards.catastrophic_p,
+        message=f"{count} of {questions} questions {words}; probability {p:.3g} where a share of {usual:.3g} is normal",
+    )
+
+
+def _skew(result: EndpointResult, endpoint: Endpoint, comparison: Comparison) -> GuardResult:
+    mean = comparison.rating.mean if comparison.rating is not None else comparison.mean
+    assert mean is not None  # the endpoint has a result, so it has a mean
+    d = mean.differences.unfavourable
+    t = johnson_t(d, endpoint.margins[0]).t
+    critical = float(stdtrit(d.size - 1, 1.0 - endpoint.alpha))
+    return GuardResult(
+        guard="skew",
+        endpoint=result.name,
+        breached=t <= critical,
+        value=t,
+        limit=critical,
+        message=f"corrected for skewness t is {t:.3f}; above {critical:.3f} is wanted",
+    )

@@ -1,0 +1,100 @@
+"""The four verdicts, the three states of an endpoint, and every reason code.
+
+In: nothing. Out: the words.
+May not know: how they are reached.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from enum import Enum
+
+from evalkit.errors import ExitCode
+
+
+class Outcome(str, Enum):
+    """A verdict; there is no default one."""
+
+    CERTIFIED = "CERTIFIED"
+    REJECTED = "REJECTED"
+    INCONCLUSIVE = "INCONCLUSIVE"
+    INVALID = "INVALID"
+
+
+class EndpointState(str, Enum):
+    """What one endpoint shows at its first margin."""
+
+    PASS = "PASS"  # noqa: S105 (no password)
+    FAIL = "FAIL"
+    OPEN = "OPEN"
+
+
+REASONS: Mapping[str, str] = {
+    # INVALID
+    "policy-missing": "a run began without a policy on record",
+    "policy-changed": "a run began under another policy than the one applied now",
+    "wrong-run": "a run is not the one the policy names",
+    "not-run": "the policy names the recipe, and there is no run of it",
+    "not-comparable": "the two runs, or a run and the policy, differ in something that must agree",
+    "coverage": "too much of what was planned is missing, or the number of items is not the policy's",
+    "non-finite": "a run met a number that is not finite, or an option without a token",
+    "pairing": "keys are duplicate, unmatched or of other items",
+    "estimate": "an estimate that the verdict rests on cannot be made",
+    "too-few": "so few items that not even an identical copy could pass",
+    "assay-missing": "a required check of the evaluation itself was not made",
+    "assay-failed": "the evaluation could not be shown to work",
+    "baseline-sanity": "the baseline is not sure to be better than guessing, or not where it was published",
+    "same-model": "candidate and baseline gave identical replies throughout",
+    "zero-variance": "no question's score differs from the baseline's by more or less than another's",
+    "no-endpoint": "the policy names no gating endpoint, or there are no data at all",
+    # REJECTED
+    "endpoint-fail": "an endpoint shows a loss larger than its margin",
+    # INCONCLUSIVE
+    "endpoint-open": "an endpoint shows neither that the loss is within the margin nor that it is beyond",
+    "holm": "the evidence is not enough for so many recipes at once",
+    "power-cap": "the planned power was too low, so the policy allows no certificate",
+    "not-certifying": "the policy watches and never certifies",
+    "exploratory": "analysed after the fact, under another policy than the run's own",
+    "guard:invalid-answers": "more answers cannot be read",
+    "guard:length": "answers have another length",
+    "guard:catastrophic": "more questions than chance explains lost very much",
+    "guard:skew": "rare large losses carry the test",
+    "guard:implausible-gain": "the candidate is better than a quantized model can be",
+}
+"""Every reason code with its meaning."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reason:
+    """Why a verdict is what it is.
+
+    Attributes:
+        code: a key of `REASONS`.
+        message: the case at hand and the next step.
+        endpoint: the endpoint concerned; None for all.
+    """
+
+    code: str
+    message: str
+    endpoint: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.code not in REASONS:
+            raise ValueError(f"{self.code!r} is no reason code")
+
+
+def exit_code(outcomes: Iterable[Outcome]) -> ExitCode:
+    """Return the exit code of a release: the worst of its recipes.
+
+    INVALID (4) counts as worst, because nothing is known then; REJECTED (1) comes before INCONCLUSIVE (3), and only
+    when every recipe is CERTIFIED the code is 0. A release without recipes is INVALID.
+
+    >>> exit_code([Outcome.CERTIFIED, Outcome.INCONCLUSIVE]).name
+    'INCONCLUSIVE'
+    """
+    found = set(outcomes)
+    for outcome in (Outcome.INVALID, Outcome.REJECTED, Outcome.INCONCLUSIVE, Outcome.CERTIFIED):
+        if outcome in found:
+            return ExitCode[outcome.value]
+    return ExitCode.INVALID

@@ -1,0 +1,158 @@
+"""May these data be judged at all?
+
+In: a policy and a comparison. Out: every reason why not.
+May not know: which result would come out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from evalkit.comparison import Comparison, Coverage, RunLabel, SideCoverage
+from evalkit.policy import Endpoint, MeanEndpoint, ResolvedPolicy
+from evalkit.records import JudgeRun, TaskRun
+from evalkit.statistics.checks import ROUNDING
+from evalkit.verdict.endpoints import too_few
+from evalkit.verdict.outcome import Reason
+
+
+def data_reasons(policy: ResolvedPolicy, name: str, comparison: Comparison) -> list[Reason]:
+    """Return why an endpoint's data may not be judged: comparability, pairing, coverage, numbers of items."""
+    endpoint = policy.endpoints[name]
+    reasons = [Reason(code=fault.code, message=f"{name}: {fault.message}", endpoint=name) for fault in comparison.faults]
+    reasons += [
+        Reason(
+            code="not-comparable",
+            message=f"{name}: {found.text}; next step: run both sides alike, or tolerate '{found.name}' in the policy",
+            endpoint=name,
+        )
+        for found in comparison.blocking
+    ]
+    if comparison.task_run is not None:
+        reasons += _against_policy(name, endpoint, comparison.task_run, comparison.judge_run)
+    if comparison.coverage is not None:
+        reasons += _coverage(policy, name, endpoint, comparison, comparison.coverage)
+    few = too_few(name, endpoint, comparison)
+    if few is not None:
+        reasons.append(few)
+    return reasons
+
+
+def _against_policy(name: str, endpoint: Endpoint, run: TaskRun, judge: JudgeRun | None) -> list[Reason]:
+    wanted: dict[str, tuple[object, object]] = {
+        "protocol": (endpoint.protocol, run.protocol),
+        "item_set_sha256": (endpoint.item_set_sha256, run.item_set_sha256),
+    }
+    if isinstance(endpoint, MeanEndpoint) and judge is not None:
+        wanted |= {
+            "generations": (endpoint.generations, run.settings.get("generations", 1)),
+            "judgments": (endpoint.judgments, judge.repeats),
+            "judge_profile_sha256": (endpoint.judge_profile_sha256, judge.profile_sha256),
+            "reference_set_sha256": (endpoint.reference_set_sha256, judge.references_sha256),
+            "judge": (endpoint.judge, _judge_name(endpoint.judge, judge)),
+        }
+    return [
+        Reason(
+            code="not-comparable",
+            message=f"{name}: the policy wants {what} {want}, the runs have {have}; next step: run what the policy says",
+            endpoint=name,
+        )
+        for what, (want, have) in wanted.items()
+        if want is not None and want != have
+    ]
+
+
+def _judge_name(wanted: str | None, judge: JudgeRun) -> str:
+    """Return the judge's name as precisely as the policy gives it."""
+    if wanted is None or "@" not in wanted:
+        return judge.identity.model
+    digits = wanted.rsplit("@", 1)[1]
+    return f"{judge.identity.model}@{judge.identity.sha256[: max(1, len(digits))]}"
+
+
+def _coverage(
+    policy: ResolvedPolicy, name: str, endpoint: Endpoint, comparison: Comparison, coverage: Coverage
+) -> list[Reason]:
+    found = []
+    if comparison.planned == 0:
+        found.append(Reason(code="no-endpoint", message=f"{name}: nothing was planned, there are no data", endpoint=name))
+    if endpoint.size is not None and comparison.planned != endpoint.size:
+        message = f"{name}: the policy wants {endpoint.size} items, the runs planned {comparison.planned}"
+        found.append(Reason(code="coverage", message=f"{message}; next step: run the policy's task", endpoint=name))
+    missing = policy.policy.missing
+    checks: list[tuple[str, SideCoverage | None, float]] = [
+        ("baseline items", coverage.baseline, missing.items_max),
+        ("candidate items", coverage.candidate, missing.items_max),
+        ("baseline judgments", coverage.baseline_judgments, missing.judgments_max),
+        ("candidate judgments", coverage.candidate_judgments, missing.judgments_max),
+    ]
+    if coverage.baseline_judgments is not None:
+        checks = checks[2:]  # a missing answer has no judgment, so it is counted there
+    for what, side, most in checks:
+        if side is not None and side.missing_share > most:
+            message = (
+                f"{name}: {side.missing} of {side.planned} {what} are missing ({side.missing_share:.2%}), more than "
+                f"{most:.2%}: {side.absent} absent{_failures(side.failed)}; next step: complete the run"
+            )
+            found.append(Reason(code="coverage", message=message, endpoint=name))
+    return found
+
+
+def _failures(failed: Mapping[str, int]) -> str:
+    return "".join(f", {count} {kind}" for kind, count in failed.items())
+
+
+def variance_reasons(name: str, endpoint: Endpoint, comparison: Comparison) -> list[Reason]:
+    """Return a reason if a mean score has no variation: no test can rest on it. A baseline's rerun is exempt."""
+    if not isinstance(endpoint, MeanEndpoint) or not has_no_variation(comparison):
+        return []
+    message = f"{name}: every question differs from the baseline by the same amount; next step: look at the answers"
+    return [Reason(code="zero-variance", message=message, endpoint=name)]
+
+
+def has_no_variation(comparison: Comparison) -> bool:
+    """Say whether at least two questions were compared and all differences are equal."""
+    mean = comparison.rating.mean if comparison.rating is not None else comparison.mean
+    if mean is None or mean.n < 2:
+        return False
+    observed = mean.differences.observed
+    return float(observed.max() - observed.min()) <= ROUNDING * max(1.0, float(abs(observed).max()))
+
+
+def identity_reasons(comparisons: Mapping[str, Comparison], gating: Mapping[str, bool]) -> list[Reason]:
+    """Return a reason if a gating endpoint, or every endpoint, has identical replies on both sides."""
+    same = [name for name, comparison in comparisons.items() if comparison.same_model]
+    decisive = [name for name in same if gating.get(name, False)]
+    if not decisive and not (same and len(same) == len(comparisons)):
+        return []
+    message = (
+        f"all replies of candidate and baseline are identical on {', '.join(decisive or same)}: quantization was not "
+        "applied, or a cache was shared; next step: check the candidate's engine"
+    )
+    return [Reason(code="same-model", message=message)]
+
+
+def policy_reasons(policy: ResolvedPolicy, runs: Mapping[str, RunLabel]) -> list[Reason]:
+    """Return reasons for every run that did not begin under this policy; "baseline" and "candidate" to label."""
+    reasons = []
+    for side, run in runs.items():
+        if run.policy_sha256 is None:
+            message = f"the {side} run began without a policy; next step: run it through a suite"
+            reasons.append(Reason(code="policy-missing", message=message))
+        elif run.policy_sha256 != policy.sha256:
+            message = (
+                f"the {side} run began under policy {run.policy_sha256}, this is {policy.sha256}; next step: judge it "
+                "by its own policy, or run it again"
+            )
+            reasons.append(Reason(code="policy-changed", message=message))
+    return reasons
+
+
+def name_reasons(policy: ResolvedPolicy, recipe: str, runs: Mapping[str, RunLabel]) -> list[Reason]:
+    """Return reasons where a run carries another name than the one it is used for, as when two runs are swapped."""
+    wanted = {"baseline": policy.release.baseline, "candidate": recipe}
+    return [
+        Reason(code="wrong-run", message=f"the {side} should be the run of '{wanted[side]}', this is '{run.name}'")
+        for side, run in runs.items()
+        if run.name is not None and run.name != wanted[side]
+    ]
