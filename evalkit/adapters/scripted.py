@@ -12,22 +12,4 @@ its place in the sequence, except for `fail_every` and `break_every`, which coun
 
 from __future__ import annotations
 
-import hashlib
-import math
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-from pydantic import Field
-
-from evalkit import __version__
-from evalkit.adapters.base import Engine, Failure, GenerateRequest, Generation, Resources, ScoreReply, ScoreRequest
-from evalkit.configuration import Section, validate
-from evalkit.errors import DataError, EngineError, UsageError
-from evalkit.records import EngineIdentity, digest, parse_object, text_digest
-
-if TYPE_CHECKING:
-    from evalkit.suite import EngineSpec
-
 SUMMARY = "a fake engine that replies by rule or from a recording; for trying and testing"

@@ -112,7 +112,9 @@ def _accuracy_rows(effects: Data, table: Data, chance: float | None) -> list[tup
         ),
     ]
     if recovery is not None:
-        rows.append(("recovery, candidate/baseline", f"{recovery['ratio']:.4f}", interval(recovery["interval"], "ratio")))
+        rows.append(
+            ("recovery, candidate/baseline", f"{recovery['ratio']:.4f}", interval(recovery["interval"], "ratio"))
+        )
     if clustered is not None:
         seen = f"SE {100 * clustered['se']:.2f} points, design effect {clustered['deff']:.2f}"
         rows.append(("clustered by subject (sensitivity)", seen, interval(effects["clustered_interval"], "points")))
@@ -157,13 +159,15 @@ def _ratings(comparison: Data) -> Iterator[str | Table]:
             for side in ("baseline", "candidate")
         ]
         yield (
-            f"Answers: {answers['identical']} of {answers['n']} equal to the letter; tokens {answers['baseline_tokens']}"
-            f" -> {answers['candidate_tokens']} (ratio {ratio}); unreadable: baseline {unreadable[0]}, "
+            f"Answers: {answers['identical']} of {answers['n']} equal to the letter; tokens "
+            f"{answers['baseline_tokens']} -> {answers['candidate_tokens']} (ratio {ratio}); unreadable: baseline {unreadable[0]}, "
             f"candidate {unreadable[1]}."
         )
     groups = [*ratings["turns"], *ratings["categories"]]
-    rows = [(g["name"], str(g["n"]), f"{g['baseline']:.2f}", f"{g['candidate']:.2f}") for g in groups]
-    yield Table(headers=("part", "n", "baseline", "candidate"), rows=rows, caption="For reading; parts are not tested.")
+    parts = [(g["name"], str(g["n"]), f"{g['baseline']:.2f}", f"{g['candidate']:.2f}") for g in groups]
+    yield Table(
+        headers=("part", "n", "baseline", "candidate"), rows=parts, caption="For reading; parts are not tested."
+    )
 
 
 def _subjects(rows: Sequence[Data]) -> Table:

@@ -50,10 +50,10 @@ class Section:
 
 
 def printable(text: str) -> str:
-    """Replace control characters, which could command a terminal, by their code; line feeds and tabs stay.
+    r"""Replace control characters, which could command a terminal, by their code; line feeds and tabs stay.
 
     >>> printable("a" + chr(27) + "[2J")
-    'a\\\\x1b[2J'
+    'a\\x1b[2J'
     """
     return "".join(
         char if char in "\n\t" or unicodedata.category(char) not in ("Cc", "Cs", "Co", "Cn") else f"\\x{ord(char):02x}"

@@ -125,7 +125,9 @@ def assess(
         found, seen[control] = _control_check(policy, gating, control, controls[control])
         checks.append(found)
     if required and not controls:
-        checks.append(_check("control", None, None, required=True, passed=None, message="no broken recipe was compared"))
+        checks.append(
+            _check("control", None, None, required=True, passed=None, message="no broken recipe was compared")
+        )
     checks = [found for found in checks if found.required or found.passed is not None]
     return AssayReport(
         checks=tuple(checks),
@@ -247,7 +249,9 @@ def _baseline_checks(policy: ResolvedPolicy, name: str, samples: Sequence[Compar
     data = comparison.proportion if comparison is not None else None
     if comparison is None or data is None:
         return [
-            _check(check, name, None, required=True, passed=None, message="the baseline has no accuracy on this endpoint")
+            _check(
+                check, name, None, required=True, passed=None, message="the baseline has no accuracy on this endpoint"
+            )
             for check in ("above_chance", "anchor")
             if check in rules.required
         ]
@@ -299,8 +303,7 @@ def _anchor_notes(policy: ResolvedPolicy, gating: Sequence[str]) -> tuple[str, .
     return tuple(
         f"{name} is unanchored: the policy gives no published accuracy of the baseline"
         for name in gating
-        if isinstance(policy.endpoints[name], ProportionEndpoint)
-        and name not in policy.policy.assay.reference_accuracy
+        if isinstance(policy.endpoints[name], ProportionEndpoint) and name not in policy.policy.assay.reference_accuracy
     )
 
 

@@ -55,7 +55,9 @@ def role(name: str, endpoint: Endpoint, planned: int | None) -> Role:
         f"{endpoint.planning_sd:g}, below {endpoint.planned_power_min:g}"
     )
     if endpoint.low_power_choice == "advisory":
-        return Role(gating=False, capped=False, planned_power=power, note=f"{short}: it is advisory and decides nothing")
+        return Role(
+            gating=False, capped=False, planned_power=power, note=f"{short}: it is advisory and decides nothing"
+        )
     promise = "; the policy promises more effort" if endpoint.low_power_choice == "effort" else ""
     note = f"{short}: no verdict is better than INCONCLUSIVE{promise}"
     return Role(gating=True, capped=True, planned_power=power, note=note)

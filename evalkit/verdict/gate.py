@@ -36,7 +36,8 @@ def endpoint_states(certifying: ArrayLike, rejecting: ArrayLike, critical: Array
     passes = np.asarray(certifying) > np.asarray(critical)
     fails = np.asarray(rejecting) < -np.asarray(critical)
     # The unfavourable fill is never above the favourable one, so both at once would be a contradiction: not a pass.
-    return np.where(fails, np.int8(-1), np.where(passes, np.int8(1), np.int8(0))).astype(np.int8)
+    states: NDArray[np.int8] = np.where(fails, -1, np.where(passes, 1, 0)).astype(np.int8)
+    return states
 
 
 def recipe_p(p_certify: ArrayLike, alphas: Sequence[float], family_alpha: float) -> Floats:
@@ -58,7 +59,9 @@ def holm_rejections(p: ArrayLike, family_alpha: float) -> Booleans:
     return np.apply_along_axis(lambda row: np.array(holm(row, family_alpha).reject), -1, values)
 
 
-def outcomes(states: ArrayLike, rejected_by_holm: ArrayLike, invalid: ArrayLike, demoted: ArrayLike) -> NDArray[np.int8]:
+def outcomes(
+    states: ArrayLike, rejected_by_holm: ArrayLike, invalid: ArrayLike, demoted: ArrayLike
+) -> NDArray[np.int8]:
     """Return codes into `OUTCOMES`; the first that fits wins: INVALID, REJECTED, CERTIFIED, INCONCLUSIVE.
 
     Args:

@@ -86,9 +86,7 @@ def _answers(
     return [_length(policy, result, answers), _invalid_questions(policy, result, comparison.rating, answers, noise)]
 
 
-def _invalid_increase(
-    policy: ResolvedPolicy, result: EndpointResult, answers: AnswerComparison
-) -> list[GuardResult]:
+def _invalid_increase(policy: ResolvedPolicy, result: EndpointResult, answers: AnswerComparison) -> list[GuardResult]:
     if answers.invalid_increase is None:
         return []
     limit, upper = policy.policy.guards.invalid_points / 100.0, answers.invalid_increase.upper
@@ -149,7 +147,7 @@ def _catastrophic(
     return _binomial(policy, result, "catastrophic", rating.drops, rating.mean.n, normal, of, words)
 
 
-def _binomial(  # noqa: PLR0913 (two counts and their words)
+def _binomial(
     policy: ResolvedPolicy,
     result: EndpointResult,
     guard: str,

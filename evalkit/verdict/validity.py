@@ -19,7 +19,9 @@ from evalkit.verdict.outcome import Reason
 def data_reasons(policy: ResolvedPolicy, name: str, comparison: Comparison) -> list[Reason]:
     """Return why an endpoint's data may not be judged: comparability, pairing, coverage, numbers of items."""
     endpoint = policy.endpoints[name]
-    reasons = [Reason(code=fault.code, message=f"{name}: {fault.message}", endpoint=name) for fault in comparison.faults]
+    reasons = [
+        Reason(code=fault.code, message=f"{name}: {fault.message}", endpoint=name) for fault in comparison.faults
+    ]
     reasons += [
         Reason(
             code="not-comparable",
@@ -54,7 +56,7 @@ def _against_policy(name: str, endpoint: Endpoint, run: TaskRun, judge: JudgeRun
     return [
         Reason(
             code="not-comparable",
-            message=f"{name}: the policy wants {what} {want}, the runs have {have}; next step: run what the policy says",
+            message=f"{name}: the policy wants {what} {want}, the runs have {have}; next step: run what it says",
             endpoint=name,
         )
         for what, (want, have) in wanted.items()
@@ -75,7 +77,9 @@ def _coverage(
 ) -> list[Reason]:
     found = []
     if comparison.planned == 0:
-        found.append(Reason(code="no-endpoint", message=f"{name}: nothing was planned, there are no data", endpoint=name))
+        found.append(
+            Reason(code="no-endpoint", message=f"{name}: nothing was planned, there are no data", endpoint=name)
+        )
     if endpoint.size is not None and comparison.planned != endpoint.size:
         message = f"{name}: the policy wants {endpoint.size} items, the runs planned {comparison.planned}"
         found.append(Reason(code="coverage", message=f"{message}; next step: run the policy's task", endpoint=name))

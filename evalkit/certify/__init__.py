@@ -1,0 +1,22 @@
+"""Certifying: the one place where both halves meet. Run what is missing, then decide.
+
+In: a suite and a policy. Out: run folders, and a `Certificate`.
+May not know: how an engine works, how a verdict is reached, how it is shown.
+"""
+
+from __future__ import annotations
+
+from evalkit.certify.collecting import collect_suite
+from evalkit.certify.deciding import Certificate, RunSet, decide_runs, suite_runs, write_certificate
+from evalkit.certify.running import Workshop, run_engine
+
+__all__ = [
+    "Certificate",
+    "RunSet",
+    "Workshop",
+    "collect_suite",
+    "decide_runs",
+    "run_engine",
+    "suite_runs",
+    "write_certificate",
+]

@@ -1,0 +1,164 @@
+"""From run folders to a certificate: pure, without a clock, without an engine.
+
+In: run folders and a bound policy. Out: a `Certificate`: verdicts, evidence and provenance as plain JSON data.
+May not know: engines. Deciding twice on the same records gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from evalkit import __version__
+from evalkit.comparison import compare_endpoints
+from evalkit.errors import ExitCode, StoreError, UsageError
+from evalkit.policy import ResolvedPolicy
+from evalkit.store import Run, read_run
+from evalkit.suite import Suite
+from evalkit.verdict import Decision, Evidence, decide
+
+CERTIFICATE_VERSION = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSet:
+    """Folders of the runs of one decision.
+
+    Attributes:
+        baseline: the official baseline.
+        rerun: the baseline run a second time; None without.
+        candidates: recipe name to its run.
+        controls: control name to its run.
+    """
+
+    baseline: Path
+    rerun: Path | None = None
+    candidates: Mapping[str, Path] = field(default_factory=dict)
+    controls: Mapping[str, Path] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Certificate:
+    """Verdict, evidence and provenance.
+
+    Attributes:
+        decision: verdicts of all recipes.
+        document: everything as JSON data: what `certificate.json` holds.
+    """
+
+    decision: Decision
+    document: Mapping[str, Any]
+
+    @property
+    def exit_code(self) -> ExitCode:
+        """Exit code of the release."""
+        return self.decision.exit_code
+
+    def to_json(self) -> str:
+        """Return `certificate.json`: sorted keys, indented for people, nothing rounded."""
+        return json.dumps(self.document, sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def suite_runs(suite: Suite) -> RunSet:
+    """Return the folders a suite writes to; a candidate or control without a folder is left out."""
+    folders = {spec.name: suite.outputs / spec.name for spec in suite.engines}
+    rerun = suite.outputs / suite.rerun_engine.name if suite.rerun_engine is not None else None
+    return RunSet(
+        baseline=folders[suite.baseline.name],
+        rerun=rerun if rerun is not None and rerun.exists() else None,
+        candidates={spec.name: folders[spec.name] for spec in suite.candidates if folders[spec.name].exists()},
+        controls={spec.name: folders[spec.name] for spec in suite.controls if folders[spec.name].exists()},
+    )
+
+
+def decide_runs(policy: ResolvedPolicy, runs: RunSet, *, title: str = "", post_hoc: bool = False) -> Certificate:
+    """Compare every run with the baseline and decide.
+
+    Args:
+        policy: bound to the same names.
+        runs: the folders.
+        title: one line for people.
+        post_hoc: the policy was chosen after the runs began; nothing is certified or rejected then.
+
+    Raises:
+        UsageError: the baseline has no run.
+        DataError: a folder is damaged; names file and line.
+    """
+    if not runs.baseline.exists():
+        raise UsageError(f"{runs.baseline}: the baseline has no run; next step: run it, or name its folder")
+    baseline = read_run(runs.baseline)
+    others = {name: read_run(path) for name, path in {**runs.candidates, **runs.controls}.items()}
+    rerun = read_run(runs.rerun) if runs.rerun is not None else None
+    compared = {name: compare_endpoints(policy, baseline, run) for name, run in others.items()}
+    again = compare_endpoints(policy, baseline, rerun) if rerun is not None else None
+    decision = decide(
+        policy,
+        Evidence(
+            candidates={name: compared[name] for name in runs.candidates},
+            rerun=again,
+            controls={name: compared[name] for name in runs.controls},
+            post_hoc=post_hoc,
+        ),
+    )
+    everything = {**compared, **({"rerun": again} if again is not None else {})}
+    document = {
+        "certificate_version": CERTIFICATE_VERSION,
+        "evalkit": __version__,
+        "title": title,
+        "policy": {"sha256": policy.sha256, "document": policy.document},
+        "decision": decision.to_dict(),
+        "comparisons": {
+            name: {endpoint: comparison.to_dict() for endpoint, comparison in found.items()}
+            for name, found in everything.items()
+        },
+        "runs": {
+            "baseline": _provenance(baseline),
+            **({"rerun": _provenance(rerun)} if rerun is not None else {}),
+            **{name: _provenance(run) for name, run in others.items()},
+        },
+    }
+    return Certificate(decision=decision, document=document)
+
+
+def _provenance(run: Run) -> dict[str, Any]:
+    """Return what a reader needs to find, check and repeat a run; no clock reading, no path of a machine."""
+    manifest = run.manifest
+    return {
+        "folder": run.path.name,
+        "engine": asdict(manifest.engine),
+        "identity_sha256": manifest.engine.sha256,
+        "evalkit": manifest.evalkit,
+        "policy_sha256": manifest.policy_sha256,
+        "tasks": {name: asdict(task) for name, task in manifest.tasks.items()},
+        "judges": {name: asdict(judge) for name, judge in manifest.judges.items()},
+        "records_sha256": {task: run.records_sha256(task) for task in manifest.tasks},
+        "judgments_sha256": {task: run.judgments_sha256(task) for task in manifest.judges},
+    }
+
+
+def write_certificate(folder: Path, files: Mapping[str, str]) -> None:
+    """Write a certificate and its reports, each whole or not at all.
+
+    Args:
+        folder: where they go; created if needed.
+        files: file name to text.
+
+    Raises:
+        StoreError: a file cannot be written; names it.
+    """
+    for name, text in files.items():
+        target, temporary = folder / name, folder / f".{name}.tmp"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with temporary.open("w", encoding="utf-8") as stream:
+                stream.write(text)
+                stream.flush()
+                os.fsync(stream.fileno())
+            temporary.replace(target)
+        except OSError as error:
+            temporary.unlink(missing_ok=True)
+            raise StoreError(f"{target}: cannot be written: {error.strerror or error}; nothing was lost") from error

@@ -1,0 +1,125 @@
+"""`evalkit certify`: run what a suite still misses, then decide.
+
+In: a suite, or run folders and a policy. Out: `certificate.json`, `report.md`, a table, an exit code.
+May not know: how anything is decided.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from evalkit.cli.options import (
+    any_path,
+    cache_folder,
+    command_line,
+    definitions_option,
+    existing_file,
+    existing_folder,
+    json_option,
+    quiet_option,
+    say,
+)
+
+if TYPE_CHECKING:
+    from evalkit.certify import Certificate
+    from evalkit.suite import Suite
+
+
+@click.command(epilog="Example: evalkit certify examples/cpu-demo.yaml")
+@click.argument("suite", required=False, type=existing_file)
+@click.option("--from", "from_runs", is_flag=True, help="Decide on the suite's existing runs; load no engine.")
+@click.option("--baseline", type=existing_folder, help="Without a suite: run folder of the baseline.")
+@click.option("--candidate", "candidates", multiple=True, type=existing_folder, help="Run folder; may be repeated.")
+@click.option("--rerun", type=existing_folder, help="Run folder of the baseline's second run.")
+@click.option("--control", "controls", multiple=True, type=existing_folder, help="Run folder of a broken recipe.")
+@click.option("--policy", help="Policy name or file; with a suite its own by default.")
+@click.option("--post-hoc", is_flag=True, help="The policy was chosen after the runs: explore, decide nothing.")
+@click.option("--output", type=any_path, help="Folder for certificate and report; with a suite its outputs.")
+@click.option("--retry-failed", is_flag=True, help="Ask again the items whose record says failed.")
+@definitions_option
+@quiet_option
+@json_option
+def command(suite: Path | None, as_json: bool, output: Path | None, **given: Any) -> int:
+    """Run what a suite still misses, then decide: CERTIFIED, REJECTED, INCONCLUSIVE or INVALID.
+
+    With --from, or with run folders in place of a suite, nothing is run and no engine is needed.
+    """
+    if suite is not None:
+        certificate, folder = _by_suite(suite, given)
+    else:
+        certificate, folder = _by_folders(given)
+    _write(certificate, output or folder, as_json=as_json)
+    return certificate.exit_code
+
+
+def _by_suite(file: Path, given: dict[str, Any]) -> tuple[Certificate, Path]:
+    from evalkit.certify.deciding import decide_runs, suite_runs
+    from evalkit.policy import bind, load_policy
+    from evalkit.suite import load_suite
+
+    suite = load_suite(file)
+    policy = bind(
+        load_policy(given["policy"] or suite.policy),
+        suite.baseline.name,
+        [spec.name for spec in suite.candidates],
+        [spec.name for spec in suite.controls],
+    )
+    if not given["from_runs"]:
+        _collect(suite, policy, given)
+    return decide_runs(policy, suite_runs(suite), title=suite.title, post_hoc=given["post_hoc"]), suite.outputs
+
+
+def _collect(suite: Suite, policy: Any, given: dict[str, Any]) -> None:
+    from evalkit.assets import AssetStore
+    from evalkit.certify.collecting import collect_suite
+    from evalkit.certify.running import Workshop
+    from evalkit.definitions import find_definitions
+
+    definitions = find_definitions(given["definitions"] or suite.definitions)
+    told = (lambda _line: None) if given["quiet"] else say
+    workshop = Workshop(
+        assets=AssetStore(definitions.root, overrides=suite.assets, cache=cache_folder(), progress=told),
+        definitions=definitions,
+        say=told,
+        progress=not given["quiet"],
+        command=command_line(),
+        overrides=suite.assets,
+    )
+    collect_suite(suite, policy, workshop, retry_failed=given["retry_failed"])
+
+
+def _by_folders(given: dict[str, Any]) -> tuple[Certificate, Path]:
+    from evalkit.certify.deciding import RunSet, decide_runs
+    from evalkit.policy import bind, load_policy
+
+    if given["baseline"] is None or not given["candidates"] or given["policy"] is None:
+        raise click.UsageError("name a suite, or --baseline, at least one --candidate and a --policy")
+    candidates = {_name(path): path for path in given["candidates"]}
+    controls = {_name(path): path for path in given["controls"]}
+    policy = bind(load_policy(given["policy"]), _name(given["baseline"]), list(candidates), list(controls))
+    runs = RunSet(baseline=given["baseline"], rerun=given["rerun"], candidates=candidates, controls=controls)
+    return decide_runs(policy, runs, post_hoc=given["post_hoc"]), Path("outputs")
+
+
+def _name(path: Path) -> str:
+    """Return the name a run was made under; of an imported run, its folder's."""
+    from evalkit.store import read_manifest
+
+    asked = read_manifest(path).requested.get("engine", {})
+    return str(asked.get("name") or path.resolve().name)
+
+
+def _write(certificate: Certificate, folder: Path, *, as_json: bool) -> None:
+    from evalkit.certify.deciding import write_certificate
+    from evalkit.report import as_markdown, as_text, certificate_sections
+
+    report = as_markdown(certificate_sections(certificate.document))
+    write_certificate(folder, {"certificate.json": certificate.to_json(), "report.md": report})
+    if as_json:
+        click.echo(certificate.to_json(), nl=False)
+    else:
+        click.echo(as_text(certificate_sections(certificate.document, evidence=False)))
+    say(f"written: {folder / 'certificate.json'}, {folder / 'report.md'}")

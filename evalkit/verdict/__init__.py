@@ -1,0 +1,32 @@
+"""The verdict: CERTIFIED, REJECTED, INCONCLUSIVE or INVALID, with reasons, by a policy written down before.
+
+In: a bound policy and comparisons. Out: a `Decision`.
+May not know: engines, files, clocks, how numbers are shown.
+"""
+
+from __future__ import annotations
+
+from evalkit.verdict.assay import AssayCheck, AssayReport, NoiseFloor
+from evalkit.verdict.decide import Decision, Evidence, Verdict, decide
+from evalkit.verdict.endpoints import EndpointResult, MarginStep, Role
+from evalkit.verdict.guards import GuardResult
+from evalkit.verdict.outcome import REASONS, EndpointState, Outcome, Reason, exit_code
+
+__all__ = [
+    "REASONS",
+    "AssayCheck",
+    "AssayReport",
+    "Decision",
+    "EndpointResult",
+    "EndpointState",
+    "Evidence",
+    "GuardResult",
+    "MarginStep",
+    "NoiseFloor",
+    "Outcome",
+    "Reason",
+    "Role",
+    "Verdict",
+    "decide",
+    "exit_code",
+]

@@ -1,0 +1,336 @@
+"""From comparisons to verdicts: the rules of the protocol in their order.
+
+In: a bound policy; comparisons of every candidate, of the rerun and of controls, by endpoint. Out: a `Decision`.
+May not know: how comparisons were made, how numbers are shown.
+
+Order: INVALID, REJECTED, CERTIFIED, INCONCLUSIVE; the first that fits. Certifying needs every gating endpoint
+(intersection-union: no alpha is split) and Holm over all recipes of the policy; rejecting needs one endpoint and is not
+corrected. A recipe that was not run stays in Holm's family with p = 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from evalkit.comparison import Comparison, to_plain
+from evalkit.errors import EstimateError, ExitCode
+from evalkit.policy import ResolvedPolicy
+from evalkit.statistics.multiplicity import holm
+from evalkit.verdict.assay import AssayReport, Comparisons, assess
+from evalkit.verdict.endpoints import EndpointResult, evaluate, role
+from evalkit.verdict.gate import recipe_p
+from evalkit.verdict.guards import GuardResult, guard_results
+from evalkit.verdict.outcome import EndpointState, Outcome, Reason, exit_code
+from evalkit.verdict.resolving import resolution
+from evalkit.verdict.validity import (
+    data_reasons,
+    identity_reasons,
+    name_reasons,
+    policy_reasons,
+    variance_reasons,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evidence:
+    """Everything a decision rests on; a `Comparisons` is endpoint name to comparison.
+
+    Attributes:
+        candidates: recipe name to its comparisons with the baseline; a recipe that is absent was not run.
+        rerun: the baseline against its own rerun; None if there is none.
+        controls: name of each recipe broken on purpose to its comparisons.
+        post_hoc: the policy was chosen after the runs began; then nothing is certified or rejected.
+    """
+
+    candidates: Mapping[str, Comparisons]
+    rerun: Comparisons | None = None
+    controls: Mapping[str, Comparisons] = field(default_factory=dict)
+    post_hoc: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """What may be said of one recipe.
+
+    Attributes:
+        recipe: name.
+        outcome: one of four.
+        claim: strongest claim of the policy that holds; None unless certified.
+        reasons: every reason, for INVALID, REJECTED and INCONCLUSIVE.
+        notes: what a reader must also know.
+        resolve: what would resolve an open endpoint, in numbers.
+        endpoints: results of all endpoints that could be tested.
+        guards: every guard that applies.
+        p: combined p-value at the first claim; 1 if invalid.
+        holm_p: the same after Holm over the recipes of the policy.
+    """
+
+    recipe: str
+    outcome: Outcome
+    claim: str | None
+    reasons: tuple[Reason, ...]
+    notes: tuple[str, ...]
+    resolve: tuple[str, ...]
+    endpoints: tuple[EndpointResult, ...]
+    guards: tuple[GuardResult, ...]
+    p: float
+    holm_p: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decision:
+    """Verdicts of all recipes of a policy.
+
+    Attributes:
+        policy: name of the policy.
+        policy_sha256: digest of the bound policy.
+        exploratory: decided by another policy than the one in force when the runs began.
+        gating: endpoints the verdicts rest on.
+        assay: could this evaluation have seen a loss?
+        verdicts: one for each recipe of the policy, by name.
+    """
+
+    policy: str
+    policy_sha256: str
+    exploratory: bool
+    gating: tuple[str, ...]
+    assay: AssayReport
+    verdicts: tuple[Verdict, ...]
+
+    @property
+    def exit_code(self) -> ExitCode:
+        """Exit code of the release: the worst recipe."""
+        return exit_code(verdict.outcome for verdict in self.verdicts)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the decision as JSON data, unrounded."""
+        plain: dict[str, Any] = to_plain(self)
+        return plain
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Case:
+    """One recipe on its way to a verdict; `p` holds one value for each claim of the policy."""
+
+    invalid: tuple[Reason, ...]
+    endpoints: tuple[EndpointResult, ...]
+    guards: tuple[GuardResult, ...]
+    p: tuple[float, ...]
+
+
+def decide(policy: ResolvedPolicy, evidence: Evidence) -> Decision:
+    """Decide on every recipe of a policy."""
+    gating = _gating(policy, evidence)
+    assay = assess(
+        policy,
+        gating,
+        rerun=evidence.rerun,
+        controls=evidence.controls,
+        samples=[
+            *evidence.candidates.values(),
+            *([evidence.rerun] if evidence.rerun else []),
+            *evidence.controls.values(),
+        ],
+    )
+    names = policy.release.recipes
+    cases = {name: _case(policy, evidence, name, gating, assay) for name in names}
+    family = policy.policy.multiplicity.family_alpha
+    claims = (
+        [holm([cases[name].p[at] for name in names], family) for at in range(len(policy.policy.claims))]
+        if names
+        else []
+    )
+    verdicts = tuple(
+        _verdict(
+            policy,
+            evidence,
+            name,
+            cases[name],
+            tuple((found.adjusted[at], found.reject[at]) for found in claims),
+        )
+        for at, name in enumerate(names)
+    )
+    return Decision(
+        policy=policy.name,
+        policy_sha256=policy.sha256,
+        exploratory=evidence.post_hoc,
+        gating=tuple(gating),
+        assay=assay,
+        verdicts=verdicts,
+    )
+
+
+def _gating(policy: ResolvedPolicy, evidence: Evidence) -> list[str]:
+    """Return the gating endpoints: from the policy and planned sizes alone, never from results."""
+    everything = [*evidence.candidates.values(), *evidence.controls.values(), evidence.rerun or {}]
+    gating = []
+    for name, endpoint in policy.endpoints.items():
+        planned = next((found[name].planned for found in everything if name in found), None)
+        if role(name, endpoint, planned).gating:
+            gating.append(name)
+    return gating
+
+
+def _case(policy: ResolvedPolicy, evidence: Evidence, name: str, gating: Sequence[str], assay: AssayReport) -> _Case:
+    comparisons = evidence.candidates.get(name)
+    ones = (1.0,) * len(policy.policy.claims)
+    if comparisons is None:
+        missing = Reason(code="not-run", message=f"recipe '{name}' is in the policy but was not run; next step: run it")
+        return _Case(invalid=(missing, *assay.reasons), endpoints=(), guards=(), p=ones)
+    invalid = [*_run_reasons(policy, evidence, name, comparisons, gating), *assay.reasons]
+    results: list[EndpointResult] = []
+    guards: list[GuardResult] = []
+    for endpoint, comparison in comparisons.items():
+        found = data_reasons(policy, endpoint, comparison)
+        if not found:
+            found = variance_reasons(endpoint, policy.endpoints[endpoint], comparison)
+        if not found:
+            try:
+                result = evaluate(policy, endpoint, comparison)
+                noise = next((floor for floor in assay.noise if floor.endpoint == endpoint), None)
+                guards += guard_results(policy, result, comparison, noise)
+                results.append(result)
+            except EstimateError as error:
+                found = [Reason(code="estimate", message=f"{endpoint}: {error}", endpoint=endpoint)]
+        invalid += found if endpoint in gating else []
+    p = ones if invalid else _claims_p(policy, [result for result in results if result.name in gating])
+    return _Case(invalid=tuple(invalid), endpoints=tuple(results), guards=tuple(guards), p=p)
+
+
+def _run_reasons(
+    policy: ResolvedPolicy, evidence: Evidence, name: str, comparisons: Comparisons, gating: Sequence[str]
+) -> list[Reason]:
+    """Return what forbids judging the recipe as a whole."""
+    reasons = []
+    if not gating or not comparisons:
+        message = "no endpoint takes part in the verdict" if not gating else "there are no data"
+        reasons.append(Reason(code="no-endpoint", message=f"{message}; next step: name a gating endpoint and run it"))
+    for endpoint in gating:
+        if comparisons and endpoint not in comparisons:
+            reasons.append(Reason(code="coverage", message=f"{endpoint}: not compared", endpoint=endpoint))
+    if comparisons:
+        first: Comparison = next(iter(comparisons.values()))
+        runs = {"baseline": first.baseline, "candidate": first.candidate}
+        reasons += name_reasons(policy, name, runs)
+        # The baseline promises nothing and may serve several releases; the candidate's policy is what was promised.
+        reasons += [] if evidence.post_hoc else policy_reasons(policy, {"candidate": first.candidate})
+        reasons += identity_reasons(comparisons, dict.fromkeys(gating, True))
+    return reasons
+
+
+def _claims_p(policy: ResolvedPolicy, gating: Sequence[EndpointResult]) -> tuple[float, ...]:
+    family = policy.policy.multiplicity.family_alpha
+    alphas = [result.alpha for result in gating]
+    return tuple(
+        float(recipe_p([result.steps[at].p_certify for result in gating], alphas, family))
+        for at in range(len(policy.policy.claims))
+    )
+
+
+def _verdict(
+    policy: ResolvedPolicy,
+    evidence: Evidence,
+    name: str,
+    case: _Case,
+    claims: Sequence[tuple[float, bool]],
+) -> Verdict:
+    gating = [result for result in case.endpoints if result.role.gating]
+    outcome, reasons = _outcome(policy, case, gating, certifiable=claims[0][1])
+    if evidence.post_hoc and outcome is not Outcome.INVALID:
+        message = f"the data would give {outcome.value}, but the policy was chosen after the runs began"
+        outcome, reasons = Outcome.INCONCLUSIVE, (Reason(code="exploratory", message=message), *reasons)
+    claim = _claim(policy, gating, claims) if outcome is Outcome.CERTIFIED else None
+    comparisons = evidence.candidates.get(name, {})
+    open_ones = [result for result in gating if result.state is EndpointState.OPEN]
+    return Verdict(
+        recipe=name,
+        outcome=outcome,
+        claim=claim,
+        reasons=reasons,
+        notes=tuple(_notes(case, comparisons, outcome)),
+        resolve=tuple(
+            resolution(result, policy.endpoints[result.name], comparisons[result.name])
+            for result in open_ones
+            if outcome is Outcome.INCONCLUSIVE
+        ),
+        endpoints=case.endpoints,
+        guards=case.guards,
+        p=case.p[0],
+        holm_p=claims[0][0],
+    )
+
+
+def _outcome(
+    policy: ResolvedPolicy, case: _Case, gating: Sequence[EndpointResult], *, certifiable: bool
+) -> tuple[Outcome, tuple[Reason, ...]]:
+    if case.invalid:
+        return Outcome.INVALID, case.invalid
+    failed = [result.name for result in gating if result.state is EndpointState.FAIL]
+    if failed:
+        said = "a loss beyond the margin is shown"
+        return Outcome.REJECTED, tuple(
+            Reason(code="endpoint-fail", message=f"{name}: {said}", endpoint=name) for name in failed
+        )
+    reasons = _demotions(policy, case, gating)
+    if not reasons and not certifiable:
+        message = "it passes alone, but not after Holm's correction over all recipes of the policy"
+        reasons.append(Reason(code="holm", message=message))
+    return (Outcome.INCONCLUSIVE, tuple(reasons)) if reasons else (Outcome.CERTIFIED, ())
+
+
+def _demotions(policy: ResolvedPolicy, case: _Case, gating: Sequence[EndpointResult]) -> list[Reason]:
+    """Return why a recipe without a failed endpoint is not certified; a guard counts on gating endpoints only."""
+    names = {result.name for result in gating}
+    reasons = [
+        Reason(
+            code="endpoint-open",
+            message=f"{result.name}: neither a loss beyond the margin nor its absence is shown",
+            endpoint=result.name,
+        )
+        for result in gating
+        if result.state is EndpointState.OPEN
+    ]
+    reasons += [
+        Reason(code="power-cap", message=result.role.note, endpoint=result.name)
+        for result in gating
+        if result.role.capped
+    ]
+    reasons += [
+        Reason(code=f"guard:{guard.guard}", message=f"{guard.endpoint}: {guard.message}", endpoint=guard.endpoint)
+        for guard in case.guards
+        if guard.breached and guard.endpoint in names
+    ]
+    if not policy.policy.certifies:
+        reasons.append(Reason(code="not-certifying", message=f"policy '{policy.name}' watches and never certifies"))
+    return reasons
+
+
+def _claim(policy: ResolvedPolicy, gating: Sequence[EndpointResult], claims: Sequence[tuple[float, bool]]) -> str:
+    """Return the strongest claim: each needs its own tests, Holm's correction and all weaker claims."""
+    strongest = policy.policy.claims[0]
+    most = max(result.own_margins for result in gating)
+    for at, name in enumerate(policy.policy.claims[1:most], start=1):
+        if not claims[at][1] or any(result.steps[at].state is not EndpointState.PASS for result in gating):
+            break
+        strongest = name
+    return strongest
+
+
+def _notes(case: _Case, comparisons: Comparisons, outcome: Outcome) -> list[str]:
+    notes = []
+    for result in case.endpoints:
+        notes += [result.role.note] if result.role.note else []
+        for step in result.steps[1 : result.own_margins]:
+            if step.state is EndpointState.FAIL:
+                notes.append(f"{result.name}: the claim '{step.claim}' is refuted")
+        proportion = comparisons[result.name].proportion
+        effects = proportion.effects if proportion else None
+        if outcome is Outcome.CERTIFIED and effects and effects.mcnemar.midp_p < 0.05:
+            way = "worse" if effects.difference < 0 else "better"
+            notes.append(f"{result.name}: within the margin, but measurably {way}")
+    left_out = [result.name for result in case.endpoints if not result.role.gating]
+    if left_out:
+        notes.append(f"shown, and not part of the verdict: {', '.join(left_out)}")
+    return notes
