@@ -58,8 +58,9 @@ def _sentences(certificate: Data) -> Iterator[str]:
         yield f"- {verdict['recipe']}: {verdict['outcome']}{claim}: {MEANING[verdict['outcome']]}."
     gating = ", ".join(decision["gating"]) or "no endpoint"
     yield (
-        f"Baseline: {engine['model']}, recipe {engine['recipe']}, fidelity {engine['fidelity']}. Decided on {gating} by "
-        f"policy '{decision['policy']}' (tier {certificate['policy']['document']['tier']}), which was fixed before the "
+        f"Baseline: {engine['model']}, recipe {engine['recipe']}, fidelity {engine['fidelity']}. "
+        f"Decided on {gating} by policy '{decision['policy']}' "
+        f"(tier {certificate['policy']['document']['tier']}), which was fixed before the "
         f"runs: sha256 {decision['policy_sha256']}."
     )
 
@@ -93,10 +94,11 @@ def _caption(certificate: Data, name: str | None) -> str:
     against = f", chance {percent(chance)}" if chance is not None else ""
     margins = " and ".join(f"{margin:g}" for margin in endpoint["margins_points"])
     return (
-        f"Accuracy: task {endpoint['task']}, protocol {endpoint['protocol']}, metric {endpoint['metric']}, n = {n} paired "
-        f"items{against}; 95 % Tango intervals; margin {margins} points at one-sided alpha {endpoint['alpha']:g}. "
-        "Flips: items only the baseline (-) or only the candidate (+) has right. Ratings: mean difference on the judge's "
-        "scale."
+        f"Accuracy: task {endpoint['task']}, protocol {endpoint['protocol']}, metric {endpoint['metric']}, n = {n} "
+        f"paired items{against}; 95 % Tango intervals; margin {margins} points at one-sided "
+        f"alpha {endpoint['alpha']:g}. "
+        "Flips: items only the baseline (-) or only the candidate (+) has right. Ratings: mean difference on the "
+        "judge's scale."
     )
 
 
@@ -108,8 +110,7 @@ def _recipe_row(recipe: str, verdict: Data | None, certificate: Data, found: Dat
         table = comparison["proportion"]["observed"]
         cells = [
             f"{percent(effects['baseline_accuracy'])} -> {percent(effects['candidate_accuracy'])}",
-            f"{points(effects['difference'])} "
-            f"[{100 * effects['interval']['lower']:+.2f}, {100 * effects['interval']['upper']:+.2f}]",
+            f"{points(effects['difference'])} {_limits(effects['interval'])}",
             f"-{table['n10']} +{table['n01']} ({percent(effects['flips']['rate'])})",
         ]
     rated = next((c["rating"]["mean"] for c in found.values() if c["rating"] is not None), None)
@@ -120,12 +121,16 @@ def _recipe_row(recipe: str, verdict: Data | None, certificate: Data, found: Dat
     return (recipe, *cells, ratings, fidelity, verdict["outcome"] if verdict else f"({role})")
 
 
+def _limits(found: Data) -> str:
+    return f"[{100 * found['lower']:+.2f}, {100 * found['upper']:+.2f}]"
+
+
 def _not_said(certificate: Data) -> Iterator[str]:
     yield "What this does not say:"
     yield "- It speaks for its endpoints alone: no other task, language, length or load was measured."
     fidelities = sorted({run["engine"]["fidelity"] for run in certificate["runs"].values()})
     if "simulated" in fidelities:
-        yield "- Fidelity 'simulated': quantization was computed in PyTorch; a real engine's kernels differ and need their own run."
+        yield "- Fidelity 'simulated': quantization was computed in PyTorch; an engine's kernels need their own run."
     if certificate["policy"]["document"]["tier"] != "release":
         yield f"- The policy is of tier '{certificate['policy']['document']['tier']}': it is no release sign-off."
     yield "- 'No significant difference' is never a reason here: only a loss that is ruled out certifies."
@@ -158,10 +163,11 @@ def _checks(assay: Data) -> Iterator[str | Table]:
     ]
     yield Table(headers=("check", "on", "result", "seen"), rows=rows)
     for floor in assay["noise"]:
+        where = f"- noise floor of {floor['endpoint']}"
         if floor["discordance"] is not None:
-            yield f"- noise floor of {floor['endpoint']}: {percent(floor['discordance'], 2)} of items flip without any change"
+            yield f"{where}: {percent(floor['discordance'], 2)} of items flip with no change"
         elif floor["sd"] is not None:
-            yield f"- noise floor of {floor['endpoint']}: SD {floor['sd']:.2f} of a question's difference without any change"
+            yield f"{where}: SD {floor['sd']:.2f} of a question's difference with no change"
     for note in assay["notes"]:
         yield f"- {note}"
 

@@ -160,8 +160,8 @@ def _ratings(comparison: Data) -> Iterator[str | Table]:
         ]
         yield (
             f"Answers: {answers['identical']} of {answers['n']} equal to the letter; tokens "
-            f"{answers['baseline_tokens']} -> {answers['candidate_tokens']} (ratio {ratio}); unreadable: baseline {unreadable[0]}, "
-            f"candidate {unreadable[1]}."
+            f"{answers['baseline_tokens']} -> {answers['candidate_tokens']} (ratio {ratio}); unreadable: "
+            f"baseline {unreadable[0]}, candidate {unreadable[1]}."
         )
     groups = [*ratings["turns"], *ratings["categories"]]
     parts = [(g["name"], str(g["n"]), f"{g['baseline']:.2f}", f"{g['candidate']:.2f}") for g in groups]
