@@ -1,6 +1,6 @@
 """Write the generated blocks of README.md and docs/*.md, or check that they are current.
 
-`python docs/build.py` rewrites; `python docs/build.py --check` exits 1 and names each stale block. A block stands between
+`python docs/build.py` rewrites; with `--check` it exits 1 and names each stale block. A block stands between
 `<!-- begin: NAME ARGUMENTS -->` and `<!-- end -->`; NAME is one of the functions below.
 """
 

@@ -16,9 +16,9 @@ POLICY = """\
 policy_version: 1
 name: small
 tier: test
-assay: {required: [aa, control]}
+assay: {required: [aa, control], control_loss_points: 8.0}
 endpoints:
-  mmlu: {kind: paired_proportion, task: mmlu-cloze-demo, metric: acc_norm, protocol: cloze-0shot, gating: true,
+  mmlu: {kind: paired_proportion, task: mmlu-cloze, metric: acc_norm, protocol: cloze-0shot, gating: true,
          alpha: 0.025, margins_points: [3.0]}
 """
 SUITE = """\
@@ -27,7 +27,7 @@ policy: ./policy.yaml
 engine: {adapter: scripted, model: tiny}
 baseline: {name: official}
 candidates: [{name: one}, {name: two}]
-tasks: [mmlu-cloze-demo]
+tasks: [mmlu-cloze]
 """
 
 

@@ -16,7 +16,7 @@ from evalkit.statistics.tango import tango_scores
 
 MakePolicy = Callable[..., Policy]
 TABLE = {
-    # discordance: detectable margin (approximate), power at margin 0.5 for an equal candidate, at 1.0 for 0 / -0.25 / -0.5 points
+    # discordance: detectable margin (approximate), power at margin 0.5 if equal, at 1.0 for 0 / -0.25 / -0.5 points
     0.01: (0.236, 1.000, (1.000, 1.000, 1.000)),
     0.03: (0.409, 0.926, (1.000, 0.999, 0.922)),
     0.06: (0.579, 0.676, (0.998, 0.951, 0.674)),
