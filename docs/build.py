@@ -76,7 +76,20 @@ def shown(arguments: str) -> str:
     return f"```\n$ evalkit {arguments}\n{out.rstrip()}\n```\n"
 
 
-WRITERS = {"house": house, "help": help, "shown": shown}
+def failclosed(_arguments: str) -> str:
+    """Return the rows of the fail-closed test as a table: what is wrong, exit code, reason code."""
+    tree = ast.parse((ROOT / "tests/system/test_fail_closed.py").read_text("utf-8"))
+    table = next(
+        node.value
+        for node in tree.body
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.target.id == "ROWS"
+    )
+    lines = ["| what is wrong | exit code | reason |", "|---|---|---|"]
+    lines += [f"| {what} | {code} | `{why}` |" for what, (code, why) in ast.literal_eval(table or ast.Dict()).items()]
+    return "\n".join(lines) + "\n"
+
+
+WRITERS = {"house": house, "help": help, "shown": shown, "failclosed": failclosed}
 
 
 def built(text: str) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,7 @@ from evalkit.records import (
     digest,
     text_digest,
 )
+from evalkit.store import RunFolder
 
 MMLU, MT_BENCH = "mmlu", "mt-bench"
 ITEMS, SUBJECTS, QUESTIONS = 14_042, 57, 80
@@ -258,3 +260,15 @@ def chat_scores(questions: int, *, shift: float, seed: int, repeats: int = 1) ->
     moved = rng.choice(np.arange(-3, 4), p=TIGHT, size=base.shape).astype(float)
     moved += shift - moved.mean()
     return base, np.clip(base + moved, 1.0, 10.0)
+
+
+def write_run(path: Path, made: MadeRun) -> Path:
+    """Write a run as a finished run folder; return the folder."""
+    with RunFolder.create_or_resume(path, made.manifest) as folder:
+        for task, records in made.records.items():
+            folder.append_records(task, records)
+            folder.finish(task)
+        for task, judged in made.judgments.items():
+            folder.append_judgments(task, judged)
+            folder.finish_judgments(task)
+    return path

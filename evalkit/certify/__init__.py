@@ -7,7 +7,7 @@ May not know: how an engine works, how a verdict is reached, how it is shown.
 from __future__ import annotations
 
 from evalkit.certify.collecting import collect_suite
-from evalkit.certify.deciding import Certificate, RunSet, decide_runs, suite_runs, write_certificate
+from evalkit.certify.deciding import Certificate, RunSet, decide_published, decide_runs, suite_runs, write_certificate
 from evalkit.certify.running import Workshop, run_engine
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "RunSet",
     "Workshop",
     "collect_suite",
+    "decide_published",
     "decide_runs",
     "run_engine",
     "suite_runs",

@@ -14,14 +14,18 @@ from pathlib import Path
 from typing import Any
 
 from evalkit import __version__
-from evalkit.comparison import compare_endpoints
+from evalkit.comparison import PublishedAccuracy, compare_endpoints
 from evalkit.errors import ExitCode, StoreError, UsageError
-from evalkit.policy import ResolvedPolicy
+from evalkit.policy import Policy, ResolvedPolicy
+from evalkit.records import digest
 from evalkit.store import Run, read_run
 from evalkit.suite import Suite
-from evalkit.verdict import Decision, Evidence, decide
+from evalkit.verdict import Decision, Evidence, decide, decide_unpaired
 
 CERTIFICATE_VERSION = 1
+
+UNPAIRED = "unpaired"
+"""`kind` of a document whose baseline is a published number; a certificate has none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,17 +50,14 @@ class Certificate:
     """Verdict, evidence and provenance.
 
     Attributes:
-        decision: verdicts of all recipes.
+        exit_code: of the release.
         document: everything as JSON data: what `certificate.json` holds.
+        decision: verdicts of all recipes; None where the baseline is only a published number.
     """
 
-    decision: Decision
+    exit_code: ExitCode
     document: Mapping[str, Any]
-
-    @property
-    def exit_code(self) -> ExitCode:
-        """Exit code of the release."""
-        return self.decision.exit_code
+    decision: Decision | None
 
     def to_json(self) -> str:
         """Return `certificate.json`: sorted keys, indented for people, nothing rounded."""
@@ -121,7 +122,37 @@ def decide_runs(policy: ResolvedPolicy, runs: RunSet, *, title: str = "", post_h
             **{name: _provenance(run) for name, run in others.items()},
         },
     }
-    return Certificate(decision=decision, document=document)
+    return Certificate(exit_code=decision.exit_code, decision=decision, document=document)
+
+
+def decide_published(
+    policy: Policy, published: Mapping[str, PublishedAccuracy], path: Path, recipe: str, *, title: str = ""
+) -> Certificate:
+    """Compare one run with published accuracies, unpaired: REJECTED, INCONCLUSIVE or INVALID, never CERTIFIED.
+
+    Args:
+        policy: its margins, alphas and coverage limits apply.
+        published: endpoint name to the number that stands for the baseline.
+        path: folder of the candidate's run.
+        recipe: name of the candidate.
+        title: one line for people.
+
+    Raises:
+        UsageError: a number belongs to no accuracy endpoint.
+        DataError: the folder is damaged; names file and line.
+    """
+    run = read_run(path)
+    decision = decide_unpaired(policy, published, run, recipe)
+    document = {
+        "certificate_version": CERTIFICATE_VERSION,
+        "evalkit": __version__,
+        "kind": UNPAIRED,
+        "title": title,
+        "policy": {"sha256": digest(policy.model_dump(mode="json")), "document": policy.model_dump(mode="json")},
+        "decision": decision.to_dict(),
+        "runs": {recipe: _provenance(run)},
+    }
+    return Certificate(exit_code=decision.exit_code, decision=None, document=document)
 
 
 def _provenance(run: Run) -> dict[str, Any]:

@@ -11,7 +11,6 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from evalkit.adapters.base import Resources
 from evalkit.adapters.registry import load_engine
 from evalkit.certify.running import Workshop
 from evalkit.collect.judge import judge
@@ -39,7 +38,7 @@ def judge_runs(
     if definition.mt_bench is None:
         raise UsageError(f"task '{task}' is of kind '{definition.kind}'; only conversations are judged")
     workshop.say(f"{task}: loading the judge, {spec.engine.model} with {spec.engine.adapter}, profile {spec.profile}")
-    engine = load_engine(spec.engine, Resources(assets=workshop.assets, progress=workshop.progress))
+    engine = load_engine(spec.engine, workshop.resources)
     try:
         with ExitStack() as stack:
             folders = [stack.enter_context(RunFolder.create_or_resume(path, read_manifest(path))) for path in paths]

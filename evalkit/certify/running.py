@@ -6,6 +6,7 @@ May not know: which run is the baseline.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
@@ -55,6 +56,11 @@ class Workshop:
             self._benchmarks[task] = load_benchmark(self.definitions.task(task), self.assets)
         return self._benchmarks[task]
 
+    @property
+    def resources(self) -> Resources:
+        """What adapters may use; a loader's bars are for terminals, a log gets none."""
+        return Resources(assets=self.assets, progress=self.progress and sys.stderr.isatty())
+
     def request(self, spec: EngineSpec, order_seed: int | None) -> dict[str, Any]:
         """Return what is asked for, before anything is loaded."""
         asked = requested(spec, self.assets)
@@ -95,7 +101,7 @@ def run_engine(
         return []
     workshop.say(f"{spec.name}: loading {spec.model} with {spec.adapter}, recipe {spec.recipe}")
     benchmarks = [workshop.benchmark(task) for task in tasks]
-    engine = load_engine(spec, Resources(assets=workshop.assets, progress=workshop.progress))
+    engine = load_engine(spec, workshop.resources)
     try:
         manifest = Manifest(
             evalkit=__version__,

@@ -7,6 +7,7 @@ May not know: how anything is done. Each verb lives in a module of its own that 
 
 from __future__ import annotations
 
+import builtins
 import importlib
 import keyword
 import os
@@ -31,7 +32,10 @@ VERBS = {
     "list": "List adapters, recipes, tasks, judges, policies and assets.",
     "doctor": "Say what works on this machine, and the next step for each gap.",
 }
-"""Each verb and its one line; the verb's code is `evalkit/cli/<verb>.py`, or `<verb>_.py` for a word of Python."""
+"""Each verb and its one line; the verb's code is `evalkit/cli/<verb>.py`, or `<verb>_.py` for a word of Python.
+
+A submodule becomes a name in this package: a module `list` would hide the built-in of that name here.
+"""
 
 
 class Verbs(click.Group):
@@ -45,7 +49,8 @@ class Verbs(click.Group):
         """Import a verb's module and return its `command`."""
         if cmd_name not in VERBS:
             raise click.UsageError(f"unknown command {cmd_name!r}{suggestion(cmd_name, list(VERBS))}", ctx)
-        module = f"{cmd_name}_" if keyword.iskeyword(cmd_name) else cmd_name
+        taken = keyword.iskeyword(cmd_name) or hasattr(builtins, cmd_name)
+        module = f"{cmd_name}_" if taken else cmd_name
         command = importlib.import_module(f"evalkit.cli.{module}").command
         if not isinstance(command, click.Command):
             raise TypeError(f"evalkit.cli.{module}.command is not a command")

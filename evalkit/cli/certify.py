@@ -35,6 +35,13 @@ if TYPE_CHECKING:
 @click.option("--candidate", "candidates", multiple=True, type=existing_folder, help="Run folder; may be repeated.")
 @click.option("--rerun", type=existing_folder, help="Run folder of the baseline's second run.")
 @click.option("--control", "controls", multiple=True, type=existing_folder, help="Run folder of a broken recipe.")
+@click.option(
+    "--published",
+    multiple=True,
+    type=(str, click.FloatRange(0, 1), click.IntRange(min=2), str),
+    metavar="ENDPOINT ACCURACY ITEMS SOURCE",
+    help="In place of --baseline: a published accuracy, e.g. mmlu 0.862 14042 'model card'; never certifies.",
+)
 @click.option("--policy", help="Policy name or file; with a suite its own by default.")
 @click.option("--post-hoc", is_flag=True, help="The policy was chosen after the runs: explore, decide nothing.")
 @click.option("--output", type=any_path, help="Folder for certificate and report; with a suite its outputs.")
@@ -45,9 +52,12 @@ if TYPE_CHECKING:
 def command(suite: Path | None, as_json: bool, output: Path | None, **given: Any) -> int:
     """Run what a suite still misses, then decide: CERTIFIED, REJECTED, INCONCLUSIVE or INVALID.
 
-    With --from, or with run folders in place of a suite, nothing is run and no engine is needed.
+    With --from, or with run folders in place of a suite, nothing is run and no engine is needed. With --published the
+    baseline is only a number: that can reject, or stay inconclusive, and never certifies.
     """
-    if suite is not None:
+    if given["published"]:
+        certificate, folder = _by_published(suite, given)
+    elif suite is not None:
         certificate, folder = _by_suite(suite, given)
     else:
         certificate, folder = _by_folders(given)
@@ -104,6 +114,27 @@ def _by_folders(given: dict[str, Any]) -> tuple[Certificate, Path]:
     return decide_runs(policy, runs, post_hoc=given["post_hoc"]), Path("outputs")
 
 
+def _by_published(suite: Path | None, given: dict[str, Any]) -> tuple[Certificate, Path]:
+    from evalkit.certify.deciding import decide_published
+    from evalkit.comparison import PublishedAccuracy
+    from evalkit.policy import load_policy
+
+    if suite is not None or given["baseline"] is not None or given["rerun"] is not None or given["controls"]:
+        raise click.UsageError(
+            "--published stands for the baseline: leave out the suite, --baseline, --rerun, --control"
+        )
+    if len(given["candidates"]) != 1 or given["policy"] is None:
+        raise click.UsageError("--published needs exactly one --candidate and a --policy")
+    published = {
+        name: PublishedAccuracy(accuracy=accuracy, items=items, source=source)
+        for name, accuracy, items, source in given["published"]
+    }
+    if len(published) < len(given["published"]):
+        raise click.UsageError("--published names an endpoint twice")
+    (path,) = given["candidates"]
+    return decide_published(load_policy(given["policy"]), published, path, _name(path)), Path("outputs")
+
+
 def _name(path: Path) -> str:
     """Return the name a run was made under; of an imported run, its folder's."""
     from evalkit.store import read_manifest
@@ -114,12 +145,12 @@ def _name(path: Path) -> str:
 
 def _write(certificate: Certificate, folder: Path, *, as_json: bool) -> None:
     from evalkit.certify.deciding import write_certificate
-    from evalkit.report import as_markdown, as_text, certificate_sections
+    from evalkit.report import as_markdown, as_text, document_sections
 
-    report = as_markdown(certificate_sections(certificate.document))
+    report = as_markdown(document_sections(certificate.document))
     write_certificate(folder, {"certificate.json": certificate.to_json(), "report.md": report})
     if as_json:
         click.echo(certificate.to_json(), nl=False)
     else:
-        click.echo(as_text(certificate_sections(certificate.document, evidence=False)))
+        click.echo(as_text(document_sections(certificate.document, evidence=False)))
     say(f"written: {folder / 'certificate.json'}, {folder / 'report.md'}")

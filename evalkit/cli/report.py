@@ -21,10 +21,10 @@ from evalkit.errors import DataError
 def command(certificate: Path, form: str, evidence: bool) -> None:
     """Write the report of a certificate again, from the certificate alone."""
     from evalkit.records import parse_object
-    from evalkit.report import as_markdown, as_text, certificate_sections
+    from evalkit.report import as_markdown, as_text, document_sections
 
     document = parse_object(certificate.read_text(encoding="utf-8"), f"{certificate}")
     if document.get("certificate_version") != 1:
         raise DataError(f"{certificate}: certificate_version is {document.get('certificate_version')!r}, not 1")
-    sections = certificate_sections(document, evidence=evidence)
+    sections = document_sections(document, evidence=evidence)
     click.echo(as_markdown(sections) if form == "markdown" else as_text(sections), nl=False)

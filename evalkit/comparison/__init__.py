@@ -10,7 +10,7 @@ from evalkit.comparison.aggregate import AggregateComparison, PublishedAccuracy,
 from evalkit.comparison.answers import AnswerComparison
 from evalkit.comparison.choices import DistributionShift
 from evalkit.comparison.compare import Comparison, compare, compare_endpoints
-from evalkit.comparison.conversations import GroupMean, QuestionScore, RatingComparison
+from evalkit.comparison.conversations import GroupMean, QuestionScore, RatingComparison, count_drops
 from evalkit.comparison.coverage import Coverage, SideCoverage
 from evalkit.comparison.differences import Difference
 from evalkit.comparison.effects import EffectSizes
@@ -45,6 +45,7 @@ __all__ = [
     "compare",
     "compare_aggregate",
     "compare_endpoints",
+    "count_drops",
     "settings_for",
     "to_plain",
 ]

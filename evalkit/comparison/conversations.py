@@ -22,7 +22,7 @@ from evalkit.comparison.ratings import (
     spread_of_judgments,
 )
 from evalkit.statistics.bootstrap import bootstrap_mean_interval
-from evalkit.statistics.checks import Floats
+from evalkit.statistics.checks import ROUNDING, Floats
 from evalkit.statistics.interval import Interval
 
 
@@ -127,8 +127,8 @@ def compare_ratings(  # noqa: PLR0913 (two sides and how to read them)
         categories=_categories([question[0] for question in grid.questions], left, right),
         questions=_questions(grid, left, right),
         drop=drop,
-        drops=int(np.count_nonzero(observed <= -drop)),
-        gains=int(np.count_nonzero(observed >= drop)),
+        drops=count_drops(observed, drop),
+        gains=count_drops(-observed, drop),
         generations=grid.generations,
         repeats=grid.repeats,
         judgment_sd=spread,
@@ -141,6 +141,15 @@ def compare_ratings(  # noqa: PLR0913 (two sides and how to read them)
         judge=judge[0],
         judge_profile=judge[1],
     )
+
+
+def count_drops(differences: Floats, drop: float) -> int:
+    """Count differences of at most -drop; a mean of thirds that is exactly -4 on paper counts.
+
+    >>> count_drops(np.array([6 / 6 - 30 / 6, -3.9]), 4.0), count_drops(np.array([20 / 6 - 44 / 6]), 4.0)
+    (1, 1)
+    """
+    return int(np.count_nonzero(differences <= -drop * (1.0 - ROUNDING)))
 
 
 def question_means(values: Floats) -> Floats:

@@ -85,9 +85,13 @@ def failure_kind(record: Record) -> str:
     return (record.failure or "unknown").split(":", 1)[0].strip() or "unknown"
 
 
-def pair_exclusions(baseline: Sequence[Record | None], candidate: Sequence[Record | None], metric: str) -> Counter[str]:
-    """Count the pairs without a mark on both sides, by why."""
+def pair_exclusions(
+    baseline: Sequence[Record | None], candidate: Sequence[Record | None], metric: str, unseen: int
+) -> Counter[str]:
+    """Count the pairs without a mark on both sides, by why; of `unseen` planned pairs neither side has a record."""
     found: Counter[str] = Counter()
+    if unseen:
+        found.update({"baseline-absent": unseen, "candidate-absent": unseen})
     for pair in zip(baseline, candidate, strict=True):
         for side, record in zip(("baseline", "candidate"), pair, strict=True):
             if record is None:

@@ -59,8 +59,9 @@ def _ratings(
     settings: ComparisonSettings,
 ) -> tuple[RatingComparison, tuple[Scores, Scores]]:
     left, right = baseline.judgments.get(task, ()), candidate.judgments.get(task, ())
-    sides = [(pairs.baseline, left), (pairs.candidate, right)]
-    grid = score_grid(sides, judges[0], max(1, planned), samples(baseline.manifest.tasks[task]))
+    grid = score_grid(
+        (pairs.baseline, pairs.candidate), judges[0], max(1, planned), samples(baseline.manifest.tasks[task])
+    )
     before = place_scores("baseline", grid, pairs.baseline, left, judges[0])
     after = place_scores("candidate", grid, pairs.candidate, right, judges[1])
     rating = compare_ratings(

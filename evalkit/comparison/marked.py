@@ -29,7 +29,7 @@ def marked_parts(run: TaskRun, pairs: Pairs, settings: ComparisonSettings, fault
     metric = settings.metric or run.metric
     left, right = _marks(pairs.baseline, metric), _marks(pairs.candidate, metric)
     comparable = not any(fault.code == "not-comparable" for fault in faults)
-    exclusions = {**pairs.excluded, **pair_exclusions(pairs.baseline, pairs.candidate, metric)}
+    exclusions = {**pairs.excluded, **pair_exclusions(pairs.baseline, pairs.candidate, metric, pairs.unseen)}
     parts: dict[str, Any] = {
         "planned": pairs.planned,
         "coverage": Coverage(
@@ -41,10 +41,10 @@ def marked_parts(run: TaskRun, pairs: Pairs, settings: ComparisonSettings, fault
         ),
         "answers": compare_answers(pairs.baseline, pairs.candidate, truncation_counts=False),
     }
-    if comparable:
-        parts["soft"] = compare_soft_accuracy(pairs.baseline, pairs.candidate, pairs.unseen, level=settings.level)
-        parts["shift"] = distribution_shift(pairs.baseline, pairs.candidate)
     try:
+        if comparable:
+            parts["soft"] = compare_soft_accuracy(pairs.baseline, pairs.candidate, pairs.unseen, level=settings.level)
+            parts["shift"] = distribution_shift(pairs.baseline, pairs.candidate)
         parts.update(_estimates(metric, left, right, pairs, settings))
     except EstimateError as error:
         faults.append(Fault(code="estimate", message=f"metric '{metric}': {error}"))

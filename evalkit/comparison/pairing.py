@@ -104,13 +104,18 @@ def _designated(run: TaskRun, records: Sequence[Record], excluded: Counter[str])
 
 
 def _index(task: str, side: str, records: Sequence[Record], faults: list[Fault]) -> dict[Key, Record]:
-    index = {(r.subject, r.item_sha256, r.occurrence, r.sample): r for r in records}
+    index: dict[Key, Record] = {}
+    twice: set[str] = set()
+    for record in records:
+        key = (record.subject, record.item_sha256, record.occurrence, record.sample)
+        if key in index:
+            twice.add(record.key)
+        index[key] = record
     strangers = [record for record in records if record.task != task]
     if strangers:
         message = f"{side}: {len(strangers)} record(s) of another task, the first at {strangers[0].key}"
         faults.append(Fault(code="pairing", message=message))
-    if len(index) < len(records):
-        twice = [key for key, count in Counter(record.key for record in records).items() if count > 1]
+    if twice:
         message = (
             f"{side}: {len(twice)} duplicate pair key(s), the first {min(twice)}; next step: restore the run folder"
         )

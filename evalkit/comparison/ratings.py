@@ -65,32 +65,25 @@ class Scores:
     faults: tuple[Fault, ...]
 
 
-def score_grid(
-    sides: Sequence[tuple[Sequence[Record | None], Sequence[Judgment]]], judge: JudgeRun, planned: int, generations: int
-) -> Grid:
+def score_grid(sides: Sequence[Sequence[Record | None]], judge: JudgeRun, planned: int, generations: int) -> Grid:
     """Lay out the questions either side has seen.
 
-    A question's turns are those of the longest answer or latest judgment on either side; where nothing arrived, the
-    plan's average.
+    A question's turns are those of the longest answer on either side; where nothing arrived, the plan's average.
 
     Args:
-        sides: aligned records and judgments of each side.
+        sides: aligned records of each side.
         judge: who judged.
         planned: questions of a complete run.
         generations: answers to each question.
     """
     turns: dict[Question, int] = {}
     average = max(1, round(judge.planned / max(1, planned * generations * judge.repeats)))
-    for records, judgments in sides:
+    for records in sides:
         for record in records:
             if record is not None:
                 seen = len(record.reply.turns) if isinstance(record.reply, TextReply) else 0
                 key = (record.subject, record.item_sha256, record.occurrence)
                 turns[key] = max(turns.get(key, 0), seen)
-        for judgment in judgments:
-            key = (judgment.subject, judgment.item_sha256, judgment.occurrence)
-            if key in turns:
-                turns[key] = max(turns[key], judgment.turn)
     questions = tuple(sorted(turns))
     return Grid(
         questions=questions,

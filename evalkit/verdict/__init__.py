@@ -11,6 +11,7 @@ from evalkit.verdict.decide import Decision, Evidence, Verdict, decide
 from evalkit.verdict.endpoints import EndpointResult, MarginStep, Role
 from evalkit.verdict.guards import GuardResult
 from evalkit.verdict.outcome import REASONS, EndpointState, Outcome, Reason, exit_code
+from evalkit.verdict.published import UnpairedDecision, UnpairedResult, decide_unpaired
 
 __all__ = [
     "REASONS",
@@ -26,7 +27,10 @@ __all__ = [
     "Outcome",
     "Reason",
     "Role",
+    "UnpairedDecision",
+    "UnpairedResult",
     "Verdict",
     "decide",
+    "decide_unpaired",
     "exit_code",
 ]

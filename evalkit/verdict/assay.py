@@ -19,7 +19,7 @@ from evalkit.errors import EstimateError
 from evalkit.policy import Endpoint, MeanEndpoint, ProportionEndpoint, ResolvedPolicy
 from evalkit.statistics.mcnemar import mcnemar
 from evalkit.statistics.proportions import wilson_interval
-from evalkit.verdict.endpoints import EndpointResult, evaluate
+from evalkit.verdict.endpoints import EndpointResult, evaluate, mean_of
 from evalkit.verdict.outcome import EndpointState, Reason
 from evalkit.verdict.validity import data_reasons, has_no_variation
 
@@ -121,17 +121,20 @@ def assess(
         checks.append(_rerun_check(policy, name, rerun))
         checks += _baseline_checks(policy, name, samples)
     required = "control" in policy.policy.assay.required
-    for control in sorted(controls):
-        found, seen[control] = _control_check(policy, gating, control, controls[control])
+    named = sorted({*policy.release.controls, *controls})
+    for control in named:
+        found, seen[control] = _control_check(policy, gating, control, controls.get(control, {}))
         checks.append(found)
-    if required and not controls:
+    if required and not named:
         checks.append(
             _check("control", None, None, required=True, passed=None, message="no broken recipe was compared")
         )
     checks = [found for found in checks if found.required or found.passed is not None]
     return AssayReport(
         checks=tuple(checks),
-        noise=tuple(noise_floor(name, comparison) for name, comparison in sorted((rerun or {}).items())),
+        noise=tuple(
+            noise_floor(name, policy.endpoints[name], comparison) for name, comparison in sorted((rerun or {}).items())
+        ),
         controls=seen,
         reasons=tuple(reason for found in checks for reason in _reason(found)),
         notes=_anchor_notes(policy, gating),
@@ -164,6 +167,13 @@ def _rerun_check(policy: ResolvedPolicy, name: str, rerun: Comparisons | None) -
     faults = data_reasons(policy, name, comparison)
     if faults:
         return _check("aa", name, None, required=required, passed=False, message=faults[0].message)
+    first, second = comparison.baseline, comparison.candidate
+    if (first.model, first.recipe, first.recipe_sha256) != (second.model, second.recipe, second.recipe_sha256):
+        message = (
+            f"the second run is of recipe '{second.recipe}' of {second.model}, the baseline of recipe '{first.recipe}' "
+            f"of {first.model}"
+        )
+        return _check("aa", name, None, required=required, passed=False, message=message)
     try:
         passed, message = _equal_to_itself(policy, name, comparison)
     except EstimateError as error:
@@ -188,13 +198,11 @@ def _equal_to_itself(policy: ResolvedPolicy, name: str, comparison: Comparison) 
 
 
 def _equal_means(policy: ResolvedPolicy, name: str, endpoint: Endpoint, comparison: Comparison) -> tuple[bool, str]:
-    if isinstance(endpoint, MeanEndpoint) and has_no_variation(comparison):
-        mean = comparison.rating.mean if comparison.rating is not None else comparison.mean
+    mean, unit = mean_of(endpoint, comparison), "question" if isinstance(endpoint, MeanEndpoint) else "item"
+    if has_no_variation(endpoint, comparison):
         equal = mean is not None and mean.difference == 0.0
-        return equal, "every question has the same score in both runs" if equal else "every question differs alike"
+        return equal, f"every {unit} has the same score in both runs" if equal else f"every {unit} differs alike"
     result = evaluate(policy, name, comparison)
-    mean = comparison.soft if result.kind == "soft_accuracy" else None
-    mean = mean or (comparison.rating.mean if comparison.rating is not None else comparison.mean)
     wide = mean.wide_interval if mean is not None else None
     if wide is None:
         raise EstimateError("no interval can be made")
@@ -245,7 +253,9 @@ def _baseline_checks(policy: ResolvedPolicy, name: str, samples: Sequence[Compar
     endpoint, rules = policy.endpoints[name], policy.policy.assay
     if not isinstance(endpoint, ProportionEndpoint):
         return []
-    comparison = next((found[name] for found in samples if name in found and found[name].proportion), None)
+    known = [found[name] for found in samples if name in found and found[name].proportion is not None]
+    # A damaged run of one candidate says nothing of the baseline, and must not spoil the verdicts on the others.
+    comparison = next((found for found in known if not data_reasons(policy, name, found)), next(iter(known), None))
     data = comparison.proportion if comparison is not None else None
     if comparison is None or data is None:
         return [
@@ -307,13 +317,13 @@ def _anchor_notes(policy: ResolvedPolicy, gating: Sequence[str]) -> tuple[str, .
     )
 
 
-def noise_floor(name: str, comparison: Comparison) -> NoiseFloor:
+def noise_floor(name: str, endpoint: Endpoint, comparison: Comparison) -> NoiseFloor:
     """Return how much the baseline differs from itself on one endpoint."""
     table = comparison.proportion.observed if comparison.proportion is not None else None
     rating, answers = comparison.rating, comparison.answers
     sd: float | None = None
     if rating is not None:
-        sd = rating.mean.sd if rating.mean.sd is not None or not has_no_variation(comparison) else 0.0
+        sd = rating.mean.sd if rating.mean.sd is not None or not has_no_variation(endpoint, comparison) else 0.0
     return NoiseFloor(
         endpoint=name,
         discordance=table.discordance if table is not None else None,

@@ -20,7 +20,7 @@ from evalkit.policy import ResolvedPolicy
 from evalkit.statistics.multiplicity import holm
 from evalkit.verdict.assay import AssayReport, Comparisons, assess
 from evalkit.verdict.endpoints import EndpointResult, evaluate, role
-from evalkit.verdict.gate import recipe_p
+from evalkit.verdict.gate import OUTCOMES, STATES, outcomes, recipe_p
 from evalkit.verdict.guards import GuardResult, guard_results
 from evalkit.verdict.outcome import EndpointState, Outcome, Reason, exit_code
 from evalkit.verdict.resolving import resolution
@@ -112,9 +112,13 @@ class Decision:
 
 @dataclass(frozen=True, kw_only=True)
 class _Case:
-    """One recipe on its way to a verdict; `p` holds one value for each claim of the policy."""
+    """One recipe on its way to a verdict.
+
+    `advisory` says why endpoints that decide nothing could not be tested; `p` holds one value for each claim.
+    """
 
     invalid: tuple[Reason, ...]
+    advisory: tuple[Reason, ...]
     endpoints: tuple[EndpointResult, ...]
     guards: tuple[GuardResult, ...]
     p: tuple[float, ...]
@@ -129,9 +133,9 @@ def decide(policy: ResolvedPolicy, evidence: Evidence) -> Decision:
         rerun=evidence.rerun,
         controls=evidence.controls,
         samples=[
-            *evidence.candidates.values(),
+            *(evidence.candidates[name] for name in sorted(evidence.candidates)),
             *([evidence.rerun] if evidence.rerun else []),
-            *evidence.controls.values(),
+            *(evidence.controls[name] for name in sorted(evidence.controls)),
         ],
     )
     names = policy.release.recipes
@@ -147,6 +151,7 @@ def decide(policy: ResolvedPolicy, evidence: Evidence) -> Decision:
             policy,
             evidence,
             name,
+            gating,
             cases[name],
             tuple((found.adjusted[at], found.reject[at]) for found in claims),
         )
@@ -167,7 +172,7 @@ def _gating(policy: ResolvedPolicy, evidence: Evidence) -> list[str]:
     everything = [*evidence.candidates.values(), *evidence.controls.values(), evidence.rerun or {}]
     gating = []
     for name, endpoint in policy.endpoints.items():
-        planned = next((found[name].planned for found in everything if name in found), None)
+        planned = max((found[name].planned for found in everything if name in found), default=None)
         if role(name, endpoint, planned).gating:
             gating.append(name)
     return gating
@@ -178,8 +183,9 @@ def _case(policy: ResolvedPolicy, evidence: Evidence, name: str, gating: Sequenc
     ones = (1.0,) * len(policy.policy.claims)
     if comparisons is None:
         missing = Reason(code="not-run", message=f"recipe '{name}' is in the policy but was not run; next step: run it")
-        return _Case(invalid=(missing, *assay.reasons), endpoints=(), guards=(), p=ones)
+        return _Case(invalid=(missing, *assay.reasons), advisory=(), endpoints=(), guards=(), p=ones)
     invalid = [*_run_reasons(policy, evidence, name, comparisons, gating), *assay.reasons]
+    advisory: list[Reason] = []
     results: list[EndpointResult] = []
     guards: list[GuardResult] = []
     for endpoint, comparison in comparisons.items():
@@ -194,9 +200,9 @@ def _case(policy: ResolvedPolicy, evidence: Evidence, name: str, gating: Sequenc
                 results.append(result)
             except EstimateError as error:
                 found = [Reason(code="estimate", message=f"{endpoint}: {error}", endpoint=endpoint)]
-        invalid += found if endpoint in gating else []
+        (invalid if endpoint in gating else advisory).extend(found)
     p = ones if invalid else _claims_p(policy, [result for result in results if result.name in gating])
-    return _Case(invalid=tuple(invalid), endpoints=tuple(results), guards=tuple(guards), p=p)
+    return _Case(invalid=tuple(invalid), advisory=tuple(advisory), endpoints=tuple(results), guards=tuple(guards), p=p)
 
 
 def _run_reasons(
@@ -233,10 +239,11 @@ def _verdict(
     policy: ResolvedPolicy,
     evidence: Evidence,
     name: str,
+    names: Sequence[str],
     case: _Case,
     claims: Sequence[tuple[float, bool]],
 ) -> Verdict:
-    gating = [result for result in case.endpoints if result.role.gating]
+    gating = [result for result in case.endpoints if result.name in names]
     outcome, reasons = _outcome(policy, case, gating, certifiable=claims[0][1])
     if evidence.post_hoc and outcome is not Outcome.INVALID:
         message = f"the data would give {outcome.value}, but the policy was chosen after the runs began"
@@ -249,7 +256,7 @@ def _verdict(
         outcome=outcome,
         claim=claim,
         reasons=reasons,
-        notes=tuple(_notes(case, comparisons, outcome)),
+        notes=tuple(_notes(policy, names, case, comparisons, outcome)),
         resolve=tuple(
             resolution(result, policy.endpoints[result.name], comparisons[result.name])
             for result in open_ones
@@ -265,34 +272,35 @@ def _verdict(
 def _outcome(
     policy: ResolvedPolicy, case: _Case, gating: Sequence[EndpointResult], *, certifiable: bool
 ) -> tuple[Outcome, tuple[Reason, ...]]:
-    if case.invalid:
-        return Outcome.INVALID, case.invalid
-    failed = [result.name for result in gating if result.state is EndpointState.FAIL]
-    if failed:
-        said = "a loss beyond the margin is shown"
-        return Outcome.REJECTED, tuple(
-            Reason(code="endpoint-fail", message=f"{name}: {said}", endpoint=name) for name in failed
-        )
-    reasons = _demotions(policy, case, gating)
-    if not reasons and not certifiable:
+    demotions = _demotions(policy, case, gating)
+    states = [STATES.index(result.state) - 1 for result in gating]
+    outcome = OUTCOMES[int(outcomes(states, certifiable, bool(case.invalid), bool(demotions)))]
+    if outcome is Outcome.INVALID:
+        return outcome, case.invalid
+    if outcome is Outcome.REJECTED:
+        return outcome, _of_state(gating, EndpointState.FAIL, "endpoint-fail", "a loss beyond the margin is shown")
+    if outcome is Outcome.CERTIFIED:
+        return outcome, ()
+    said = "neither a loss beyond the margin nor its absence is shown"
+    reasons = [*_of_state(gating, EndpointState.OPEN, "endpoint-open", said), *demotions]
+    if not certifiable and all(result.state is EndpointState.PASS for result in gating):
         message = "it passes alone, but not after Holm's correction over all recipes of the policy"
         reasons.append(Reason(code="holm", message=message))
-    return (Outcome.INCONCLUSIVE, tuple(reasons)) if reasons else (Outcome.CERTIFIED, ())
+    return outcome, tuple(reasons)
+
+
+def _of_state(results: Sequence[EndpointResult], state: EndpointState, code: str, said: str) -> tuple[Reason, ...]:
+    return tuple(
+        Reason(code=code, message=f"{result.name}: {said}", endpoint=result.name)
+        for result in results
+        if result.state is state
+    )
 
 
 def _demotions(policy: ResolvedPolicy, case: _Case, gating: Sequence[EndpointResult]) -> list[Reason]:
-    """Return why a recipe without a failed endpoint is not certified; a guard counts on gating endpoints only."""
+    """Return what forbids a certificate whatever the tests show; a guard counts on gating endpoints only."""
     names = {result.name for result in gating}
     reasons = [
-        Reason(
-            code="endpoint-open",
-            message=f"{result.name}: neither a loss beyond the margin nor its absence is shown",
-            endpoint=result.name,
-        )
-        for result in gating
-        if result.state is EndpointState.OPEN
-    ]
-    reasons += [
         Reason(code="power-cap", message=result.role.note, endpoint=result.name)
         for result in gating
         if result.role.capped
@@ -318,7 +326,9 @@ def _claim(policy: ResolvedPolicy, gating: Sequence[EndpointResult], claims: Seq
     return strongest
 
 
-def _notes(case: _Case, comparisons: Comparisons, outcome: Outcome) -> list[str]:
+def _notes(
+    policy: ResolvedPolicy, gating: Sequence[str], case: _Case, comparisons: Comparisons, outcome: Outcome
+) -> list[str]:
     notes = []
     for result in case.endpoints:
         notes += [result.role.note] if result.role.note else []
@@ -327,10 +337,14 @@ def _notes(case: _Case, comparisons: Comparisons, outcome: Outcome) -> list[str]
                 notes.append(f"{result.name}: the claim '{step.claim}' is refuted")
         proportion = comparisons[result.name].proportion
         effects = proportion.effects if proportion else None
-        if outcome is Outcome.CERTIFIED and effects and effects.mcnemar.midp_p < 0.05:
+        passed = outcome is Outcome.CERTIFIED and result.state is EndpointState.PASS
+        if passed and effects and effects.mcnemar.midp_p < 0.05:
             way = "worse" if effects.difference < 0 else "better"
             notes.append(f"{result.name}: within the margin, but measurably {way}")
-    left_out = [result.name for result in case.endpoints if not result.role.gating]
-    if left_out:
-        notes.append(f"shown, and not part of the verdict: {', '.join(left_out)}")
-    return notes
+    shown = [result.name for result in case.endpoints if result.name not in gating]
+    if shown:
+        notes.append(f"shown, and not part of the verdict: {', '.join(shown)}")
+    untested = [name for name in policy.endpoints if name not in gating and name not in shown]
+    if untested:
+        notes.append(f"not tested, and not part of the verdict: {', '.join(untested)}")
+    return notes + [reason.message for reason in case.advisory]

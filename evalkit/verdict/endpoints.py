@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from scipy.special import ndtri, stdtrit
 
-from evalkit.comparison import Comparison, MeanComparison, ProportionComparison
+from evalkit.comparison import Comparison, FilledDifferences, MeanComparison, ProportionComparison
 from evalkit.errors import EstimateError
 from evalkit.policy import Endpoint, MeanEndpoint, ProportionEndpoint, ResolvedPolicy, SoftAccuracyEndpoint
 from evalkit.statistics.interval import Interval
@@ -30,7 +30,8 @@ class Role:
     Attributes:
         gating: the verdict rests on it.
         capped: planned power too low: no verdict is better than INCONCLUSIVE.
-        planned_power: chance to certify an equal candidate, from the policy's planning value; None for accuracies.
+        planned_power: chance to certify an equal candidate, from the policy's planning value; None for accuracies and
+            where the number of questions is not known.
         note: what a certificate must say about it; "" for nothing.
     """
 
@@ -45,6 +46,8 @@ def role(name: str, endpoint: Endpoint, planned: int | None) -> Role:
     if not isinstance(endpoint, MeanEndpoint):
         return Role(gating=endpoint.gating, capped=False, planned_power=None, note="")
     questions = endpoint.questions or planned or 0
+    if questions == 0:  # data that are not there must not turn a gating endpoint into an advisory one
+        return Role(gating=endpoint.gating, capped=False, planned_power=None, note="")
     power = (
         noncentral_power_t(questions, endpoint.planning_sd, endpoint.margin, endpoint.alpha) if questions >= 2 else 0.0
     )
@@ -70,8 +73,8 @@ class MarginStep:
     Attributes:
         claim: what a certificate calls it.
         margin: proportion, or rating points.
-        statistic: z (accuracies) or t (means) under the unfavourable fill.
-        favourable_statistic: the same under the favourable fill.
+        statistic: z (accuracies) or t (means) under the unfavourable fill; t at most what any other fill could give.
+        favourable_statistic: the same under the favourable fill; t at least what any other fill could give.
         critical: one-sided quantile; PASS above, FAIL below its negative.
         p_certify: of "the loss is at least the margin", unfavourable fill.
         p_reject: of "the loss is at most the margin", favourable fill.
@@ -144,18 +147,23 @@ def evaluate(policy: ResolvedPolicy, name: str, comparison: Comparison) -> Endpo
     }
     if isinstance(endpoint, ProportionEndpoint):
         return _proportion(policy, endpoint, _present(comparison.proportion, name, comparison), common)
+    mean = _present(mean_of(endpoint, comparison), name, comparison)
+    return _mean(policy, endpoint, mean, common, "rating" if isinstance(endpoint, MeanEndpoint) else "proportion")
+
+
+def mean_of(endpoint: Endpoint, comparison: Comparison) -> MeanComparison | None:
+    """Return the means an endpoint is about; None for an endpoint of accuracies, or without data."""
+    if isinstance(endpoint, ProportionEndpoint):
+        return None
     if isinstance(endpoint, SoftAccuracyEndpoint):
-        return _mean(policy, endpoint, _present(comparison.soft, name, comparison), common, "proportion")
-    mean = comparison.rating.mean if comparison.rating is not None else comparison.mean
-    return _mean(policy, endpoint, _present(mean, name, comparison), common, "rating")
+        return comparison.soft
+    return comparison.rating.mean if comparison.rating is not None else comparison.mean
 
 
 def too_few(name: str, endpoint: Endpoint, comparison: Comparison) -> Reason | None:
     """Return a reason if not even a copy without a single flip could pass on so many pairs."""
     pairs = observed_pairs(endpoint, comparison)
-    least = 2 if isinstance(endpoint, MeanEndpoint) else minimum_items(endpoint.margins[0], endpoint.alpha)
-    if isinstance(endpoint, SoftAccuracyEndpoint):
-        least = 2
+    least = minimum_items(endpoint.margins[0], endpoint.alpha) if isinstance(endpoint, ProportionEndpoint) else 2
     if pairs >= least:
         return None
     unit = "questions" if isinstance(endpoint, MeanEndpoint) else "items"
@@ -168,9 +176,7 @@ def observed_pairs(endpoint: Endpoint, comparison: Comparison) -> int:
     if isinstance(endpoint, ProportionEndpoint):
         table = comparison.proportion.observed if comparison.proportion is not None else None
         return table.n if table is not None else 0
-    if isinstance(endpoint, SoftAccuracyEndpoint):
-        return comparison.soft.n if comparison.soft is not None else 0
-    mean = comparison.rating.mean if comparison.rating is not None else comparison.mean
+    mean = mean_of(endpoint, comparison)
     return mean.n if mean is not None else 0
 
 
@@ -184,11 +190,9 @@ def _present(part: Any, name: str, comparison: Comparison) -> Any:
 
 
 def _claims(policy: ResolvedPolicy, endpoint: Endpoint) -> list[tuple[str, float]]:
-    """Pair every claim of the policy with the margin this endpoint has for it."""
-    deciding = [other for other in policy.endpoints.values() if other.gating] or [endpoint]
-    most = max(len(other.margins) for other in deciding)
+    """Pair every claim of the policy with the margin this endpoint has for it, or with its last one."""
     margins = endpoint.margins
-    return [(claim, margins[min(at, len(margins) - 1)]) for at, claim in enumerate(policy.policy.claims[:most])]
+    return [(claim, margins[min(at, len(margins) - 1)]) for at, claim in enumerate(policy.policy.claims)]
 
 
 def _proportion(
@@ -227,9 +231,10 @@ def _mean(
     d = data.differences
     test = paired_t(d.observed)
     critical = float(stdtrit(d.unfavourable.size - 1, 1.0 - endpoint.alpha))
+    reserve = _reserve(d, endpoint.alpha / max(1, len(policy.release.recipes)))
     steps = []
     for claim, margin in _claims(policy, endpoint):
-        worst, best = paired_t(d.unfavourable, margin), paired_t(d.favourable, margin)
+        worst, best = paired_t(d.unfavourable, margin - reserve), paired_t(d.favourable, margin + reserve)
         steps.append(_step(claim, margin, (worst.t, best.t), critical, (worst.p_certify, best.p_reject)))
     level = 1.0 - 2.0 * endpoint.alpha
     return EndpointResult(
@@ -244,6 +249,24 @@ def _mean(
         steps=tuple(steps),
         state=steps[0].state,
     )
+
+
+def _reserve(d: FilledDifferences, alpha: float) -> float:
+    """Return by how much margins move, so that no answer that is missing could have changed PASS or FAIL to OPEN.
+
+    A fill at the end of the scale lowers the mean, but it may lower the spread too (where it hides an outlier) and so
+    raise t. Let the true differences be those of a fill plus e, 0 <= |e_i| <= w_i, w = favourable - unfavourable, and
+    c the critical t. The mean gains at least sum(e^2)/(n max w), the standard error at most sqrt(sum(e^2)/(n(n - 1)))
+    (the standard deviation is a seminorm), so the test loses at most the maximum over x = sqrt(sum(e^2)) of
+    c x/sqrt(n(n - 1)) - x^2/(n max w), which is c^2 max(w)/(4(n - 1)). It is 0 if nothing is missing.
+
+    Args:
+        d: differences of all planned units, both fills.
+        alpha: the smallest level at which the test is read: that of Holm's first step.
+    """
+    width, df = float((d.favourable - d.unfavourable).max()), d.favourable.size - 1
+    critical = float(stdtrit(df, 1.0 - alpha))
+    return critical**2 * width / (4.0 * df)
 
 
 def _known(value: float | None) -> float:

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 
 from scipy.special import bdtrc, stdtrit
 
-from evalkit.comparison import AnswerComparison, Comparison, RatingComparison
+from evalkit.comparison import AnswerComparison, Comparison, RatingComparison, count_drops
 from evalkit.policy import Endpoint, MeanEndpoint, ResolvedPolicy
 from evalkit.statistics.paired_means import johnson_t
 from evalkit.verdict.assay import NoiseFloor
-from evalkit.verdict.endpoints import EndpointResult
+from evalkit.verdict.endpoints import EndpointResult, mean_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,8 +143,10 @@ def _catastrophic(
     normal, of = 0, 0
     if noise is not None and noise.drops is not None and noise.questions:
         normal, of = noise.drops, noise.questions
+    # A guard sees what the test sees: a missing answer is a bad one.
+    worst = rating.mean.differences.unfavourable
     words = f"that lost {rating.drop:g} or more"
-    return _binomial(policy, result, "catastrophic", rating.drops, rating.mean.n, normal, of, words)
+    return _binomial(policy, result, "catastrophic", count_drops(worst, rating.drop), worst.size, normal, of, words)
 
 
 def _binomial(
@@ -175,7 +177,7 @@ def _binomial(
 
 
 def _skew(result: EndpointResult, endpoint: Endpoint, comparison: Comparison) -> GuardResult:
-    mean = comparison.rating.mean if comparison.rating is not None else comparison.mean
+    mean = mean_of(endpoint, comparison)
     assert mean is not None  # the endpoint has a result, so it has a mean
     d = mean.differences.unfavourable
     t = johnson_t(d, endpoint.margins[0]).t

@@ -55,6 +55,7 @@ REASONS: Mapping[str, str] = {
     "holm": "the evidence is not enough for so many recipes at once",
     "power-cap": "the planned power was too low, so the policy allows no certificate",
     "not-certifying": "the policy watches and never certifies",
+    "unpaired": "the baseline is a published number, so nothing is paired",
     "exploratory": "analysed after the fact, under another policy than the run's own",
     "guard:invalid-answers": "more answers cannot be read",
     "guard:length": "answers have another length",

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from evalkit.comparison import Comparison
 from evalkit.errors import EstimateError
-from evalkit.policy import Endpoint, MeanEndpoint
+from evalkit.policy import Endpoint, MeanEndpoint, ProportionEndpoint
 from evalkit.statistics.power import approximate_items_needed, questions_needed
-from evalkit.verdict.endpoints import EndpointResult
+from evalkit.verdict.endpoints import EndpointResult, mean_of
 
 POWER = 0.80
 
@@ -18,31 +18,49 @@ POWER = 0.80
 def resolution(result: EndpointResult, endpoint: Endpoint, comparison: Comparison) -> str:
     """Say how much more would give 80 % power to certify an equal recipe at the variation that was seen."""
     try:
-        if isinstance(endpoint, MeanEndpoint):
-            mean = comparison.rating.mean if comparison.rating is not None else comparison.mean
-            if mean is None or mean.sd is None:
-                return f"{result.name}: judge more questions"
-            needed = questions_needed(mean.sd, endpoint.margin, alpha=endpoint.alpha, power=POWER)
-            seen, unit = f"the SD of a question's difference stays at {mean.sd:.2f}", "questions"
-        else:
-            effects = comparison.proportion.effects if comparison.proportion is not None else None
-            if effects is None or effects.flips.rate == 0:
-                return f"{result.name}: run more items"
-            needed = approximate_items_needed(
-                effects.flips.rate, endpoint.margins[0], alpha=endpoint.alpha, power=POWER
-            )
-            seen, unit = f"flips stay at {effects.flips.rate:.1%}", "items"
+        found = _needed(endpoint, comparison)
     except EstimateError as error:
         return f"{result.name}: no number can be named: {error}"
-    return f"{result.name}: {_sentence(result.pairs, int(needed), unit, seen, endpoint.population)}"
+    unit = _unit(endpoint)
+    if found is None:
+        lacking = result.planned - result.pairs
+        wanted = f"complete the {lacking:,} missing {unit}" if lacking else f"run more {unit}"
+        return f"{result.name}: {wanted}{_exhausted(result.planned, unit, endpoint.population)}"
+    needed, seen = found
+    return f"{result.name}: {_sentence(result.pairs, needed, unit, seen, endpoint.population)}"
+
+
+def _unit(endpoint: Endpoint) -> str:
+    return "questions" if isinstance(endpoint, MeanEndpoint) else "items"
+
+
+def _needed(endpoint: Endpoint, comparison: Comparison) -> tuple[int, str] | None:
+    """Return the units needed and what that rests on; None where nothing varies."""
+    margin, alpha = endpoint.margins[0], endpoint.alpha
+    if isinstance(endpoint, ProportionEndpoint):
+        effects = comparison.proportion.effects if comparison.proportion is not None else None
+        if effects is None or effects.flips.rate == 0:
+            return None
+        needed = approximate_items_needed(effects.flips.rate, margin, alpha=alpha, power=POWER)
+        return needed, f"flips stay at {effects.flips.rate:.1%}"
+    mean = mean_of(endpoint, comparison)
+    if mean is None or mean.sd is None:
+        return None
+    what = "a question's difference" if isinstance(endpoint, MeanEndpoint) else "an item's difference"
+    return questions_needed(mean.sd, margin, alpha=alpha, power=POWER), f"the SD of {what} stays at {mean.sd:.2f}"
 
 
 def _sentence(have: int, needed: int, unit: str, seen: str, population: int | None) -> str:
     if needed <= have:
+        outlook = "and only many more would decide" if not _exhausted(have, unit, population) else "and no more exist"
         return (
             f"{have:,} {unit} already give {POWER:.0%} power to certify an equal recipe, if {seen}; the true "
-            "difference is probably near the margin, and only many more would decide"
+            f"difference is probably near the margin, {outlook}"
         )
     if population is not None and needed > population:
         return f"{needed:,} {unit} would be needed, if {seen}, and only {population:,} exist"
     return f"about {needed - have:,} more {unit} would give {POWER:.0%} power to certify an equal recipe, if {seen}"
+
+
+def _exhausted(have: int, unit: str, population: int | None) -> str:
+    return f"; no more {unit} exist" if population is not None and have >= population else ""

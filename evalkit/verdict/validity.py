@@ -12,7 +12,7 @@ from evalkit.comparison import Comparison, Coverage, RunLabel, SideCoverage
 from evalkit.policy import Endpoint, MeanEndpoint, ResolvedPolicy
 from evalkit.records import JudgeRun, TaskRun
 from evalkit.statistics.checks import ROUNDING
-from evalkit.verdict.endpoints import too_few
+from evalkit.verdict.endpoints import mean_of, too_few
 from evalkit.verdict.outcome import Reason
 
 
@@ -108,15 +108,16 @@ def _failures(failed: Mapping[str, int]) -> str:
 
 def variance_reasons(name: str, endpoint: Endpoint, comparison: Comparison) -> list[Reason]:
     """Return a reason if a mean score has no variation: no test can rest on it. A baseline's rerun is exempt."""
-    if not isinstance(endpoint, MeanEndpoint) or not has_no_variation(comparison):
+    if not has_no_variation(endpoint, comparison):
         return []
-    message = f"{name}: every question differs from the baseline by the same amount; next step: look at the answers"
+    unit = "question" if isinstance(endpoint, MeanEndpoint) else "item"
+    message = f"{name}: every {unit} differs from the baseline by the same amount; next step: look at the answers"
     return [Reason(code="zero-variance", message=message, endpoint=name)]
 
 
-def has_no_variation(comparison: Comparison) -> bool:
-    """Say whether at least two questions were compared and all differences are equal."""
-    mean = comparison.rating.mean if comparison.rating is not None else comparison.mean
+def has_no_variation(endpoint: Endpoint, comparison: Comparison) -> bool:
+    """Say whether an endpoint of means has at least two units and all its differences are equal."""
+    mean = mean_of(endpoint, comparison)
     if mean is None or mean.n < 2:
         return False
     observed = mean.differences.observed
@@ -124,7 +125,17 @@ def has_no_variation(comparison: Comparison) -> bool:
 
 
 def identity_reasons(comparisons: Mapping[str, Comparison], gating: Mapping[str, bool]) -> list[Reason]:
-    """Return a reason if a gating endpoint, or every endpoint, has identical replies on both sides."""
+    """Return a reason if one and the same engine was loaded twice, or if replies are identical on both sides.
+
+    Identical replies count on a gating endpoint, or on every endpoint.
+    """
+    for comparison in comparisons.values():
+        if comparison.candidate.identity_sha256 == comparison.baseline.identity_sha256:
+            message = (
+                f"candidate and baseline are one and the same engine ({comparison.baseline.identity_sha256}): nothing "
+                "is compared; next step: run the candidate with its own recipe"
+            )
+            return [Reason(code="same-model", message=message)]
     same = [name for name, comparison in comparisons.items() if comparison.same_model]
     decisive = [name for name in same if gating.get(name, False)]
     if not decisive and not (same and len(same) == len(comparisons)):
