@@ -13,13 +13,14 @@ import os
 import statistics
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
-import measuring as m  # noqa: E402
-import mmlu_side_by_side as side  # noqa: E402
+import measuring as m
+import mmlu_side_by_side as side
 
 CASES = {"letter": ("mmlu", "acc", "5-shot letter"), "cloze": ("mmlu-cloze", "acc_norm", "0-shot cloze")}
 RECIPES = ("llama-official-fp8", "modelopt-fp8-kv", "int4-awq")
@@ -65,7 +66,7 @@ def main() -> int:
         rows["mmlu-profile"] += [[title, what, f"{share:.0%}"] for what, share in shares.items()]
         agreement += [[title, *row] for row in parity["rows"]]
     found.results["recipes"], slow = _recipes(bench, loaded, cases, args) if args.recipes else ({}, [])
-    ceiling_heads = ["case", "tokens fed one by one", "unique tokens", "of the best rate", "of the layers' own rate"]
+    ceiling_heads = ["case", "tokens one by one", "unique tokens", "square, GFLOP/s", "layers, GFLOP/s", "share"]
     found.tables = [
         m.Table(name="mmlu-speed", headers=["case", "items", "who", "items/s", "evalkit is"], rows=rows["mmlu-speed"]),
         m.Table(name="mmlu-ceiling", headers=ceiling_heads, rows=rows["mmlu-ceiling"]),
@@ -86,10 +87,10 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--cases", default="letter,cloze", help="which, separated by commas")
     parser.add_argument("--mmlu", type=Path, metavar="DIR", help="MMLU with worked examples, Hendrycks' CSV layout")
     parser.add_argument("--items", type=int, default=60, help="items of each subject")
-    parser.add_argument("--parity-items", type=int, default=20, help="of those, for fp32 and for unbatched scoring")
+    parser.add_argument("--parity-items", type=int, default=12, help="of those, for fp32 and for unbatched scoring")
     parser.add_argument("--subjects", default="astronomy,high_school_biology,high_school_geography")
     parser.add_argument("--recipe", action="append", dest="recipes", choices=RECIPES, help="may be repeated")
-    parser.add_argument("--recipe-items", type=int, default=20, help="items of each subject for recipes")
+    parser.add_argument("--recipe-items", type=int, default=12, help="items of each subject for recipes")
     parser.add_argument("--model", default="smollm2-135m-instruct", help="asset or folder")
     parser.add_argument("--threads", type=int, default=m.cores())
     return parser.parse_args()
@@ -101,7 +102,7 @@ def _speed(loaded: Any, items: Any, repeats: int) -> tuple[dict[str, Any], dict[
     work: dict[str, Callable[[], side.Scores]] = {OURS: lambda: side.score(side.evalkit_engine(loaded), items)}
     for name, size in ((SINGLE, 1), (BATCHED, 16)):
         model = side.lm_eval_model(loaded, size)
-        work[name] = lambda model=model: side.score_by_lm_eval(model, items)  # type: ignore[misc]
+        work[name] = partial(side.score_by_lm_eval, model, items)
     side.score(side.evalkit_engine(loaded), items[:8])  # first calls of kernels are slow
     contestants = {name: side.kept(scores, name, run) for name, run in work.items()}
     seconds = m.interleave(contestants, 1)
@@ -124,12 +125,13 @@ def _speed_row(title: str, count: int, name: str, values: dict[str, Any]) -> lis
 
 def _ceiling(loaded: Any, items: Any, median_s: float, rates: dict[str, float]) -> dict[str, float]:
     work = side.unique_work(loaded, items)
-    return {**work, **{f"share_of_{key}": work["flops"] / rate / median_s for key, rate in rates.items()}}
+    return {**work, **rates, "share": work["flops"] / max(rates.values()) / median_s}
 
 
 def _ceiling_row(title: str, found: dict[str, float]) -> list[str]:
-    shares = [f"{found[f'share_of_{key}_flops_per_s']:.0%}" for key in ("square", "layers")]
-    return [title, f"{found['fed_one_by_one']:,.0f}", f"{found['tokens']:,.0f}", *shares]
+    counts = [f"{found[key]:,.0f}" for key in ("fed_one_by_one", "tokens")]
+    speeds = [f"{found[key] / 1e9:,.0f}" for key in ("square_flops_per_s", "layers_flops_per_s")]
+    return [title, *counts, *speeds, f"{found['share']:.0%}"]
 
 
 def _parity(bench: side.Bench, loaded: Any, items: Any, scores: dict[str, side.Scores], metric: str) -> dict[str, Any]:
@@ -172,7 +174,7 @@ def _recipes(bench: side.Bench, loaded: Any, cases: list[str], args: argparse.Na
         for case in cases:
             items = bench.items(CASES[case][0], min(args.items, args.recipe_items))
             plain = side.evalkit_engine(loaded)
-            contestants = {"none": lambda: side.score(plain, items), recipe: lambda: side.score(engine, items)}
+            contestants = {"none": partial(side.score, plain, items), recipe: partial(side.score, engine, items)}
             seconds = m.interleave(contestants, args.repeats)
             ratio = m.median_ratio(seconds[recipe], seconds["none"])
             found[f"{case}/{recipe}"] = {"n": len(items), "seconds": seconds, "slowdown": ratio}

@@ -94,9 +94,17 @@ def seconds_of(work: Callable[[], object]) -> float:
     return time.perf_counter() - begun
 
 
+def processor_seconds_of(work: Callable[[], object]) -> float:
+    """Run something once; return processor time, child processes included, seconds: it hardly sees other programs."""
+    before = os.times()
+    work()
+    return sum(after - then for after, then in zip(os.times()[:4], before[:4], strict=True))
+
+
 def interleave(contestants: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:
     """Run every contestant once in each round, in a turning order; return each one's seconds by round."""
-    names, found = list(contestants), {name: [] for name in contestants}
+    names = list(contestants)
+    found: dict[str, list[float]] = {name: [] for name in names}
     for turn in range(repeats):
         shift = turn % len(names)
         for name in names[shift:] + names[:shift]:
@@ -132,13 +140,14 @@ def matmul_rate(dtype: str, shapes: Sequence[tuple[int, int, int]] = SQUARE, for
     pairs = [(torch.randn(m, k, dtype=kind), torch.randn(k, n, dtype=kind)) for m, k, n in shapes]
     flops = sum(2 * m * k * n for m, k, n in shapes)
 
-    def once() -> None:
-        for left, right in pairs:
-            left @ right
+    def products(rounds: int) -> None:
+        for _ in range(rounds):
+            for left, right in pairs:
+                left @ right
 
-    once()
-    count = max(1, round(for_s / 3 / seconds_of(once)))
-    return max(count * flops / seconds_of(lambda: [once() for _ in range(count)]) for _ in range(3))
+    products(1)
+    rounds = max(1, round(for_s / 3 / seconds_of(lambda: products(1))))
+    return max(rounds * flops / seconds_of(lambda: products(rounds)) for _ in range(3))
 
 
 @contextmanager
@@ -149,10 +158,10 @@ def profiled(shares: dict[str, float], groups: Mapping[str, Sequence[str]]) -> A
     """
     from torch.profiler import ProfilerActivity, profile  # noqa: PLC0415
 
-    begun = time.perf_counter()
     with profile(activities=[ProfilerActivity.CPU]) as found:
+        begun = time.perf_counter()
         yield
-    wall_us = (time.perf_counter() - begun) * 1e6
+        wall_us = (time.perf_counter() - begun) * 1e6
     spent = dict.fromkeys([*groups, "other torch operations"], 0.0)
     for event in found.key_averages():
         owner = next((group for group, parts in groups.items() if any(part in event.key for part in parts)), None)

@@ -5,8 +5,10 @@ In: a loaded model and items. Out: log-probabilities of each item's options, cho
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +115,9 @@ def lm_eval_model(loaded: LoadedModel, batch_size: int) -> Any:
     """Return lm-eval's own model class around a loaded model."""
     from lm_eval.models.huggingface import HFLM  # noqa: PLC0415 - slow to import
 
+    for noisy in ("lm_eval", "transformers"):  # advice that repeats with every model and every text
+        logging.getLogger(noisy).setLevel(logging.ERROR)
+
     return HFLM(pretrained=loaded.model, tokenizer=loaded.tokenizer, batch_size=batch_size, device="cpu")
 
 
@@ -163,9 +168,7 @@ def unique_work(loaded: LoadedModel, items: Sequence[Item]) -> Mapping[str, floa
             sequences[fed] = None
             places.update(fed[:end] for end in range(len(context), len(fed) + 1))
     ordered = sorted(sequences)
-    tokens = len(ordered[0]) + sum(
-        len(after) - _common(before, after) for before, after in zip(ordered, ordered[1:], strict=False)
-    )
+    tokens = len(ordered[0]) + sum(len(after) - _common(before, after) for before, after in pairwise(ordered))
     head = loaded.model.get_output_embeddings()
     linear = [layer for layer in loaded.model.modules() if isinstance(layer, torch.nn.Linear) and layer is not head]
     body, out = sum(layer.weight.numel() for layer in linear), head.weight.numel()

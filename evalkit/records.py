@@ -276,10 +276,12 @@ class Judgment:
         key: digest of judge identity, sampling parameters, profile, references, full messages and repeat index.
         task, subject, item_sha256, occurrence, sample: the judged record.
         turn: 1-based turn.
-        repeat: 0-based repeat of the same question to the judge.
+        repeat: 0-based repeat of the same question to the judge; of a pairwise judgment 2 repeat + order, where order
+            0 showed the judged answer first and order 1 second.
         answer_sha256: digest of all answer text the judge saw.
         status: "ok", or why there is no rating of the judge's own ("rule": scored by policy without asking).
-        score: rating on the profile's scale; None unless status is "ok" or "rule".
+        score: rating on the profile's scale; of a pairwise judgment 1 (the judged answer is better), 0 or -1. None
+            unless status is "ok" or "rule".
         text: the judge's own words ("" where it only gave log-probabilities).
         details: distribution over ratings, ambiguity flags, token counts.
     """
@@ -402,8 +404,10 @@ class JudgeRun:
         identity: identity of the judge engine.
         repeats: judgments of each answer.
         planned: number of judgments a complete run holds.
-        scale: lowest and highest rating.
+        scale: lowest and highest rating; -1 and 1 for pairwise.
         requested: what was asked for of the judge engine, as in `Manifest.requested`.
+        mode: "single" (one answer is rated at a time) or "pairwise" (two answers are compared, in both orders).
+        opponent_sha256: of a pairwise judging, digest of the identity that gave the other answers; else None.
     """
 
     profile: str
@@ -414,6 +418,26 @@ class JudgeRun:
     planned: int
     scale: tuple[float, float]
     requested: Mapping[str, Any] = field(default_factory=dict)
+    mode: Literal["single", "pairwise"] = "single"
+    opponent_sha256: str | None = None
+
+
+def judging_name(task: str, by: str | None = None) -> str:
+    """Return the name of one judging of a task: the task's own for its judge, `task@by` for any other.
+
+    >>> judging_name("mt-bench"), judging_name("mt-bench", "second")
+    ('mt-bench', 'mt-bench@second')
+    """
+    return task if by is None else f"{task}@{by}"
+
+
+def judged_task(judging: str) -> str:
+    """Return the task of a judging; the inverse of `judging_name`.
+
+    >>> judged_task("mt-bench@second")
+    'mt-bench'
+    """
+    return judging.split("@", 1)[0]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -425,7 +449,7 @@ class Manifest:
         evalkit: version of evalkit.
         engine: identity read back from the loaded engine.
         tasks: task name to what was asked.
-        judges: task name to who judged it.
+        judges: judging name (`judging_name`) to who judged.
         requested: what was asked for (specification, recipe digest, model digest, package versions); a finished run
             with an equal request is reused without loading the engine again.
         policy_sha256: digest of the policy in force when the run began; None for a run outside a suite.

@@ -69,12 +69,38 @@ class Rerun(Section):
     options: dict[str, Any] = Field(default_factory=dict)
 
 
-class JudgeSpec(Section):
-    """Who judges: a profile (the words), an engine (the model), and how often each answer is judged."""
+class Panelist(Section):
+    """One more judge: a profile (the words), an engine (the model), and how often it judges each answer."""
 
     profile: Name
     engine: EngineSpec
     repeats: Annotated[int, Field(ge=1)] = 1
+
+
+class JudgeSpec(Panelist):
+    """Who judges.
+
+    Attributes:
+        panel: further judges of the same answers; each is averaged by itself, then all are.
+        pairwise: profile with which the same engine also compares every answer with the baseline's, in both orders.
+        qualify: try the judge on corrupted and planted answers made from the baseline's own, before its word counts.
+        max_calls, max_tokens: caps on what one invocation may ask of all judges together; None for none.
+    """
+
+    panel: tuple[Panelist, ...] = ()
+    pairwise: Name | None = None
+    qualify: bool = False
+    max_calls: Annotated[int, Field(ge=1)] | None = None
+    max_tokens: Annotated[int, Field(ge=1)] | None = None
+
+    @model_validator(mode="after")
+    def _judgings_have_names_of_their_own(self) -> JudgeSpec:
+        names = [panelist.engine.name for panelist in self.panel]
+        names += [self.pairwise] if self.pairwise is not None else []
+        faults = [f"two judgings are named '{name}'" for name, n in Counter(names).items() if n > 1]
+        if faults:
+            raise ValueError("; ".join(faults))
+        return self
 
 
 class Suite(Section):
@@ -177,9 +203,22 @@ def _map_engines(data: Mapping[str, Any], change: Callable[[Mapping[str, Any]], 
     for key in ("candidates", "controls"):
         if isinstance(out.get(key), list):
             out[key] = [change(engine) if _is(engine) else engine for engine in out[key]]
-    judge = out.get("judge")
-    if _is(judge) and _is(judge.get("engine", {})):
-        out["judge"] = {**judge, "engine": change({"name": "judge", **judge.get("engine", {})})}
+    if _is(out.get("judge")):
+        out["judge"] = _map_judges(out["judge"], change)
+    return out
+
+
+def _map_judges(judge: Mapping[str, Any], change: Callable[[Mapping[str, Any]], dict[str, Any]]) -> dict[str, Any]:
+    out = dict(judge)
+    if _is(out.get("engine", {})):
+        out["engine"] = change({"name": "judge", **out.get("engine", {})})
+    if isinstance(out.get("panel"), list):
+        out["panel"] = [
+            {**one, "engine": change({"name": f"judge-{place}", **one.get("engine", {})})}
+            if _is(one) and _is(one.get("engine", {}))
+            else one
+            for place, one in enumerate(out["panel"], start=2)
+        ]
     return out
 
 

@@ -5,7 +5,7 @@ Load it from a conftest.py with `importlib.util.spec_from_file_location`; tests 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
@@ -266,9 +266,85 @@ def write_run(path: Path, made: MadeRun) -> Path:
     """Write a run as a finished run folder; return the folder."""
     with RunFolder.create_or_resume(path, made.manifest) as folder:
         for task, records in made.records.items():
-            folder.append_records(task, records)
-            folder.finish(task)
+            folder.append_records(task, sorted(records, key=lambda record: record.key))
         for task, judged in made.judgments.items():
             folder.append_judgments(task, judged)
             folder.finish_judgments(task)
     return path
+
+
+OFFICIAL, RECIPE, CONTROL = "official-fp8", "int4-awq", "broken"
+"""Names of baseline, candidate and control in a small release."""
+
+SMALL_POLICY = """\
+policy_version: 1
+name: small
+tier: release
+claims: [comparable]
+endpoints:
+  mmlu: {kind: paired_proportion, task: mmlu, metric: acc, protocol: ll-5shot, items: 600, gating: true, alpha: 0.025,
+         margins_points: [3.0], chance: 0.25}
+"""
+"""600 items and a margin of 3 points: a release small enough to be written to disk many times."""
+
+CHAT_POLICY = """\
+policy_version: 1
+name: chat
+tier: release
+claims: [comparable]
+endpoints:
+  mt_bench: {kind: paired_mean, task: mt-bench, metric: rating, protocol: mt-bench-greedy, questions: 40, judgments: 1,
+             gating: true, alpha: 0.05, margin: 0.5, planning_sd: 1.0}
+"""
+
+
+def moved(base: np.ndarray, *, losses: int, gains: int, seed: int) -> np.ndarray:
+    """Outcomes in which exactly so many right items of `base` are lost and so many wrong ones gained."""
+    rng, out = np.random.default_rng(seed), base.copy()
+    out[rng.choice(np.flatnonzero(base == 1.0), losses, replace=False)] = 0.0
+    out[rng.choice(np.flatnonzero(base == 0.0), gains, replace=False)] = 1.0
+    return out
+
+
+def bound(path: Path, text: str = SMALL_POLICY, controls: Sequence[str] = (CONTROL,)) -> ResolvedPolicy:
+    """Write a policy file and bind it to the names of a small release."""
+    path.write_text(text, encoding="utf-8")
+    return bind(load_policy(path), OFFICIAL, [RECIPE], controls)
+
+
+def small_release(policy_sha256: str | None, n: int = 600, *, losses: int = 9, gains: int = 9) -> dict[str, MadeRun]:
+    """Baseline, rerun, control and candidate on n items; the control has lost 12 % and gained 2 %."""
+    base = np.zeros(n)
+    base[np.random.default_rng(1).choice(n, round(0.8 * n), replace=False)] = 1.0
+    few, many = round(0.01 * n), round(0.12 * n)
+    return {
+        "baseline": make_run(OFFICIAL, marks=base, seed=1),
+        "rerun": make_run(
+            f"{OFFICIAL}-rerun", marks=moved(base, losses=few, gains=few, seed=2), seed=2, recipe=OFFICIAL
+        ),
+        "control": make_run(
+            CONTROL, marks=moved(base, losses=many, gains=2 * few, seed=3), seed=3, policy_sha256=policy_sha256
+        ),
+        "candidate": make_run(
+            RECIPE, marks=moved(base, losses=losses, gains=gains, seed=4), seed=4, policy_sha256=policy_sha256
+        ),
+    }
+
+
+def chat_release(policy_sha256: str | None, *, shift: float = 0.0) -> dict[str, MadeRun]:
+    """Baseline, rerun, control and candidate on 40 judged questions; the control has lost 3 rating points."""
+    base, candidate = chat_scores(40, shift=shift, seed=4)
+    _, again = chat_scores(40, shift=0.0, seed=4)
+    rng = np.random.default_rng(5)
+    worse = np.clip(base - 3.0 - rng.integers(-1, 2, size=base.shape), 1.0, 10.0)
+    return {
+        "baseline": make_run(OFFICIAL, scores=base),
+        "rerun": make_run(f"{OFFICIAL}-rerun", scores=again, recipe=OFFICIAL),
+        "control": make_run(CONTROL, scores=worse, policy_sha256=policy_sha256),
+        "candidate": make_run(RECIPE, scores=candidate, policy_sha256=policy_sha256),
+    }
+
+
+def write_release(folder: Path, runs: Mapping[str, MadeRun]) -> dict[str, Path]:
+    """Write the runs of a release, each in a folder named after its engine; role to folder."""
+    return {role: write_run(folder / made.manifest.requested["engine"]["name"], made) for role, made in runs.items()}

@@ -81,6 +81,8 @@ class GenerateRequest:
         top_p: nucleus; 1.0 switches it off.
         seed: seed of this request's sampling; unused when greedy.
         stop: the answer ends before the first of these texts.
+        json_schema: JSON schema of the answer, as text, for engines that can enforce one; others ignore it, and the
+            prompt asks for the form in words too.
     """
 
     prompt: str | tuple[Message, ...]
@@ -89,6 +91,7 @@ class GenerateRequest:
     top_p: float = 1.0
     seed: int = 0
     stop: tuple[str, ...] = ()
+    json_schema: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -6,13 +6,16 @@ May not know: what will be concluded.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
-from evalkit.certify.judging import judge_runs
+from evalkit.certify.judging import STORE, Bench, jobs_of
+from evalkit.certify.qualifying import qualification_file, qualify_for_suite
 from evalkit.certify.running import Workshop, run_engine
+from evalkit.collect.budget import Budget
 from evalkit.errors import UsageError
 from evalkit.policy import ResolvedPolicy
-from evalkit.suite import EngineSpec, Suite
+from evalkit.suite import EngineSpec, JudgeSpec, Suite
 
 
 def collect_suite(suite: Suite, resolved: ResolvedPolicy, workshop: Workshop, *, retry_failed: bool = False) -> None:
@@ -39,10 +42,25 @@ def collect_suite(suite: Suite, resolved: ResolvedPolicy, workshop: Workshop, *,
             retry_failed=retry_failed,
         )
     workshop.policy_sha256 = None
-    for task in judged:
-        if suite.judge is not None:
-            paths = [run_path(suite, spec) for spec, _, _ in _order(suite, resolved)]
-            judge_runs(paths, task, suite.judge, workshop, retry_failed=retry_failed)
+    if suite.judge is not None and judged:
+        paths = [run_path(suite, spec) for spec, _, _ in _order(suite, resolved)]
+        budget = Budget(max_calls=suite.judge.max_calls, max_tokens=suite.judge.max_tokens)
+        with Bench(workshop, store=suite.outputs / STORE, budget=budget) as bench:
+            for task in judged:
+                _judge_task(task, suite.judge, paths, bench, suite.outputs, retry_failed=retry_failed)
+
+
+def _judge_task(
+    task: str, judge: JudgeSpec, paths: Sequence[Path], bench: Bench, outputs: Path, *, retry_failed: bool
+) -> None:
+    """Have a task judged in every run, then try the judges on the first one's answers."""
+    first, *others = paths
+    jobs = jobs_of(task, judge, first)
+    for job in jobs:
+        bench.judge(paths if job.opponent is None else others, job, retry_failed=retry_failed)
+    for job in jobs if judge.qualify else ():
+        run = first if job.opponent is None else others[0]
+        qualify_for_suite(first, task, job.judge, job.judging, bench, qualification_file(outputs, job.judging), run)
 
 
 def run_path(suite: Suite, spec: EngineSpec) -> Path:

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from evalkit import __version__
 from evalkit.comparison import PublishedAccuracy, compare_endpoints
+from evalkit.comparison.runs import citable_judge, citable_task
 from evalkit.errors import ExitCode, StoreError, UsageError
 from evalkit.policy import Policy, ResolvedPolicy
 from evalkit.records import digest
@@ -86,11 +89,10 @@ def decide_runs(policy: ResolvedPolicy, runs: RunSet, *, title: str = "", post_h
         post_hoc: the policy was chosen after the runs began; nothing is certified or rejected then.
 
     Raises:
-        UsageError: the baseline has no run.
+        UsageError: the baseline has no run, or one folder is used twice.
         DataError: a folder is damaged; names file and line.
     """
-    if not runs.baseline.exists():
-        raise UsageError(f"{runs.baseline}: the baseline has no run; next step: run it, or name its folder")
+    _check_folders(runs)
     baseline = read_run(runs.baseline)
     others = {name: read_run(path) for name, path in {**runs.candidates, **runs.controls}.items()}
     rerun = read_run(runs.rerun) if runs.rerun is not None else None
@@ -122,7 +124,24 @@ def decide_runs(policy: ResolvedPolicy, runs: RunSet, *, title: str = "", post_h
             **{name: _provenance(run) for name, run in others.items()},
         },
     }
-    return Certificate(exit_code=decision.exit_code, decision=decision, document=document)
+    return Certificate(exit_code=decision.exit_code, decision=decision, document=_as_written(document))
+
+
+def _as_written(document: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a document as its file gives it back, so that a report from memory and one from the file are equal."""
+    written: dict[str, Any] = json.loads(json.dumps(document, sort_keys=True, allow_nan=False))
+    return written
+
+
+def _check_folders(runs: RunSet) -> None:
+    """Refuse a baseline that was not run, and a run that would be compared with itself."""
+    if not runs.baseline.exists():
+        raise UsageError(f"{runs.baseline}: the baseline has no run; next step: run it, or name its folder")
+    used = [runs.baseline, *([runs.rerun] if runs.rerun is not None else []), *runs.candidates.values()]
+    counts = Counter(path.resolve() for path in (*used, *runs.controls.values()))
+    twice = [str(path) for path, count in counts.items() if count > 1]
+    if twice:
+        raise UsageError(f"{', '.join(twice)}: one run folder is used twice; next step: name each run once")
 
 
 def decide_published(
@@ -152,7 +171,7 @@ def decide_published(
         "decision": decision.to_dict(),
         "runs": {recipe: _provenance(run)},
     }
-    return Certificate(exit_code=decision.exit_code, decision=None, document=document)
+    return Certificate(exit_code=decision.exit_code, decision=None, document=_as_written(document))
 
 
 def _provenance(run: Run) -> dict[str, Any]:
@@ -164,8 +183,8 @@ def _provenance(run: Run) -> dict[str, Any]:
         "identity_sha256": manifest.engine.sha256,
         "evalkit": manifest.evalkit,
         "policy_sha256": manifest.policy_sha256,
-        "tasks": {name: asdict(task) for name, task in manifest.tasks.items()},
-        "judges": {name: asdict(judge) for name, judge in manifest.judges.items()},
+        "tasks": {name: asdict(citable_task(task)) for name, task in manifest.tasks.items()},
+        "judges": {name: asdict(citable_judge(judge)) for name, judge in manifest.judges.items()},
         "records_sha256": {task: run.records_sha256(task) for task in manifest.tasks},
         "judgments_sha256": {task: run.judgments_sha256(task) for task in manifest.judges},
     }
@@ -191,5 +210,6 @@ def write_certificate(folder: Path, files: Mapping[str, str]) -> None:
                 os.fsync(stream.fileno())
             temporary.replace(target)
         except OSError as error:
-            temporary.unlink(missing_ok=True)
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
             raise StoreError(f"{target}: cannot be written: {error.strerror or error}; nothing was lost") from error

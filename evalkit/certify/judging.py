@@ -1,68 +1,200 @@
 """Judged tasks of several runs: one judge, one mixed order, or nothing to do.
 
 In: run folders, a judge specification. Out: judgments in the folders.
-May not know: which run is the baseline.
+May not know: which run is the baseline; a pairwise judging is told which one to compare with.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
+from evalkit.adapters.base import Engine
 from evalkit.adapters.registry import load_engine
 from evalkit.certify.running import Workshop
-from evalkit.collect.judge import judge
+from evalkit.collect.budget import Budget
+from evalkit.collect.judge import Opponent, judge
 from evalkit.errors import EvalkitError, UsageError
-from evalkit.store import RunFolder, read_judgments, read_manifest
-from evalkit.suite import JudgeSpec
+from evalkit.judging.pairs import ORDERS, pair_sha256
+from evalkit.records import Record, TextReply, digest, judging_name
+from evalkit.store import RunFolder, judgment_key, read_judgments, read_manifest, read_records
+from evalkit.suite import EngineSpec, JudgeSpec, Panelist
+
+STORE = ".judgments"
+"""Folder of a suite's judgment store, below its outputs; no engine has a name that begins with a dot."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One judging of one task.
+
+    Attributes:
+        task: name.
+        judging: name of the judging; see `judging_name`.
+        judge: profile, engine and repeats.
+        opponent: folder of the run to compare with, for a pairwise profile; None otherwise.
+    """
+
+    task: str
+    judging: str
+    judge: Panelist
+    opponent: Path | None = None
+
+
+class Bench:
+    """Where judges sit: an engine is loaded when a question needs it, and kept for the next judging of the same one.
+
+    Attributes:
+        workshop: what runs share.
+        store: folder of the judgment store; None for none.
+        budget: cap on everything asked here.
+    """
+
+    def __init__(self, workshop: Workshop, *, store: Path | None = None, budget: Budget | None = None) -> None:
+        self.workshop, self.store, self.budget = workshop, store, budget or Budget()
+        self._asked: dict[str, Any] | None = None
+        self._engine: Engine | None = None
+
+    def engine(self, spec: EngineSpec) -> Engine:
+        """Load an engine, or return it if it is the one that sits here.
+
+        Raises:
+            EvalkitError: it cannot be loaded.
+        """
+        asked = self.workshop.request(spec, None)
+        if self._engine is None or self._asked != asked:
+            self.close()
+            self.workshop.say(f"loading the judge, {spec.model} with {spec.adapter}")
+            self._engine, self._asked = load_engine(spec, self.workshop.resources), asked
+        return self._engine
+
+    def judge(self, paths: Sequence[Path], job: Job, *, retry_failed: bool = False) -> None:
+        """Have every answer of a task judged in all folders, loading the judge only if a judgment is missing.
+
+        Raises:
+            UsageError: a folder lacks the task.
+            IdentityMismatchError: a folder was judged by somebody else.
+            EvalkitError: the judge could not be loaded or broke; finished judgments are kept.
+        """
+        workshop = self.workshop
+        profile = workshop.definitions.judge(job.judge.profile)
+        asked = {
+            **workshop.request(job.judge.engine, None),
+            "profile_sha256": profile.sha256,
+            "repeats": job.judge.repeats,
+        }
+        if not retry_failed and all(_judged(path, job, asked) for path in paths):
+            workshop.say(f"{job.judging}: judged before, ratings reused")
+            return
+        definition = workshop.definitions.task(job.task)
+        if definition.mt_bench is None:
+            raise UsageError(f"task '{job.task}' is of kind '{definition.kind}'; only conversations are judged")
+        engine = self.engine(job.judge.engine)
+        before = self.budget.calls
+        with ExitStack() as stack:
+            folders = [stack.enter_context(RunFolder.create_or_resume(path, read_manifest(path))) for path in paths]
+            summary = judge(
+                folders,
+                job.task,
+                profile,
+                engine,
+                references=definition.mt_bench.references,
+                assets=workshop.assets,
+                repeats=job.judge.repeats,
+                retry_failed=retry_failed,
+                requested=asked,
+                progress=workshop.progress,
+                judging=job.judging,
+                opponent=_opponent(job),
+                store=self.store,
+                budget=self.budget,
+                say=workshop.say,
+            )
+        written = ", ".join(f"{n} {status}" for status, n in summary.by_status.items()) or "none"
+        workshop.say(
+            f"{job.judging}: judgments written: {written}; {summary.reused} shared by equal answers; "
+            f"{summary.calls - before} questions asked"
+            + (f"; {summary.stale} of answers that are no longer there were redone" if summary.stale else "")
+        )
+
+    def close(self) -> None:
+        """Free the engine; a second call does nothing."""
+        if self._engine is not None:
+            self._engine.close()
+        self._engine = self._asked = None
+
+    def __enter__(self) -> Bench:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
 
 
 def judge_runs(
     paths: Sequence[Path], task: str, spec: JudgeSpec, workshop: Workshop, *, retry_failed: bool = False
 ) -> None:
-    """Have every answer of a task rated in all folders, loading the judge only if a rating is missing.
+    """Have every answer of a task rated in all folders by one judge; errors as `Bench.judge`."""
+    with Bench(workshop, budget=Budget(max_calls=spec.max_calls, max_tokens=spec.max_tokens)) as bench:
+        bench.judge(paths, Job(task=task, judging=judging_name(task), judge=spec), retry_failed=retry_failed)
 
-    Raises:
-        UsageError: a folder lacks the task.
-        IdentityMismatchError: a folder was judged by somebody else.
-        EvalkitError: the judge could not be loaded or broke; finished judgments are kept.
-    """
-    profile = workshop.definitions.judge(spec.profile)
-    asked = {**workshop.request(spec.engine, None), "profile_sha256": profile.sha256, "repeats": spec.repeats}
-    if not retry_failed and all(_judged(path, task, asked) for path in paths):
-        workshop.say(f"{task}: judged before, ratings reused")
-        return
-    definition = workshop.definitions.task(task)
-    if definition.mt_bench is None:
-        raise UsageError(f"task '{task}' is of kind '{definition.kind}'; only conversations are judged")
-    workshop.say(f"{task}: loading the judge, {spec.engine.model} with {spec.engine.adapter}, profile {spec.profile}")
-    engine = load_engine(spec.engine, workshop.resources)
+
+def jobs_of(task: str, spec: JudgeSpec, opponent: Path) -> list[Job]:
+    """Return every judging that a judge specification asks for: the judge's, the panel's, then pairs."""
+    jobs = [Job(task=task, judging=judging_name(task), judge=spec)]
+    jobs += [Job(task=task, judging=judging_name(task, one.engine.name), judge=one) for one in spec.panel]
+    if spec.pairwise is not None:
+        paired = Panelist(profile=spec.pairwise, engine=spec.engine, repeats=spec.repeats)
+        jobs.append(Job(task=task, judging=judging_name(task, spec.pairwise), judge=paired, opponent=opponent))
+    return jobs
+
+
+def _opponent(job: Job) -> Opponent | None:
+    if job.opponent is None:
+        return None
+    manifest = read_manifest(job.opponent)
+    if job.task not in manifest.tasks:
+        raise UsageError(f"{job.opponent}: task '{job.task}' is not in this run, so nothing can be compared with it")
+    return Opponent(identity=manifest.engine, records=read_records(job.opponent, job.task))
+
+
+def _judged(path: Path, job: Job, asked: Mapping[str, Any]) -> bool:
+    """Say whether a folder holds every judgment of a judging, each of an answer as it is there now."""
     try:
-        with ExitStack() as stack:
-            folders = [stack.enter_context(RunFolder.create_or_resume(path, read_manifest(path))) for path in paths]
-            summary = judge(
-                folders,
-                task,
-                profile,
-                engine,
-                references=definition.mt_bench.references,
-                assets=workshop.assets,
-                repeats=spec.repeats,
-                retry_failed=retry_failed,
-                requested=asked,
-                progress=workshop.progress,
-            )
-    finally:
-        engine.close()
-    written = ", ".join(f"{n} {status}" for status, n in summary.by_status.items()) or "none"
-    workshop.say(f"{task}: judgments written: {written}; {summary.reused} shared by equal answers")
-
-
-def _judged(path: Path, task: str, asked: dict[str, Any]) -> bool:
-    try:
-        judge = read_manifest(path).judges.get(task)
-        return judge is not None and dict(judge.requested) == asked and len(read_judgments(path, task)) >= judge.planned
+        found = read_manifest(path).judges.get(job.judging)
+        if found is None or dict(found.requested) != dict(asked):
+            return False
+        opponent = _opponent(job)
+        if opponent is not None and found.opponent_sha256 != opponent.identity.sha256:
+            return False
+        wanted = _answers(read_records(path, job.task), opponent, found.repeats)
+        have = {judgment_key(judgment): judgment.answer_sha256 for judgment in read_judgments(path, job.judging)}
+        return have == wanted
     except EvalkitError:
         return False
+
+
+def _answers(records: Sequence[Record], opponent: Opponent | None, repeats: int) -> dict[str, str]:
+    """Return `judgment_key` to the digest of the answers it must be about."""
+    others = {record.key: record.reply for record in opponent.records} if opponent is not None else {}
+    wanted: dict[str, str] = {}
+    for record in records:
+        if not isinstance(record.reply, TextReply):
+            continue
+        texts, other = [turn.text for turn in record.reply.turns], others.get(record.key)
+        if opponent is None:
+            digests, games = [digest(texts[:turn]) for turn in range(1, len(texts) + 1)], repeats
+        elif isinstance(other, TextReply):
+            theirs = [turn.text for turn in other.turns]
+            turns = range(1, min(len(texts), len(theirs)) + 1)
+            digests, games = [pair_sha256(texts[:turn], theirs[:turn]) for turn in turns], repeats * ORDERS
+        else:
+            continue
+        for turn, sha256 in enumerate(digests, start=1):
+            wanted |= {f"{record.key}/{turn}/{game}": sha256 for game in range(games)}
+    return wanted

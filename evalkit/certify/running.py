@@ -7,14 +7,15 @@ May not know: which run is the baseline.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 from evalkit import __version__
-from evalkit.adapters.base import Resources
+from evalkit.adapters.base import Engine, Resources
 from evalkit.adapters.registry import load_engine
 from evalkit.assets import AssetStore
 from evalkit.benchmarks import Benchmark, load_benchmark
@@ -99,6 +100,22 @@ def run_engine(
     if not retry_failed and finished(path, asked, tasks, workshop):
         workshop.say(f"{spec.name}: complete, reused from {path}")
         return []
+    with engine_at_work(spec, tasks, path, workshop, order_seed=order_seed) as (folder, engine, benchmarks):
+        return collect(
+            folder,
+            engine,
+            benchmarks,
+            order_seed=order_seed,
+            retry_failed=retry_failed,
+            progress=workshop.progress,
+        )
+
+
+@contextmanager
+def engine_at_work(
+    spec: EngineSpec, tasks: Sequence[str], path: Path, workshop: Workshop, *, order_seed: int | None = None
+) -> Iterator[tuple[RunFolder, Engine, list[Benchmark]]]:
+    """Load an engine and open its run folder; afterwards both are closed. Arguments and errors as `run_engine`."""
     workshop.say(f"{spec.name}: loading {spec.model} with {spec.adapter}, recipe {spec.recipe}")
     benchmarks = [workshop.benchmark(task) for task in tasks]
     engine = load_engine(spec, workshop.resources)
@@ -107,7 +124,7 @@ def run_engine(
             evalkit=__version__,
             engine=engine.identity,
             tasks={benchmark.task: benchmark.task_run for benchmark in benchmarks},
-            requested=asked,
+            requested=workshop.request(spec, order_seed),
             policy_sha256=workshop.policy_sha256,
             created_at=datetime.now(timezone.utc).isoformat(timespec="seconds"),
             command=workshop.command,
@@ -115,14 +132,7 @@ def run_engine(
         with RunFolder.create_or_resume(path, manifest) as folder:
             for repair in folder.repairs:
                 workshop.say(repair)
-            return collect(
-                folder,
-                engine,
-                benchmarks,
-                order_seed=order_seed,
-                retry_failed=retry_failed,
-                progress=workshop.progress,
-            )
+            yield folder, engine, benchmarks
     finally:
         engine.close()
 

@@ -26,7 +26,12 @@ VERBS = {
     "judge": "Let an LLM judge rate the answers in run folders.",
     "compare": "Compare two run folders, item by item.",
     "plan": "Say before any GPU hour whether a suite can reach its verdicts.",
-    "report": "Write the report of a certificate again.",
+    "report": "Write the report of a certificate again, as text or one HTML file.",
+    "sign": "Sign a certificate with everything it rests on.",
+    "verify": "Check a signed certificate: signature, digests, every number and the verdict.",
+    "keygen": "Make a key pair to sign certificates with.",
+    "bench": "Measure tokens a second of a suite's engines.",
+    "throughput": "Read throughput measured by other tools, for tables and the report.",
     "export": "Write a run in the files of lm-eval.",
     "import": "Read an lm-eval output folder as a run.",
     "list": "List adapters, recipes, tasks, judges, policies and assets.",
@@ -105,7 +110,9 @@ def _explain(error: BaseException) -> ExitCode:
         error.show()
         return ExitCode.USAGE
     if isinstance(error, EvalkitError):
-        click.echo(f"evalkit: error: {error}", err=True)
+        from evalkit.report.sections import printable
+
+        click.echo(f"evalkit: error: {printable(str(error))}", err=True)  # it may quote a line of a damaged file
         return error.exit_code
     traceback.print_exception(error)
     click.echo(f"evalkit: internal error: {error!r}; please report it with the lines above", err=True)

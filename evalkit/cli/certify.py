@@ -1,11 +1,12 @@
 """`evalkit certify`: run what a suite still misses, then decide.
 
-In: a suite, or run folders and a policy. Out: `certificate.json`, `report.md`, a table, an exit code.
+In: a suite, or run folders and a policy. Out: `certificate.json`, `report.md`, `report.html`, a table, an exit code.
 May not know: how anything is decided.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +25,7 @@ from evalkit.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from evalkit.certify import Certificate
+    from evalkit.certify import Certificate, RunSet
     from evalkit.suite import Suite
 
 
@@ -55,17 +56,24 @@ def command(suite: Path | None, as_json: bool, output: Path | None, **given: Any
     With --from, or with run folders in place of a suite, nothing is run and no engine is needed. With --published the
     baseline is only a number: that can reject, or stay inconclusive, and never certifies.
     """
+    own = {"baseline": "--baseline", "candidates": "--candidate", "rerun": "--rerun", "controls": "--control"}
+    alone = [option for name, option in own.items() if given[name]]
+    if suite is not None and alone:
+        raise click.UsageError(f"a suite names its own runs: leave out {', '.join(alone)}")
+    if suite is None and given["from_runs"]:
+        raise click.UsageError("--from needs a suite; without one name --baseline, --candidate and a --policy")
+    runs: RunSet | None = None
     if given["published"]:
         certificate, folder = _by_published(suite, given)
     elif suite is not None:
-        certificate, folder = _by_suite(suite, given)
+        certificate, folder, runs = _by_suite(suite, given)
     else:
-        certificate, folder = _by_folders(given)
-    _write(certificate, output or folder, as_json=as_json)
+        certificate, folder, runs = _by_folders(given)
+    _write(certificate, output or folder, runs, as_json=as_json)
     return certificate.exit_code
 
 
-def _by_suite(file: Path, given: dict[str, Any]) -> tuple[Certificate, Path]:
+def _by_suite(file: Path, given: dict[str, Any]) -> tuple[Certificate, Path, RunSet]:
     from evalkit.certify.deciding import decide_runs, suite_runs
     from evalkit.policy import bind, load_policy
     from evalkit.suite import load_suite
@@ -79,7 +87,8 @@ def _by_suite(file: Path, given: dict[str, Any]) -> tuple[Certificate, Path]:
     )
     if not given["from_runs"]:
         _collect(suite, policy, given)
-    return decide_runs(policy, suite_runs(suite), title=suite.title, post_hoc=given["post_hoc"]), suite.outputs
+    runs = suite_runs(suite)
+    return decide_runs(policy, runs, title=suite.title, post_hoc=given["post_hoc"]), suite.outputs, runs
 
 
 def _collect(suite: Suite, policy: Any, given: dict[str, Any]) -> None:
@@ -101,17 +110,16 @@ def _collect(suite: Suite, policy: Any, given: dict[str, Any]) -> None:
     collect_suite(suite, policy, workshop, retry_failed=given["retry_failed"])
 
 
-def _by_folders(given: dict[str, Any]) -> tuple[Certificate, Path]:
+def _by_folders(given: dict[str, Any]) -> tuple[Certificate, Path, RunSet]:
     from evalkit.certify.deciding import RunSet, decide_runs
     from evalkit.policy import bind, load_policy
 
     if given["baseline"] is None or not given["candidates"] or given["policy"] is None:
         raise click.UsageError("name a suite, or --baseline, at least one --candidate and a --policy")
-    candidates = {_name(path): path for path in given["candidates"]}
-    controls = {_name(path): path for path in given["controls"]}
+    candidates, controls = _named(given["candidates"]), _named(given["controls"])
     policy = bind(load_policy(given["policy"]), _name(given["baseline"]), list(candidates), list(controls))
     runs = RunSet(baseline=given["baseline"], rerun=given["rerun"], candidates=candidates, controls=controls)
-    return decide_runs(policy, runs, post_hoc=given["post_hoc"]), Path("outputs")
+    return decide_runs(policy, runs, post_hoc=given["post_hoc"]), Path("outputs"), runs
 
 
 def _by_published(suite: Path | None, given: dict[str, Any]) -> tuple[Certificate, Path]:
@@ -135,22 +143,44 @@ def _by_published(suite: Path | None, given: dict[str, Any]) -> tuple[Certificat
     return decide_published(load_policy(given["policy"]), published, path, _name(path)), Path("outputs")
 
 
+def _named(paths: Sequence[Path]) -> dict[str, Path]:
+    """Return each run's name and folder; two runs of one name would stand in for one another."""
+    found: dict[str, Path] = {}
+    for path in paths:
+        name = _name(path)
+        if name in found:
+            raise click.UsageError(f"{found[name]} and {path} are both runs of '{name}'; certify one at a time")
+        found[name] = path
+    return found
+
+
 def _name(path: Path) -> str:
     """Return the name a run was made under; of an imported run, its folder's."""
+    from evalkit.comparison.runs import label
     from evalkit.store import read_manifest
 
-    asked = read_manifest(path).requested.get("engine", {})
-    return str(asked.get("name") or path.resolve().name)
+    return label(read_manifest(path)).name or path.resolve().name
 
 
-def _write(certificate: Certificate, folder: Path, *, as_json: bool) -> None:
+def _write(certificate: Certificate, folder: Path, runs: RunSet | None, *, as_json: bool) -> None:
     from evalkit.certify.deciding import write_certificate
-    from evalkit.report import as_markdown, as_text, document_sections
+    from evalkit.cli.report_files import THROUGHPUT, find_evidence, read_tables, report_texts
+    from evalkit.report import as_text, document_sections
 
-    report = as_markdown(document_sections(certificate.document))
-    write_certificate(folder, {"certificate.json": certificate.to_json(), "report.md": report})
+    document = dict(certificate.document)
+    found = find_evidence(document, _folders(runs))
+    reports = report_texts(document, found, read_tables(folder / THROUGHPUT, document))
+    write_certificate(folder, {"certificate.json": certificate.to_json(), **reports})
     if as_json:
         click.echo(certificate.to_json(), nl=False)
     else:
-        click.echo(as_text(document_sections(certificate.document, evidence=False)))
-    say(f"written: {folder / 'certificate.json'}, {folder / 'report.md'}")
+        click.echo(as_text(document_sections(document, evidence=False)))
+    say("written: " + ", ".join(str(folder / name) for name in ("certificate.json", *reports)))
+
+
+def _folders(runs: RunSet | None) -> dict[str, Path]:
+    """Return each run's name in the certificate and its folder."""
+    if runs is None:
+        return {}
+    rerun = {"rerun": runs.rerun} if runs.rerun is not None else {}
+    return {"baseline": runs.baseline, **rerun, **runs.candidates, **runs.controls}

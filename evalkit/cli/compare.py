@@ -10,7 +10,7 @@ from pathlib import Path
 
 import click
 
-from evalkit.cli.options import existing_folder, json_option, print_json
+from evalkit.cli.options import existing_folder, json_option, print_json, say
 from evalkit.errors import ExitCode, NotComparableError
 
 
@@ -36,6 +36,9 @@ def command(baseline: Path, candidate: Path, tasks: tuple[str, ...], subjects: b
     if not chosen:
         have = [", ".join(sorted(run.manifest.tasks)) or "none" for run in runs]
         raise NotComparableError(f"the runs share no task: {baseline} has {have[0]}; {candidate} has {have[1]}")
+    if not tasks:
+        for name in sorted(set(runs[0].manifest.tasks) ^ set(runs[1].manifest.tasks)):
+            say(f"not compared: only {baseline if name in runs[0].manifest.tasks else candidate} has task '{name}'")
     found = [compare(runs[0], runs[1], task) for task in chosen]
     if as_json:
         print_json([comparison.to_dict() for comparison in found])

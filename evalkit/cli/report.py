@@ -1,30 +1,79 @@
 """`evalkit report`: the report of a certificate, written again.
 
-In: `certificate.json`. Out: Markdown or text on stdout.
+In: `certificate.json`, the run folders and `throughput.json` beside it. Out: Markdown, text or JSON on stdout, or HTML.
 May not know: how anything was decided.
 """
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import click
 
-from evalkit.cli.options import existing_file
+from evalkit.cli.options import any_path, existing_file, existing_folder, say
 from evalkit.errors import DataError
 
 
 @click.command(epilog="Example: evalkit report outputs/cpu-demo/certificate.json --format text")
 @click.argument("certificate", type=existing_file)
-@click.option("--format", "form", type=click.Choice(("markdown", "text")), default="markdown", show_default=True)
+@click.option(
+    "--format", "form", type=click.Choice(("markdown", "text", "json")), default="markdown", show_default=True
+)
+@click.option("--html", "page", type=any_path, help="Write one self-contained HTML file instead.")
 @click.option("--evidence/--no-evidence", default=True, show_default=True, help="All comparisons and provenance.")
-def command(certificate: Path, form: str, evidence: bool) -> None:
-    """Write the report of a certificate again, from the certificate alone."""
-    from evalkit.records import parse_object
-    from evalkit.report import as_markdown, as_text, document_sections
+@click.option("--runs", type=existing_folder, help="Where the run folders lie; beside the certificate by default.")
+@click.option("--throughput", type=existing_file, help="Measured throughput; throughput.json beside it by default.")
+def command(certificate: Path, form: str, page: Path | None, evidence: bool, **given: Path | None) -> None:
+    """Write the report of a certificate again.
 
-    document = parse_object(certificate.read_text(encoding="utf-8"), f"{certificate}")
-    if document.get("certificate_version") != 1:
-        raise DataError(f"{certificate}: certificate_version is {document.get('certificate_version')!r}, not 1")
-    sections = document_sections(document, evidence=evidence)
-    click.echo(as_markdown(sections) if form == "markdown" else as_text(sections), nl=False)
+    Everything that was decided comes from the certificate. Items that changed, conversations and commands come from the
+    run folders beside it, which must be those it was decided on; without them the report says so.
+    """
+    from evalkit.cli.report_files import read_certificate
+
+    document = read_certificate(certificate)
+    try:
+        text = _text(document, certificate, form, page, evidence=evidence, given=given)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise DataError(f"{certificate}: no whole certificate ({error!r}); next step: certify again") from error
+    if page is None:
+        click.echo(text, nl=False)
+        return
+    from evalkit.certify.deciding import write_certificate
+
+    write_certificate(page.parent, {page.name: text})
+    say(f"written: {page}")
+
+
+def _text(
+    document: dict[str, Any],
+    certificate: Path,
+    form: str,
+    page: Path | None,
+    *,
+    evidence: bool,
+    given: dict[str, Path | None],
+) -> str:
+    from evalkit.cli.report_files import THROUGHPUT, find_evidence, read_tables
+    from evalkit.report import as_markdown, as_text, document_sections
+    from evalkit.report.evidence import run_folders
+
+    if not evidence and page is None:
+        sections = document_sections(document, evidence=False)
+    else:
+        found = find_evidence(document, run_folders(document, given["runs"] or certificate.parent))
+        tables = read_tables(given["throughput"] or certificate.parent / THROUGHPUT, document)
+        if page is not None:
+            from evalkit.report.html import html_report
+
+            return html_report(document, evidence=found, throughput=tables)
+        from evalkit.report.whole import whole_sections
+
+        sections = whole_sections(document, found, tables)
+    if form == "json":
+        from evalkit.report.whole import as_data
+
+        return json.dumps(as_data(sections), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    return as_markdown(sections) if form == "markdown" else as_text(sections)

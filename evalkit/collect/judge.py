@@ -6,52 +6,59 @@ May not know: which run is the baseline.
 
 from __future__ import annotations
 
-import time
-from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from evalkit.adapters.base import Engine
 from evalkit.assets import AssetStore
-from evalkit.collect.progress import Progress
-from evalkit.collect.verdicts import verdicts
-from evalkit.collect.writing import uninterrupted
+from evalkit.collect.budget import Budget
+from evalkit.collect.session import BATCH, BATCH_S, STREAK, JudgingSummary, Session
 from evalkit.definitions import JudgeProfile
-from evalkit.errors import EngineError, InterruptedRunError, StoreError, UsageError
-from evalkit.judging import JudgingPlan, Question, load_words, plan_judging
-from evalkit.judging.plan import Place, Verdict
-from evalkit.records import JudgeRun, Judgment
-from evalkit.store import RunFolder
+from evalkit.errors import UsageError
+from evalkit.judging import JudgeWords, JudgingPlan, load_words, plan_judging, plan_pairs
+from evalkit.judging.estimate import JudgingEstimate, estimate
+from evalkit.records import EngineIdentity, Item, JudgeRun, Record
+from evalkit.store import RunFolder, VerdictStore
 
-BATCH = 16
-BATCH_S = 5.0
-STREAK = 32
-"""Questions in a row without any reply after which the judge is taken for dead."""
+__all__ = ["BATCH", "BATCH_S", "STREAK", "Budget", "JudgingSummary", "Opponent", "estimate_judging", "judge"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class JudgingSummary:
-    """What came of judging one task.
+class Opponent:
+    """Whose answers the judged ones are compared with, for a pairwise profile.
 
     Attributes:
-        task: name.
-        planned: judgments of all runs when complete.
-        found: judgments that were there before.
-        by_status: judgments written now, by status.
-        reused: of those, how many took their verdict from an equal question and cost nothing.
+        identity: of the engine that gave them.
+        records: the answers.
+    """
+
+    identity: EngineIdentity
+    records: Sequence[Record]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What is to be judged, but for who judges it.
+
+    Attributes:
+        task: name of a task of kind "conversation".
+        profile: in which words the judge is asked.
+        references: name of the set of reference answers; None for none.
+        assets: where the profile's prompts come from, if it names an asset.
+        repeats: judgments of each answer.
+        seed: of the order of questions.
+        opponent: for a pairwise profile.
     """
 
     task: str
-    planned: int
-    found: int
-    by_status: Mapping[str, int]
-    reused: int
-
-    @property
-    def ok(self) -> int:
-        """Judgments written now with a rating of the judge's own."""
-        return self.by_status.get("ok", 0)
+    profile: JudgeProfile
+    references: str | None
+    assets: AssetStore | None = None
+    repeats: int = 1
+    seed: int = 0
+    opponent: Opponent | None = None
 
 
 def judge(  # noqa: PLR0913 (all but four are options with a name)
@@ -67,6 +74,11 @@ def judge(  # noqa: PLR0913 (all but four are options with a name)
     retry_failed: bool = False,
     requested: Mapping[str, Any] | None = None,
     progress: bool = True,
+    judging: str | None = None,
+    opponent: Opponent | None = None,
+    store: Path | None = None,
+    budget: Budget | None = None,
+    say: Callable[[str], None] = lambda _line: None,
 ) -> JudgingSummary:
     """Have a judge rate every answer of some runs that it has not rated yet.
 
@@ -82,31 +94,33 @@ def judge(  # noqa: PLR0913 (all but four are options with a name)
         retry_failed: ask again where the judge gave no reply.
         requested: what was asked for of the judge engine, for `JudgeRun.requested`.
         progress: show progress on stderr.
+        judging: name of the judging (`judging_name`); None for the task's own.
+        opponent: whose answers a pairwise profile compares with.
+        store: folder of a judgment store to take verdicts from and to add them to; None for none.
+        budget: cap on what may be asked now; None for none.
+        say: takes the estimate before the first question.
 
     Raises:
         UsageError: the task is not judged, or the profile does not fit it.
         IdentityMismatchError: a run was judged by another judge or in other words.
         EngineError: 32 questions in a row got no reply.
-        InterruptedRunError: stopped on request; the same call resumes.
+        InterruptedRunError: stopped on request or at the cap; the same call resumes.
         StoreError: the disk failed.
     """
-    samples = _samples(folders, task)
-    session = _Session(folders, task, retry_failed=retry_failed)
-    words = load_words(profile, assets)
-    runs = [folder.records(task) for folder in folders]
-    plan = plan_judging(
-        folders[0].items(task) if folders else (),
-        runs,
-        words,
-        engine.identity,
+    wanted = Request(
+        task=task,
+        profile=profile,
         references=references,
-        samples=samples,
+        assets=assets,
         repeats=repeats,
         seed=seed,
+        opponent=opponent,
     )
+    words, plan = _plan(folders, wanted, engine.identity)
+    name = judging or task
     for folder in folders:
         folder.set_judge(
-            task,
+            name,
             JudgeRun(
                 profile=profile.name,
                 profile_sha256=words.sha256,
@@ -116,9 +130,69 @@ def judge(  # noqa: PLR0913 (all but four are options with a name)
                 planned=plan.planned,
                 scale=(float(profile.scale[0]), float(profile.scale[1])),
                 requested=requested or {},
+                mode=profile.mode,
+                opponent_sha256=opponent.identity.sha256 if opponent is not None else None,
             ),
         )
-    return session.run(plan, profile, engine, progress=progress)
+    spent = budget or Budget()
+    held = VerdictStore(store, engine.identity.sha256, words.sha256) if store is not None else None
+    try:
+        session = Session(folders, name, held)
+        work = session.prepare(plan, retry_failed=retry_failed)
+        if work.fresh:
+            say(f"{name}: {estimate(profile, work.fresh).text}")
+        return session.run(plan, work, profile, engine, spent, progress=progress)
+    finally:
+        if held is not None:
+            held.close()
+
+
+@dataclass(kw_only=True)
+class Readable:
+    """What an estimate needs of a run folder, without holding its lock."""
+
+    items: Sequence[Item]
+    records: Sequence[Record]
+    task_settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+def estimate_judging(runs: Sequence[Readable], wanted: Request) -> JudgingEstimate:
+    """Estimate what judging some runs would cost if nothing was judged before; no judge is loaded."""
+    words = load_words(wanted.profile, wanted.assets)
+    samples = int(runs[0].task_settings.get("generations", 1)) if runs else 1
+    plan = _questions(words, wanted, runs[0].items if runs else (), [run.records for run in runs], None, samples)
+    return estimate(wanted.profile, plan.questions)
+
+
+def _plan(folders: Sequence[RunFolder], wanted: Request, identity: EngineIdentity) -> tuple[JudgeWords, JudgingPlan]:
+    samples = _samples(folders, wanted.task)
+    words = load_words(wanted.profile, wanted.assets)
+    items = folders[0].items(wanted.task) if folders else ()
+    runs = [folder.records(wanted.task) for folder in folders]
+    return words, _questions(words, wanted, items, runs, identity, samples)
+
+
+def _questions(
+    words: JudgeWords,
+    wanted: Request,
+    items: Sequence[Item],
+    runs: Sequence[Sequence[Record]],
+    identity: EngineIdentity | None,
+    samples: int,
+) -> JudgingPlan:
+    options: dict[str, Any] = {
+        "references": wanted.references,
+        "samples": samples,
+        "repeats": wanted.repeats,
+        "seed": wanted.seed,
+    }
+    pairwise = words.profile.mode == "pairwise"
+    if pairwise != (wanted.opponent is not None):
+        what = "compares two runs; name the one to compare with" if pairwise else "rates single answers"
+        raise UsageError(f"judge '{words.profile.name}' {what}")
+    if wanted.opponent is not None:
+        return plan_pairs(items, runs, wanted.opponent.records, words, identity, **options)
+    return plan_judging(items, runs, words, identity, **options)
 
 
 def _samples(folders: Sequence[RunFolder], task: str) -> int:
@@ -131,104 +205,3 @@ def _samples(folders: Sequence[RunFolder], task: str) -> int:
     if len(digests) > 1:
         raise UsageError(f"task '{task}': the runs were asked different questions; judge them apart")
     return int(folders[0].manifest.tasks[task].settings.get("generations", 1)) if folders else 1
-
-
-class _Session:
-    """Judgments of one task on their way into several folders."""
-
-    def __init__(self, folders: Sequence[RunFolder], task: str, *, retry_failed: bool) -> None:
-        self._folders, self._task = folders, task
-        self._waiting: list[tuple[int, Judgment]] = []
-        self._counts: Counter[str] = Counter()
-        self._reused = 0
-        self._written_at = time.monotonic()
-        self._streak = 0
-        if retry_failed:
-            for folder in folders:
-                folder.drop_failed_judgments(task)
-
-    def run(self, plan: JudgingPlan, profile: JudgeProfile, engine: Engine, *, progress: bool) -> JudgingSummary:
-        done, known = self._found()
-        missing = {
-            question.key: [place for place in question.places if (place.run, place.name) not in done]
-            for question in plan.questions
-        }
-        asked = [question for question in plan.questions if missing[question.key]]
-        total = plan.planned * len(self._folders)
-        self._bar = Progress(f"{self._task}: judge", total=total, done=len(done), shown=progress and bool(asked))
-        try:
-            fresh = []
-            for question in asked:
-                verdict = _rule(question, profile) or known.get(question.key)
-                if verdict is None:
-                    fresh.append(question)
-                else:
-                    self._add(question.key, missing[question.key], verdict, paid=0)
-            for question, verdict in verdicts(engine, profile, fresh):
-                self._add(question.key, missing[question.key], verdict, paid=1)
-            self._flush()
-        except KeyboardInterrupt:
-            self._flush()
-            raise InterruptedRunError(
-                f"stopped on request: {len(done) + sum(self._counts.values())} of {total} judgments of task "
-                f"'{self._task}' are on the disk; next step: the same command resumes"
-            ) from None
-        except StoreError:
-            raise
-        except BaseException:
-            self._flush()
-            raise
-        finally:
-            self._bar.close()
-        for folder in self._folders:
-            folder.finish_judgments(self._task)
-        return JudgingSummary(
-            task=self._task,
-            planned=total,
-            found=len(done),
-            by_status=dict(sorted(self._counts.items())),
-            reused=self._reused,
-        )
-
-    def _found(self) -> tuple[set[tuple[int, str]], dict[str, Verdict]]:
-        """Return the places that have a judgment, and the verdicts that equal questions may share."""
-        done: set[tuple[int, str]] = set()
-        known: dict[str, Verdict] = {}
-        for run, folder in enumerate(self._folders):
-            for found in folder.judgments(self._task):
-                record = f"{found.task}/{found.subject}/{found.item_sha256}/{found.occurrence}/{found.sample}"
-                done.add((run, f"{record}/{found.turn}/{found.repeat}"))
-                if found.status not in ("api_error", "rule"):
-                    known[found.key] = Verdict(
-                        status=found.status, score=found.score, text=found.text, details=found.details
-                    )
-        return done, known
-
-    def _add(self, key: str, places: Sequence[Place], verdict: Verdict, *, paid: int) -> None:
-        self._waiting += [(place.run, verdict.at(place, key)) for place in places]
-        self._counts[verdict.status] += len(places)
-        self._reused += len(places) - paid if verdict.status != "rule" else 0
-        self._streak = self._streak + 1 if verdict.status == "api_error" else 0
-        if self._streak >= STREAK:
-            self._waiting = [(run, judgment) for run, judgment in self._waiting if judgment.status != "api_error"]
-            raise EngineError(
-                f"task '{self._task}': {STREAK} questions in a row got no reply from the judge; the last failure: "
-                f"{verdict.details.get('failure')}; next step: repair the judge and repeat the same command"
-            )
-        if len(self._waiting) >= BATCH or time.monotonic() - self._written_at >= BATCH_S:
-            self._flush()
-
-    def _flush(self) -> None:
-        batch, self._waiting = self._waiting, []
-        with uninterrupted():
-            for run, folder in enumerate(self._folders):
-                folder.append_judgments(self._task, [judgment for owner, judgment in batch if owner == run])
-        self._written_at = time.monotonic()
-        self._bar.add(len(batch), sum(judgment.status == "api_error" for _, judgment in batch))
-
-
-def _rule(question: Question, profile: JudgeProfile) -> Verdict | None:
-    """Score an answer that nobody can read with the lowest rating; dropping it would flatter the worse engine."""
-    if question.rule is None:
-        return None
-    return Verdict(status="rule", score=float(profile.scale[0]), details={"rule": question.rule})

@@ -1,72 +1,95 @@
 """Put questions to a judge and read its verdicts.
 
-In: questions, a profile, the judge's engine. Out: one verdict for each question.
-May not know: runs, files, who answered.
+In: questions, a profile, the judge's engine, a budget. Out: one verdict for each question.
+May not know: runs, files, who answered, how a verdict is worded.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
 
 from evalkit.adapters.base import Engine, Failure, GenerateRequest, Generation, Message, ScoreReply, ScoreRequest
 from evalkit.collect.asking import each_once
+from evalkit.collect.budget import Budget
 from evalkit.definitions import JudgeProfile
 from evalkit.errors import DataError
-from evalkit.judging import Question, fastchat_rating, parse_rating, weighted_rating
-from evalkit.judging.plan import Verdict
-from evalkit.judging.weights import CUE, continuations
+from evalkit.judging import Question, Verdict
+from evalkit.judging.reading import (
+    REASK,
+    answer_schema,
+    read_probabilities,
+    read_reply,
+    scored_texts,
+    second_question,
+    writes,
+)
 from evalkit.records import JudgmentStatus
 
-_REASK = (
-    "Your reply could not be read as a rating ({problem}). "
-    "Reply now with your rating alone, in the form [[n]], where n is a number from {low} to {high}."
-)
-_PROBLEMS = {
-    "unparsed": "there is no [[n]] in it",
-    "out_of_range": "the number is not on the scale",
-    "truncated": "it was cut off at the length limit",
-}
+R = TypeVar("R", GenerateRequest, ScoreRequest)
+A = TypeVar("A", Generation | Failure, ScoreReply | Failure)
 
 
 def verdicts(
-    engine: Engine, profile: JudgeProfile, questions: Sequence[Question]
+    engine: Engine, profile: JudgeProfile, questions: Sequence[Question], budget: Budget | None = None
 ) -> Iterator[tuple[Question, Verdict]]:
     """Ask a judge each question and read its replies, as they come, in any order.
 
     Raises:
         EngineError: the engine left out a question or answered one twice.
+        InterruptedRunError: the budget is used up.
     """
     if not questions:
         return
-    if profile.answer == "rating_logprob":
-        yield from _by_probability(engine, profile, questions)
+    spent = budget or Budget()
+    if not writes(profile):
+        yield from _by_probability(engine, profile, questions, spent)
         return
     unread: list[tuple[Question, Generation]] = []
     requests = [_request(profile, question, _messages(question)) for question in questions]
-    for index, reply in each_once(engine.generate(requests), len(requests)):
+    for index, reply in _asked(engine.generate, requests, spent):
         verdict = _read(profile, questions[index], reply)
-        if profile.reask and isinstance(reply, Generation) and verdict.status in _PROBLEMS:
+        if profile.reask and isinstance(reply, Generation) and verdict.status in REASK:
             unread.append((questions[index], reply))
         else:
             yield questions[index], verdict
     if unread:
-        yield from _again(engine, profile, unread)
+        yield from _again(engine, profile, unread, spent)
+
+
+def _asked(
+    ask: Callable[[Sequence[R]], Iterator[tuple[int, A]]], requests: Sequence[R], budget: Budget
+) -> Iterator[tuple[int, A]]:
+    """Send requests as far as the budget goes, all at once where it covers them, and count what they use."""
+    start = 0
+    while start < len(requests):
+        count = budget.affordable(requests[start:])
+        part = requests[start : start + count]
+        for index, reply in each_once(ask(part), count):
+            budget.used(part[index], reply)
+            yield start + index, reply
+        start += count
 
 
 def _again(
-    engine: Engine, profile: JudgeProfile, unread: Sequence[tuple[Question, Generation]]
+    engine: Engine, profile: JudgeProfile, unread: Sequence[tuple[Question, Generation]], budget: Budget
 ) -> Iterator[tuple[Question, Verdict]]:
     """Ask once more, saying what was wrong; a second unreadable reply stays unread."""
     requests = []
     for question, first in unread:
-        problem = _PROBLEMS[_read(profile, question, first).status]
-        words = _REASK.format(problem=problem, low=profile.scale[0], high=profile.scale[1])
+        words = second_question(profile, _read(profile, question, first))
         said = (Message(role="assistant", content=first.text), Message(role="user", content=words))
         requests.append(_request(profile, question, (*_messages(question), *said)))
-    for index, reply in each_once(engine.generate(requests), len(requests)):
+    for index, reply in _asked(engine.generate, requests, budget):
         question, first = unread[index]
         verdict = _read(profile, question, reply)
-        details = {**verdict.details, "asked_again": True, "first_text": first.text}
+        details = {
+            **verdict.details,
+            "asked_again": True,
+            "first_text": _encodable(first.text),
+            "prompt_tokens": first.prompt_tokens + verdict.details.get("prompt_tokens", 0),
+            "completion_tokens": first.completion_tokens + verdict.details.get("completion_tokens", 0),
+        }
         yield question, Verdict(status=verdict.status, score=verdict.score, text=verdict.text, details=details)
 
 
@@ -77,35 +100,31 @@ def _messages(question: Question) -> tuple[Message, ...]:
 
 def _request(profile: JudgeProfile, question: Question, messages: tuple[Message, ...]) -> GenerateRequest:
     return GenerateRequest(
-        prompt=messages, max_tokens=profile.max_tokens, temperature=profile.temperature, seed=question.seed
+        prompt=messages,
+        max_tokens=profile.max_tokens,
+        temperature=profile.temperature,
+        seed=question.seed,
+        json_schema=answer_schema(profile),
     )
 
 
 def _read(profile: JudgeProfile, question: Question, reply: Generation | Failure) -> Verdict:
     if isinstance(reply, Failure):
         return _unanswered(reply)
-    text = reply.text.encode("utf-8", "replace").decode()
-    parsed = parse_rating(text, reply.finish, profile.scale)
-    details = {
-        "ambiguous": parsed.ambiguous,
-        "reason": parsed.reason,
-        "fastchat": fastchat_rating(text),
-        "reference": question.reference,
-        "prompt_tokens": reply.prompt_tokens,
-        "completion_tokens": reply.completion_tokens,
-    }
-    return Verdict(status=parsed.status, score=parsed.score, text=text, details=details)
+    verdict = read_reply(profile, question, _encodable(reply.text), reply.finish)
+    tokens = {"prompt_tokens": reply.prompt_tokens, "completion_tokens": reply.completion_tokens}
+    return Verdict(status=verdict.status, score=verdict.score, text=verdict.text, details={**verdict.details, **tokens})
 
 
 def _by_probability(
-    engine: Engine, profile: JudgeProfile, questions: Sequence[Question]
+    engine: Engine, profile: JudgeProfile, questions: Sequence[Question], budget: Budget
 ) -> Iterator[tuple[Question, Verdict]]:
-    numbers = continuations(profile.scale)
+    cue, texts = scored_texts(profile)
     requests = [
-        ScoreRequest(context="\n\n".join(filter(None, (question.system, question.user))) + CUE, continuations=numbers)
+        ScoreRequest(context="\n\n".join(filter(None, (question.system, question.user))) + cue, continuations=texts)
         for question in questions
     ]
-    for index, reply in each_once(engine.score(requests), len(requests)):
+    for index, reply in _asked(engine.score, requests, budget):
         yield questions[index], _weighed(profile, questions[index], reply)
 
 
@@ -113,18 +132,17 @@ def _weighed(profile: JudgeProfile, question: Question, reply: ScoreReply | Fail
     if isinstance(reply, Failure):
         return _unanswered(reply)
     try:
-        found = weighted_rating(profile.scale, reply.logprobs, reply.tokens)
+        return read_probabilities(profile, question, reply.logprobs, reply.tokens)
     except DataError as error:
         return _unanswered(Failure(kind="non-finite", message=str(error)))
-    details = {
-        "probabilities": list(found.probabilities),
-        "mass": found.mass,
-        "reference": question.reference,
-    }
-    return Verdict(status="ok", score=found.score, details=details)
 
 
 def _unanswered(failure: Failure) -> Verdict:
     status: JudgmentStatus = "refused" if failure.kind == "refused" else "api_error"
-    message = f"{failure.kind}: {failure.message}".encode("utf-8", "replace").decode()
+    message = _encodable(f"{failure.kind}: {failure.message}")
     return Verdict(status=status, score=None, details={"failure": message})
+
+
+def _encodable(text: str) -> str:
+    """Return a text that any file can hold: a server may send half of a surrogate pair."""
+    return text.encode("utf-8", "replace").decode()

@@ -20,7 +20,7 @@ from evalkit.comparison.means import MeanComparison
 from evalkit.comparison.pairing import pair
 from evalkit.comparison.plain import to_plain
 from evalkit.comparison.proportions import ProportionComparison
-from evalkit.comparison.runs import Fault, RunLabel, RunView, label
+from evalkit.comparison.runs import Fault, RunLabel, RunView, citable_judge, citable_task, label
 from evalkit.comparison.settings import ComparisonSettings, settings_for
 from evalkit.policy import ResolvedPolicy
 from evalkit.records import JudgeRun, TaskRun
@@ -108,6 +108,7 @@ def compare(baseline: RunView, candidate: RunView, task: str, settings: Comparis
         *broken_engine("candidate", pairs.candidate),
         *unequal_choices(pairs.baseline, pairs.candidate),
     ]
+    judge = baseline.manifest.judges.get(task)
     if left.kind == "conversation":
         parts, more = judged_parts(baseline, candidate, task, pairs, chosen)
         faults += more
@@ -119,8 +120,8 @@ def compare(baseline: RunView, candidate: RunView, task: str, settings: Comparis
         metric=chosen.metric or left.metric,
         baseline=label(baseline.manifest),
         candidate=label(candidate.manifest),
-        task_run=left,
-        judge_run=baseline.manifest.judges.get(task),
+        task_run=citable_task(left),
+        judge_run=citable_judge(judge) if judge is not None else None,
         differences=find_differences(baseline.manifest, candidate.manifest, task, chosen.tolerated),
         faults=tuple(faults),
         same_model=all_identical(pairs.baseline, pairs.candidate),

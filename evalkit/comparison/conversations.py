@@ -14,13 +14,17 @@ from dataclasses import dataclass
 import numpy as np
 
 from evalkit.comparison.attempts import Attempts
+from evalkit.comparison.bounds import RatingBounds, RuleEffect, rating_bounds, rule_effect
 from evalkit.comparison.means import FilledDifferences, MeanComparison, fill, mean_comparison
 from evalkit.comparison.ratings import (
     Grid,
     Scores,
+    mean_of_present,
+    question_means,
     spread_of_generations,
     spread_of_judgments,
 )
+from evalkit.comparison.variance import VarianceParts, variance_parts
 from evalkit.statistics.bootstrap import bootstrap_mean_interval
 from evalkit.statistics.checks import ROUNDING, Floats
 from evalkit.statistics.interval import Interval
@@ -70,6 +74,10 @@ class RatingComparison:
         bootstrap: interval of the mean difference from resampled questions (sensitivity), at the level of `mean`.
         unavailable: what could not be estimated, and why.
         judge: name of the judge model; with `judge_profile` what the numbers depend on.
+        bounds: how far missing judgments could move the means; None without a planned question.
+        rule: what scoring unreadable answers by rule does; None where none was.
+        variance: where the noise comes from; None without variation.
+        panel: each judge of a panel by itself; None for one judge.
     """
 
     mean: MeanComparison
@@ -87,6 +95,10 @@ class RatingComparison:
     unavailable: Mapping[str, str]
     judge: str
     judge_profile: str
+    bounds: RatingBounds | None = None
+    rule: RuleEffect | None = None
+    variance: VarianceParts | None = None
+    panel: Panel | None = None
 
 
 def compare_ratings(  # noqa: PLR0913 (two sides and how to read them)
@@ -121,6 +133,7 @@ def compare_ratings(  # noqa: PLR0913 (two sides and how to read them)
     observed = differences.observed
     both = np.stack([baseline.values, candidate.values])
     spread = spread_of_judgments(both.reshape(-1, both.shape[-1]))
+    dice = spread_of_generations(np.concatenate(both), spread)
     return RatingComparison(
         mean=mean,
         turns=_turns(baseline.values, candidate.values),
@@ -132,7 +145,7 @@ def compare_ratings(  # noqa: PLR0913 (two sides and how to read them)
         generations=grid.generations,
         repeats=grid.repeats,
         judgment_sd=spread,
-        generation_sd=spread_of_generations(np.concatenate(both), spread),
+        generation_sd=dice,
         bootstrap=attempts.make(
             "bootstrap",
             lambda: bootstrap_mean_interval(observed, np.random.default_rng(seed), level=level, method="percentile"),
@@ -140,6 +153,16 @@ def compare_ratings(  # noqa: PLR0913 (two sides and how to read them)
         unavailable=attempts.unavailable,
         judge=judge[0],
         judge_profile=judge[1],
+        bounds=rating_bounds(grid, baseline.values, candidate.values, differences, scale),
+        rule=rule_effect(baseline, candidate),
+        variance=variance_parts(
+            mean.sd,
+            turns=grid.shape[1],
+            generations=grid.generations,
+            repeats=grid.repeats,
+            generation_sd=dice,
+            judgment_sd=spread,
+        ),
     )
 
 
@@ -150,19 +173,6 @@ def count_drops(differences: Floats, drop: float) -> int:
     (1, 1)
     """
     return int(np.count_nonzero(differences <= -drop * (1.0 - ROUNDING)))
-
-
-def question_means(values: Floats) -> Floats:
-    """Return each question's mean of what is there, shape (q,); NaN where nothing is."""
-    return _mean(values, axis=(1, 2, 3))
-
-
-def _mean(values: Floats, axis: tuple[int, ...]) -> Floats:
-    there = ~np.isnan(values)
-    counts = there.sum(axis=axis)
-    sums = np.where(there, values, 0.0).sum(axis=axis)
-    means: Floats = np.where(counts > 0, sums / np.maximum(counts, 1), np.nan)
-    return means
 
 
 def _filled(grid: Grid, left: Floats, right: Floats, unseen: int, scale: tuple[float, float]) -> FilledDifferences:
@@ -184,7 +194,7 @@ def _filled(grid: Grid, left: Floats, right: Floats, unseen: int, scale: tuple[f
 def _turns(left: Floats, right: Floats) -> tuple[GroupMean, ...]:
     rows = []
     for turn in range(left.shape[1]):
-        b, c = _mean(left[:, turn], axis=(1, 2)), _mean(right[:, turn], axis=(1, 2))
+        b, c = mean_of_present(left[:, turn], axis=(1, 2)), mean_of_present(right[:, turn], axis=(1, 2))
         rows += _group(f"turn {turn + 1}", b, c)
     return tuple(rows)
 

@@ -43,10 +43,20 @@ def judged_parts(
             candidate=right,
             baseline_judgments=scores[0].coverage if scores else None,
             candidate_judgments=scores[1].coverage if scores else None,
-            excluded=dict(sorted(pairs.excluded.items())),
+            excluded=dict(sorted({**pairs.excluded, **_unrated(rating, planned)}.items())),
         ),
     }
     return parts, faults
+
+
+def _unrated(rating: RatingComparison | None, planned: int) -> dict[str, int]:
+    """Count the planned questions without any rating on a side: they are in no estimate."""
+    questions = rating.questions if rating is not None else ()
+    rated = {
+        "baseline": sum(question.baseline is not None for question in questions),
+        "candidate": sum(question.candidate is not None for question in questions),
+    }
+    return {f"{side}-unrated": planned - count for side, count in rated.items() if count < planned}
 
 
 def _ratings(

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from evalkit.comparison.coverage import SideCoverage
 from evalkit.comparison.runs import Fault
@@ -58,11 +59,13 @@ class Scores:
         values: of the grid's shape, NaN where missing.
         coverage: judgments planned and scored.
         faults: judgments that belong nowhere, twice, or to another answer.
+        ruled: True where a rule gave the score without asking, of the grid's shape; None if not looked at.
     """
 
     values: Floats
     coverage: SideCoverage
     faults: tuple[Fault, ...]
+    ruled: NDArray[np.bool_] | None = None
 
 
 def score_grid(sides: Sequence[Sequence[Record | None]], judge: JudgeRun, planned: int, generations: int) -> Grid:
@@ -94,12 +97,22 @@ def score_grid(sides: Sequence[Sequence[Record | None]], judge: JudgeRun, planne
 
 
 def place_scores(
-    side: str, grid: Grid, records: Sequence[Record | None], judgments: Sequence[Judgment], judge: JudgeRun
+    side: str,
+    grid: Grid,
+    records: Sequence[Record | None],
+    judgments: Sequence[Judgment],
+    judge: JudgeRun,
+    *,
+    opponent: Sequence[Record | None] | None = None,
 ) -> Scores:
-    """Place one side's judgments on the grid; a judgment without a rating leaves its place missing."""
-    values = np.full(grid.shape, np.nan)
+    """Place one side's judgments on the grid; a judgment without a rating leaves its place missing.
+
+    `opponent` are the records a pairwise judging compared with: then a judgment is about the answers of both.
+    """
+    values, ruled = np.full(grid.shape, np.nan), np.zeros(grid.shape, dtype=bool)
     rows = {question: at for at, question in enumerate(grid.questions)}
     answers = _answers(records)
+    others = _answers(opponent) if opponent is not None else None
     faults: dict[str, str] = {}
     unrated: Counter[str] = Counter()
     taken: set[tuple[int, int, int, int]] = set()
@@ -115,14 +128,14 @@ def place_scores(
             faults.setdefault("second judgment(s) of one and the same answer", name)
             continue
         taken.add(place)
-        if judgment.answer_sha256 != digest(list(given[: judgment.turn])):
+        if judgment.answer_sha256 != _judged(given, others, (*question, judgment.sample), judgment.turn):
             faults.setdefault("judgment(s) of an answer that is no longer there", name)
         elif judgment.score is None:
             unrated[judgment.status] += 1
         elif not judge.scale[0] <= judgment.score <= judge.scale[1]:
             faults.setdefault(f"score(s) off the scale {judge.scale[0]:g} to {judge.scale[1]:g}", name)
         else:
-            values[place] = judgment.score
+            values[place], ruled[place] = judgment.score, judgment.status == "rule"
     return Scores(
         values=values,
         coverage=_coverage(judge.planned, int(np.count_nonzero(~np.isnan(values))), unrated),
@@ -130,10 +143,21 @@ def place_scores(
             Fault(code="pairing", message=f"{side}: {what}, the first {name}; next step: judge the run again")
             for what, name in faults.items()
         ),
+        ruled=ruled,
     )
 
 
-def _answers(records: Sequence[Record | None]) -> Mapping[tuple[str, str, int, int], tuple[str, ...]]:
+def _judged(given: Sequence[str], others: _Answers | None, key: tuple[str, str, int, int], turn: int) -> str:
+    """Return the digest of the texts that a judgment of a turn must be about."""
+    texts = list(given[:turn])
+    return digest(texts) if others is None else digest([texts, list(others.get(key, ())[:turn])])
+
+
+_Answers: TypeAlias = Mapping[tuple[str, str, int, int], tuple[str, ...]]
+"""Subject, digest, occurrence, sample to the answers of all turns."""
+
+
+def _answers(records: Sequence[Record | None]) -> _Answers:
     return {
         (record.subject, record.item_sha256, record.occurrence, record.sample): tuple(
             turn.text for turn in record.reply.turns
@@ -150,6 +174,20 @@ def _coverage(planned: int, scored: int, unrated: Counter[str]) -> SideCoverage:
         failed=dict(sorted(unrated.items())),
         absent=max(0, planned - scored - sum(unrated.values())),
     )
+
+
+def question_means(values: Floats) -> Floats:
+    """Return each question's mean of what is there, shape (q,); NaN where nothing is."""
+    return mean_of_present(values, axis=(1, 2, 3))
+
+
+def mean_of_present(values: Floats, axis: tuple[int, ...]) -> Floats:
+    """Return the mean over some axes of what is not NaN; NaN where nothing is."""
+    there = ~np.isnan(values)
+    counts = there.sum(axis=axis)
+    sums = np.where(there, values, 0.0).sum(axis=axis)
+    means: Floats = np.where(counts > 0, sums / np.maximum(counts, 1), np.nan)
+    return means
 
 
 def spread_of_judgments(values: Floats) -> float | None:

@@ -7,10 +7,10 @@ May not know: files and folders.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
-from evalkit.records import Fidelity, Judgment, Manifest, Record
+from evalkit.records import Fidelity, JudgeRun, Judgment, Manifest, Record, TaskRun
 
 
 class RunView(Protocol):
@@ -68,6 +68,18 @@ def label(manifest: Manifest) -> RunLabel:
         policy_sha256=manifest.policy_sha256,
         evalkit=manifest.evalkit,
     )
+
+
+def citable_task(task: TaskRun) -> TaskRun:
+    """Return what a certificate says of a task: a folder of the machine is only called local, its digest stays."""
+    source = task.dataset.get("source")
+    here = isinstance(source, str) and source.startswith("local ")
+    return replace(task, dataset={**task.dataset, "source": "local"}) if here else task
+
+
+def citable_judge(judge: JudgeRun) -> JudgeRun:
+    """Return what a certificate says of a judge: not how it was asked for, which names files of the machine."""
+    return replace(judge, requested={})
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,6 +7,7 @@ May not know: which model judges, or whose answers.
 from __future__ import annotations
 
 import string
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
 from pydantic import Field, PrivateAttr, model_validator
@@ -16,14 +17,31 @@ from evalkit.definitions.task import Name
 
 ASSET_PREFIX = "asset:"
 
-_FIRST, _SECOND = {"question_1", "answer_1"}, {"question_1", "answer_1", "question_2", "answer_2"}
-_PLACEHOLDERS = {
-    "turn_1": _FIRST,
-    "turn_1_with_reference": _FIRST | {"reference_1"},
-    "turn_2": _SECOND,
-    "turn_2_with_reference": _SECOND | {"reference_1", "reference_2"},
+Mode = Literal["single", "pairwise"]
+
+ANSWERS: Mapping[Mode, tuple[str, ...]] = {
+    "single": ("rating_text", "rating_json", "rating_logprob"),
+    "pairwise": ("choice_text", "choice_json", "choice_logprob"),
 }
-"""Template to the placeholders it must use, no more and no fewer."""
+"""Mode to the answer grammars it has."""
+
+PAIR_SCALE = (-1, 1)
+"""Scale of a pairwise judgment: -1 the other answer is better, 0 a tie, 1 the judged answer is better."""
+
+MARKER = "marker"
+"""Placeholder for a word drawn anew for each question, which no answer can know: delimiters that cannot be forged."""
+
+
+def _placeholders(mode: Mode) -> Mapping[str, set[str]]:
+    """Return template to the placeholders it must use, no more and no fewer (but for `MARKER`)."""
+    sides = ("answer_a", "answer_b") if mode == "pairwise" else ("answer",)
+    first, second = ({f"question_{turn}", *(f"{side}_{turn}" for side in sides)} for turn in (1, 2))
+    return {
+        "turn_1": first,
+        "turn_1_with_reference": first | {"reference_1"},
+        "turn_2": first | second,
+        "turn_2_with_reference": first | second | {"reference_1", "reference_2"},
+    }
 
 
 class JudgePrompts(Section):
@@ -52,14 +70,9 @@ class JudgePrompts(Section):
         return self.source.removeprefix(ASSET_PREFIX) if self.source.startswith(ASSET_PREFIX) else None
 
     @model_validator(mode="after")
-    def _templates_use_their_placeholders(self) -> JudgePrompts:
-        if self.asset is not None:
-            if self.system is not None:
-                raise ValueError(f"the system message comes from {self.source}; leave out 'system'")
-            return self
-        faults = [fault for name in _PLACEHOLDERS for fault in _template_faults(name, getattr(self, name))]
-        if faults:
-            raise ValueError("; ".join(faults))
+    def _one_system_message(self) -> JudgePrompts:
+        if self.asset is not None and self.system is not None:
+            raise ValueError(f"the system message comes from {self.source}; leave out 'system'")
         return self
 
 
@@ -69,10 +82,13 @@ class JudgeProfile(Section):
     Attributes:
         name: equal to the file name without `.yaml`.
         title: one line for people; the digest leaves it out.
-        mode: "single": one answer is rated at a time.
-        answer: "rating_text" (the last `[[n]]` in the judge's text) or "rating_logprob" (mean of the scale's whole
-            numbers, weighted with the probability the judge gives to each as its next words).
-        scale: lowest and highest rating.
+        mode: "single" (one answer is rated at a time) or "pairwise" (two answers are compared, in both orders).
+        answer: how the judge's answer is read. Single: "rating_text" (the last `[[n]]` in the judge's text),
+            "rating_json" (an object with `reasoning` and `rating`) or "rating_logprob" (mean of the scale's whole
+            numbers, weighted with the probability the judge gives to each as its next words). Pairwise: "choice_text"
+            (the last `[[A]]`, `[[B]]` or `[[C]]`, a tie), "choice_json" (an object with `reasoning` and `winner`) or
+            "choice_logprob" (the likeliest of A, B and C).
+        scale: lowest and highest rating; [-1, 1] for pairwise.
         prompts: the words.
         needs_reference: categories that are judged with a reference answer.
         max_tokens: limit of the judge's text, tokens.
@@ -82,8 +98,8 @@ class JudgeProfile(Section):
 
     name: Name
     title: str = ""
-    mode: Literal["single"] = "single"
-    answer: Literal["rating_text", "rating_logprob"]
+    mode: Mode = "single"
+    answer: Literal["rating_text", "rating_json", "rating_logprob", "choice_text", "choice_json", "choice_logprob"]
     scale: tuple[int, int] = (1, 10)
     prompts: JudgePrompts
     needs_reference: tuple[str, ...] = ("math", "reasoning", "coding")
@@ -96,8 +112,23 @@ class JudgeProfile(Section):
     def _scale_and_answer_agree(self) -> JudgeProfile:
         if self.scale[0] >= self.scale[1]:
             raise ValueError(f"scale {list(self.scale)} must be [lowest, highest]")
-        if self.answer == "rating_logprob" and self.reask:
-            raise ValueError("'reask' has no meaning for rating_logprob, where the judge writes nothing")
+        if self.answer not in ANSWERS[self.mode]:
+            raise ValueError(f"answer '{self.answer}' does not go with mode '{self.mode}'")
+        if self.mode == "pairwise" and self.scale != PAIR_SCALE:
+            raise ValueError(f"scale {list(self.scale)} must be {list(PAIR_SCALE)} for mode 'pairwise'")
+        if self.answer.endswith("_logprob") and self.reask:
+            raise ValueError(f"'reask' has no meaning for {self.answer}, where the judge writes nothing")
+        return self
+
+    @model_validator(mode="after")
+    def _templates_use_their_placeholders(self) -> JudgeProfile:
+        if self.prompts.asset is None:
+            needed = _placeholders(self.mode)
+            faults = [
+                fault for name in needed for fault in _template_faults(name, getattr(self.prompts, name), needed[name])
+            ]
+            if faults:
+                raise ValueError("; ".join(faults))
         return self
 
     @property
@@ -114,14 +145,13 @@ class JudgeProfile(Section):
         return content_sha256(self, exclude=["title"])
 
 
-def _template_faults(name: str, template: str) -> list[str]:
-    needed = _PLACEHOLDERS[name]
+def _template_faults(name: str, template: str, needed: set[str]) -> list[str]:
     try:
         parts = list(string.Formatter().parse(template))
     except ValueError as error:
         return [f"'{name}' is not a template: {error}; write literal braces as {{{{ and }}}}"]
     found = {field for _, field, _, _ in parts if field is not None}
     styled = any(spec or conversion for _, field, spec, conversion in parts if field is not None)
-    faults = [f"'{name}' has the unknown placeholder {{{field}}}" for field in sorted(found - needed)]
+    faults = [f"'{name}' has the unknown placeholder {{{field}}}" for field in sorted(found - needed - {MARKER})]
     faults += [f"'{name}' lacks the placeholder {{{field}}}" for field in sorted(needed - found)]
     return [*faults, f"'{name}' may not format a placeholder"] if styled else faults

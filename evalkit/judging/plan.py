@@ -15,101 +15,18 @@ from typing import Any
 
 from evalkit.degeneration import degeneration
 from evalkit.errors import UsageError
+from evalkit.judging.questions import JudgingPlan, Place, Question, Verdict
 from evalkit.judging.words import JudgeWords
-from evalkit.records import EngineIdentity, Item, Judgment, JudgmentStatus, Record, TextReply, digest, text_digest
+from evalkit.records import EngineIdentity, Item, Record, TextReply, digest, text_digest
 
-
-@dataclass(frozen=True, kw_only=True)
-class Place:
-    """Where a verdict belongs: a run, a record, a turn, a repeat."""
-
-    run: int
-    record: Record
-    turn: int
-    repeat: int
-    answer_sha256: str
-
-    @property
-    def name(self) -> str:
-        """What the judgment is about, within its run."""
-        return f"{self.record.key}/{self.turn}/{self.repeat}"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Question:
-    """One question to the judge.
-
-    Attributes:
-        key: digest of everything the judge sees and is; see `Judgment.key`.
-        system: system message; None for none.
-        user: user message.
-        reference: whether a reference answer is part of it.
-        places: where the verdict belongs.
-        rule: why the answer is scored without asking ("empty", "degenerate"), else None.
-    """
-
-    key: str
-    system: str | None
-    user: str
-    reference: bool
-    places: tuple[Place, ...]
-    rule: str | None
-
-    @property
-    def seed(self) -> int:
-        """Sampling seed, a whole number below 2**31."""
-        return int(self.key[:8], 16) >> 1
-
-
-@dataclass(frozen=True, kw_only=True)
-class JudgingPlan:
-    """All questions about some runs.
-
-    Attributes:
-        questions: in a random order that mixes the runs; rule-scored ones included.
-        references_sha256: digest of the reference answers used; None without any.
-        planned: judgments of a complete run.
-    """
-
-    questions: tuple[Question, ...]
-    references_sha256: str | None
-    planned: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class Verdict:
-    """What came of a question: the parts of a judgment that do not depend on its place."""
-
-    status: JudgmentStatus
-    score: float | None
-    text: str = ""
-    details: Mapping[str, Any] = field(default_factory=dict)
-
-    def at(self, place: Place, key: str) -> Judgment:
-        """Return the judgment of one place."""
-        record = place.record
-        return Judgment(
-            key=key,
-            task=record.task,
-            subject=record.subject,
-            item_sha256=record.item_sha256,
-            occurrence=record.occurrence,
-            sample=record.sample,
-            turn=place.turn,
-            repeat=place.repeat,
-            answer_sha256=place.answer_sha256,
-            status=self.status,
-            score=self.score,
-            text=self.text,
-            details=self.details,
-        )
+__all__ = ["JudgingPlan", "Place", "Question", "Verdict", "plan_judging"]
 
 
 def plan_judging(
     items: Sequence[Item],
     runs: Sequence[Sequence[Record]],
     words: JudgeWords,
-    judge: EngineIdentity,
+    judge: EngineIdentity | None,
     *,
     references: str | None,
     samples: int,
@@ -122,7 +39,7 @@ def plan_judging(
         items: the task's items.
         runs: records of each run; failed ones have nothing to judge.
         words: how the judge is asked.
-        judge: who judges; part of every key.
+        judge: who judges; part of every key. None to count questions only.
         references: name of the set of reference answers; None to judge without any.
         samples: answers to each item in a complete run.
         repeats: judgments of each answer.
@@ -131,62 +48,98 @@ def plan_judging(
     Raises:
         UsageError: an item lacks the reference answer its category needs, or a record has no item.
     """
-    used = {item.key: _references(item, words, references) for item in items}
-    named = {key: value for key, value in used.items() if value is not None}
-    planner = _Planner(
-        words=words,
-        items={item.key: item for item in items},
-        references=used,
-        common={
-            "judge": judge.sha256,
-            "profile": words.sha256,
-            "references": digest(named) if named else None,
-            "sampling": [words.profile.temperature, words.profile.max_tokens],
-        },
-    )
+    material = Material.of(items, words, judge, references)
+    planner = _Planner(material=material, lowest=float(words.profile.scale[0]))
     for run, records in enumerate(runs):
         for record in records:
             if isinstance(record.reply, TextReply):
                 planner.add(run, record, record.reply, repeats)
-    ordered = sorted(planner.found, key=lambda key: text_digest(f"{seed}:{key}"))
-    return JudgingPlan(
-        questions=tuple(_question(planner, key) for key in ordered),
-        references_sha256=digest(named) if named else None,
-        planned=sum(len(item.turns) for item in items) * samples * repeats,
-    )
+    planned = sum(len(item.turns) for item in items) * samples * repeats
+    return material.plan(planner.found, planner.places, seed, planned)
 
 
-@dataclass(kw_only=True)
-class _Planner:
+@dataclass(frozen=True, kw_only=True)
+class Material:
+    """What every question of a task is made of.
+
+    Attributes:
+        words: how the judge is asked.
+        items: item key to item.
+        references: item key to the reference answers the judge gets; None for none.
+        common: the part of every key that is the same for all questions.
+    """
+
     words: JudgeWords
     items: Mapping[str, Item]
     references: Mapping[str, Sequence[str] | None]
     common: Mapping[str, Any]
-    found: dict[str, tuple[str | None, str, bool, str | None]] = field(default_factory=dict)
-    places: dict[str, list[Place]] = field(default_factory=dict)
 
-    def add(self, run: int, record: Record, reply: TextReply, repeats: int) -> None:
+    @classmethod
+    def of(
+        cls, items: Sequence[Item], words: JudgeWords, judge: EngineIdentity | None, references: str | None
+    ) -> Material:
+        """Gather it; without a judge the keys serve to count different questions only."""
+        used = {item.key: _references(item, words, references) for item in items}
+        named = {key: value for key, value in used.items() if value is not None}
+        common = {
+            "judge": judge.sha256 if judge is not None else None,
+            "profile": words.sha256,
+            "references": digest(named) if named else None,
+            "sampling": [words.profile.temperature, words.profile.max_tokens],
+        }
+        return cls(words=words, items={item.key: item for item in items}, references=used, common=common)
+
+    def item_of(self, record: Record) -> Item:
+        """Return a record's item.
+
+        Raises:
+            UsageError: there is none.
+        """
         item = self.items.get(record.key.rsplit("/", 1)[0])
         if item is None:
             raise UsageError(f"record {record.key} belongs to no item of its run; next step: collect the run again")
+        return item
+
+    def references_of(self, item: Item, turn: int) -> Sequence[str] | None:
+        """Return the reference answers up to a turn, or None."""
+        references = self.references[item.key]
+        return None if references is None else references[:turn]
+
+    def plan(
+        self, found: Mapping[str, Mapping[str, Any]], places: Mapping[str, Sequence[Place]], seed: int, planned: int
+    ) -> JudgingPlan:
+        """Put questions (key to their fields) in one random order."""
+        ordered = sorted(found, key=lambda key: text_digest(f"{seed}:{key}"))
+        questions = tuple(Question(key=key, places=tuple(places[key]), **found[key]) for key in ordered)
+        return JudgingPlan(questions=questions, references_sha256=self.common["references"], planned=planned)
+
+
+@dataclass(kw_only=True)
+class _Planner:
+    material: Material
+    lowest: float
+    found: dict[str, dict[str, Any]] = field(default_factory=dict)
+    places: dict[str, list[Place]] = field(default_factory=dict)
+
+    def add(self, run: int, record: Record, reply: TextReply, repeats: int) -> None:
+        material, item = self.material, self.material.item_of(record)
         for turn in range(1, len(reply.turns) + 1):
             answers = [answer.text for answer in reply.turns[:turn]]
-            references = self.references[item.key]
-            given = None if references is None else references[:turn]
-            system, user = self.words.fill(item.turns[:turn], answers, given)
+            given = material.references_of(item, turn)
+            system, user = material.words.fill(item.turns[:turn], answers, given)
             rule = degeneration(reply.turns[turn - 1])
             for repeat in range(repeats):
-                key = digest({**self.common, "messages": [system, user], "repeat": repeat, "rule": rule})
-                self.found[key] = (system, user, given is not None, rule)
+                key = digest({**material.common, "messages": [system, user], "repeat": repeat, "rule": rule})
+                self.found[key] = {
+                    "system": system,
+                    "user": user,
+                    "reference": given is not None,
+                    "rule": rule,
+                    "rule_score": self.lowest if rule is not None else None,
+                    "answers": tuple(answers),
+                }
                 place = Place(run=run, record=record, turn=turn, repeat=repeat, answer_sha256=digest(answers))
                 self.places.setdefault(key, []).append(place)
-
-
-def _question(planner: _Planner, key: str) -> Question:
-    system, user, reference, rule = planner.found[key]
-    return Question(
-        key=key, system=system, user=user, reference=reference, places=tuple(planner.places[key]), rule=rule
-    )
 
 
 def _references(item: Item, words: JudgeWords, name: str | None) -> list[str] | None:

@@ -1,6 +1,6 @@
-"""A rating from the probabilities a judge gives to the numbers of the scale.
+"""A rating from the probabilities a judge gives to the numbers of the scale, or a choice from those of three letters.
 
-In: the log-probability of each number as the judge's next words. Out: the mean rating and the whole distribution.
+In: the log-probability of each as the judge's next words. Out: the mean rating or the choice, and the distribution.
 May not know: what was judged.
 
 Small judges often fail to write a rating, and never fail to have probabilities. The mean is also finer than a whole
@@ -14,9 +14,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from evalkit.errors import DataError
+from evalkit.judging.ratings import Choice, as_choice
 
 CUE = "\n\nRating:"
 """What follows the question, so that a number is the natural next word."""
+
+CHOICE_CUE = "\n\nBetter answer:"
+"""The same for a letter."""
+
+CHOICES = (" A", " B", " C")
+"""The letters to score, as they follow `CHOICE_CUE`; C is a tie."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,4 +86,43 @@ def weighted_rating(scale: tuple[int, int], logprobs: Sequence[float], tokens: S
         score=math.fsum(number * weight for number, weight in zip(numbers, probabilities, strict=True)),
         probabilities=probabilities,
         mass=min(1.0, math.exp(top) * total),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightedChoice:
+    """The likeliest choice.
+
+    Attributes:
+        choice: "A", "B" or "tie"; a tie too where the likeliest two are equal.
+        probabilities: of A, B and C; they sum to 1.
+        mass: probability of any of them as the next word, before normalising, in [0, 1].
+    """
+
+    choice: Choice
+    probabilities: tuple[float, ...]
+    mass: float
+
+
+def likeliest_choice(logprobs: Sequence[float]) -> WeightedChoice:
+    """Return the likeliest of A, B and C.
+
+    Args:
+        logprobs: of `CHOICES`, natural logarithm, shape (3,).
+
+    Raises:
+        DataError: a wrong number of values, or a non-finite one.
+
+    >>> likeliest_choice([math.log(0.2), math.log(0.1), math.log(0.1)]).choice
+    'A'
+    """
+    if len(logprobs) != len(CHOICES) or not all(map(math.isfinite, logprobs)):
+        raise DataError(f"{len(CHOICES)} finite log-probabilities were needed, not {list(logprobs)}")
+    top = max(logprobs)
+    weights = [math.exp(value - top) for value in logprobs]
+    best = [letter for letter, value in zip("ABC", logprobs, strict=True) if value == top]
+    return WeightedChoice(
+        choice=as_choice(best[0]) if len(best) == 1 else "tie",
+        probabilities=tuple(weight / math.fsum(weights) for weight in weights),
+        mass=min(1.0, math.exp(top) * math.fsum(weights)),
     )

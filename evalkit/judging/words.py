@@ -1,10 +1,11 @@
 """The words a judge is asked with.
 
-In: a judge profile, and FastChat's prompts where it names them. Out: system and user message for one answer.
+In: a judge profile, and FastChat's prompts where it names them. Out: system and user message for one answer, or two.
 May not know: who answered, who judges.
 
 A template is filled once with `str.format`: braces in an answer are then plain text. Nothing in an answer is changed,
-however much it looks like an order to the judge or a rating.
+however much it looks like an order to the judge or a rating. Delimiters may carry a code word that follows from all the
+material, the answers too, so that no answer can hold it.
 """
 
 from __future__ import annotations
@@ -14,10 +15,12 @@ from dataclasses import dataclass
 
 from evalkit.assets import AssetStore, read_mt_bench
 from evalkit.definitions import JudgeProfile
+from evalkit.definitions.judge import MARKER
 from evalkit.errors import AssetError, UsageError, suggestion
 from evalkit.records import digest
 
 _FIRST, _SECOND = "turn_1", "turn_2"
+_MARKER_DIGITS = 16
 _WITH_REFERENCE = "_with_reference"
 
 
@@ -27,6 +30,11 @@ class Words:
 
     system: str | None
     template: str
+
+    @property
+    def needs_marker(self) -> bool:
+        """Whether the delimiters carry a code word."""
+        return f"{{{MARKER}}}" in self.template
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,16 +68,40 @@ class JudgeWords:
         Raises:
             UsageError: more than two turns, or a template with a placeholder nobody fills.
         """
-        if not 1 <= len(answers) == len(questions) <= 2:
-            raise UsageError(f"judge '{self.profile.name}' rates conversations of one or two turns, not {len(answers)}")
-        name = (_FIRST if len(answers) == 1 else _SECOND) + (_WITH_REFERENCE if references is not None else "")
+        return self._fill(questions, {"answer": answers}, references)
+
+    def fill_pair(
+        self,
+        questions: Sequence[str],
+        answers_a: Sequence[str],
+        answers_b: Sequence[str],
+        references: Sequence[str] | None,
+    ) -> tuple[str | None, str]:
+        """Return (system message, user message) about the last answers of two systems, A shown first.
+
+        Raises:
+            UsageError: as `fill`.
+        """
+        return self._fill(questions, {"answer_a": answers_a, "answer_b": answers_b}, references)
+
+    def _fill(
+        self, questions: Sequence[str], answers: Mapping[str, Sequence[str]], references: Sequence[str] | None
+    ) -> tuple[str | None, str]:
+        turns = len(questions)
+        if not 1 <= turns <= 2 or any(len(texts) != turns for texts in answers.values()):
+            given = max(turns, *map(len, answers.values()))
+            raise UsageError(f"judge '{self.profile.name}' rates conversations of one or two turns, not {given}")
+        name = (_FIRST if turns == 1 else _SECOND) + (_WITH_REFERENCE if references is not None else "")
         values = {f"question_{place}": text for place, text in enumerate(questions, start=1)}
-        values |= {f"answer_{place}": text for place, text in enumerate(answers, start=1)}
+        for side, texts in answers.items():
+            values |= {f"{side}_{place}": text for place, text in enumerate(texts, start=1)}
         for place, text in enumerate(references or (), start=1):
             values[f"reference_{place}"] = values[f"ref_answer_{place}"] = text
-        if len(answers) == 1:
-            values |= {"question": questions[0], "answer": answers[0]}
+        if turns == 1:
+            values |= {"question": questions[0], **{side: texts[0] for side, texts in answers.items()}}
         words = self.templates[name]
+        if words.needs_marker:
+            values[MARKER] = digest([self.profile.sha256, name, values])[:_MARKER_DIGITS]
         try:
             return words.system, words.template.format(**values)
         except (KeyError, IndexError, ValueError) as error:
@@ -99,11 +131,12 @@ def load_words(profile: JudgeProfile, assets: AssetStore | None) -> JudgeWords:
         )
     prompts = read_mt_bench(assets.fetch(profile.prompts.asset)).judge_prompts
     for name in texts.values():
-        if name not in prompts or prompts[name].type != "single":
-            single = [prompt.name for prompt in prompts.values() if prompt.type == "single"]
+        if name not in prompts or prompts[name].type != profile.mode:
+            fitting = [prompt.name for prompt in prompts.values() if prompt.type == profile.mode]
+            kind = "single-answer" if profile.mode == "single" else "pairwise"
             raise UsageError(
-                f"judge '{profile.name}': asset '{profile.prompts.asset}' has no single-answer prompt "
-                f"'{name}'{suggestion(name, single)}"
+                f"judge '{profile.name}': asset '{profile.prompts.asset}' has no {kind} prompt "
+                f"'{name}'{suggestion(name, fitting)}"
             )
     found = {name: prompts[text] for name, text in texts.items()}
     return JudgeWords(

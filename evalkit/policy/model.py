@@ -18,6 +18,9 @@ Share = Annotated[float, Field(ge=0, lt=1)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 Check = Literal["aa", "control", "above_chance", "anchor"]
 
+RESERVED = ("baseline", "rerun")
+"""Names of runs in a certificate; a recipe or control of that name would take their place there."""
+
 
 class Release(Section):
     """Who is compared; named before the first request and part of the digest.
@@ -36,6 +39,11 @@ class Release(Section):
     def _names_are_unique(self) -> Release:
         counts = Counter((self.baseline, *self.recipes, *self.controls))
         faults = [f"'{name}' is named {count} times" for name, count in counts.items() if count > 1]
+        faults += [
+            f"'{name}' is what certificates call another run; choose another name"
+            for name in RESERVED
+            if name in (*self.recipes, *self.controls)
+        ]
         if faults:
             raise ValueError("; ".join(faults))
         return self

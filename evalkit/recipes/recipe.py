@@ -26,6 +26,7 @@ LAST_LAYER = "{last_layer}"
 _SIDECAR = ".expect.yaml"
 _TOP_KEYS = ("imports", "metadata", "quantize")
 _QUANTIZE_KEYS = ("algorithm", "quant_cfg")
+_RECIPE_TYPE = "ptq"
 _MAPPING_FORM = (
     "'quantize.quant_cfg' is a mapping, the form before ModelOpt 0.44, whose last 'default' entry would switch every "
     "quantizer off; write a list of {quantizer_name: ..., cfg: ...}"
@@ -121,6 +122,10 @@ def _shape_faults(document: Any) -> list[str]:
     if not isinstance(document, Mapping):
         return ["a recipe is a mapping with the key 'quantize'"]
     faults = [f"unknown key '{key}'{suggestion(str(key), _TOP_KEYS)}" for key in document if key not in _TOP_KEYS]
+    metadata = document.get("metadata")
+    kind = metadata.get("recipe_type") if isinstance(metadata, Mapping) else None
+    if kind != _RECIPE_TYPE:
+        faults.append(f"'metadata.recipe_type' is {kind!r}; write metadata: {{recipe_type: {_RECIPE_TYPE}}}")
     quantize = document.get("quantize")
     if not isinstance(quantize, Mapping):
         return [*faults, "missing mapping 'quantize' with the keys 'algorithm' and 'quant_cfg'"]

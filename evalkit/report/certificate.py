@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from evalkit.report.comparison import comparison_sections
-from evalkit.report.figures import count, percent, points, probability, rating
+from evalkit.report.figures import count, interval, percent, points, probability, rating
 from evalkit.report.sections import Section, Table
 
 Data = Mapping[str, Any]
@@ -41,7 +41,7 @@ def certificate_sections(certificate: Data, *, evidence: bool = True) -> list[Se
     ]
     if not evidence:
         return sections
-    for name, comparisons in certificate["comparisons"].items():
+    for name, comparisons in _in_order(certificate):
         sections.append(Section(title=f"Evidence: {name}", body=[]))
         for endpoint, comparison in comparisons.items():
             sections.append(Section(title=f"Endpoint {endpoint}", body=[], level=3))
@@ -60,61 +60,87 @@ def _sentences(certificate: Data) -> Iterator[str]:
     yield (
         f"Baseline: {engine['model']}, recipe {engine['recipe']}, fidelity {engine['fidelity']}. "
         f"Decided on {gating} by policy '{decision['policy']}' "
-        f"(tier {certificate['policy']['document']['tier']}), which was fixed before the "
-        f"runs: sha256 {decision['policy_sha256']}."
+        f"(tier {certificate['policy']['document']['tier']}), {_when(decision)}: sha256 {decision['policy_sha256']}."
     )
 
 
+def _when(decision: Data) -> str:
+    """Say when the policy was chosen, as far as the runs show it."""
+    codes = {reason["code"] for verdict in decision["verdicts"] for reason in verdict["reasons"]}
+    if decision["exploratory"]:
+        return "which was chosen after the runs began"
+    if codes & {"policy-missing", "policy-changed", "not-run"}:
+        return "which is not on record for every run"
+    return "which was fixed before the runs"
+
+
 def _main_endpoint(certificate: Data) -> str | None:
-    endpoints = certificate["policy"]["document"]["endpoints"]
-    return next((name for name, endpoint in endpoints.items() if endpoint["kind"] == "paired_proportion"), None)
+    endpoints, gating = certificate["policy"]["document"]["endpoints"], certificate["decision"]["gating"]
+    names = [name for name, endpoint in endpoints.items() if endpoint["kind"] == "paired_proportion"]
+    return min(names, key=lambda name: name not in gating, default=None)
+
+
+def _in_order(certificate: Data) -> list[tuple[str, Data]]:
+    """Return the comparisons: recipes, then the baseline's rerun, then controls."""
+    release, found = certificate["policy"]["document"]["release"], certificate["comparisons"]
+    names = [*release["recipes"], "rerun", *release["controls"]]
+    return [(name, found[name]) for name in [*names, *sorted(set(found) - set(names))] if name in found]
 
 
 def _recipes(certificate: Data) -> Table:
     outcomes = {verdict["recipe"]: verdict for verdict in certificate["decision"]["verdicts"]}
     name = _main_endpoint(certificate)
     rows = [
-        _recipe_row(recipe, outcomes.get(recipe), certificate, found, name)
-        for recipe, found in certificate["comparisons"].items()
+        _recipe_row(recipe, outcomes.get(recipe), certificate, found, name) for recipe, found in _in_order(certificate)
     ]
     missing = [recipe for recipe in outcomes if recipe not in certificate["comparisons"]]
-    rows += [(recipe, "not run", "", "", "", "", outcomes[recipe]["outcome"]) for recipe in missing]
-    headers = ("run", "accuracy, baseline -> candidate", "difference", "flips", "ratings", "fidelity", "verdict")
+    rows += [(recipe, "not run", "", "", "", "", "", outcomes[recipe]["outcome"]) for recipe in missing]
+    headers = ("run", "n", "accuracy, baseline -> candidate", "difference", "flips", "ratings", "fidelity", "verdict")
     return Table(headers=headers, rows=rows, caption=_caption(certificate, name))
 
 
 def _caption(certificate: Data, name: str | None) -> str:
-    if name is None:
-        return "No accuracy endpoint."
-    endpoint = certificate["policy"]["document"]["endpoints"][name]
+    endpoints = certificate["policy"]["document"]["endpoints"]
+    parts = [_accuracy_caption(certificate, name, endpoints[name])] if name is not None else ["No accuracy endpoint."]
+    parts += [
+        f"Ratings: task {endpoint['task']}, protocol {endpoint['protocol']}; mean difference on the judge's scale with "
+        f"its interval over n questions; margin {endpoint['margin']:g} at one-sided alpha {endpoint['alpha']:g}"
+        f"{'' if key in certificate['decision']['gating'] else ', not gating'}."
+        for key, endpoint in endpoints.items()
+        if endpoint["kind"] == "paired_mean"
+    ]
+    return " ".join(parts)
+
+
+def _accuracy_caption(certificate: Data, name: str, endpoint: Data) -> str:
     found = next((c[name] for c in certificate["comparisons"].values() if name in c), None)
-    effects = ((found or {}).get("proportion") or {}).get("effects")
-    n = count(effects["n"]) if effects else "0"
     chance = found["task_run"]["chance"] if found and found["task_run"] else None
     against = f", chance {percent(chance)}" if chance is not None else ""
     margins = " and ".join(f"{margin:g}" for margin in endpoint["margins_points"])
     return (
-        f"Accuracy: task {endpoint['task']}, protocol {endpoint['protocol']}, metric {endpoint['metric']}, n = {n} "
-        f"paired items{against}; 95 % Tango intervals; margin {margins} points at one-sided "
-        f"alpha {endpoint['alpha']:g}. "
-        "Flips: items only the baseline (-) or only the candidate (+) has right. Ratings: mean difference on the "
-        "judge's scale."
+        f"Accuracy: task {endpoint['task']}, protocol {endpoint['protocol']}, metric {endpoint['metric']}; "
+        f"n: paired items{against}; difference in points with its 95 % Tango interval; margin {margins} points at "
+        f"one-sided alpha {endpoint['alpha']:g}. "
+        "Flips: items only the baseline (-) or only the candidate (+) has right."
     )
 
 
 def _recipe_row(recipe: str, verdict: Data | None, certificate: Data, found: Data, name: str | None) -> tuple[str, ...]:
     comparison = found.get(name) if name else None
     effects = ((comparison or {}).get("proportion") or {}).get("effects")
-    cells = ["not measured", "", ""]
+    cells = ["0", "not measured", "", ""]
     if comparison and effects:
         table = comparison["proportion"]["observed"]
         cells = [
+            count(effects["n"]),
             f"{percent(effects['baseline_accuracy'])} -> {percent(effects['candidate_accuracy'])}",
             f"{points(effects['difference'])} {_limits(effects['interval'])}",
             f"-{table['n10']} +{table['n01']} ({percent(effects['flips']['rate'])})",
         ]
     rated = next((c["rating"]["mean"] for c in found.values() if c["rating"] is not None), None)
-    ratings = f"{rating(rated['difference'])} (n = {rated['n']})" if rated and rated["difference"] is not None else ""
+    ratings = ""
+    if rated and rated["difference"] is not None:
+        ratings = f"{rating(rated['difference'])} {interval(rated['interval'], 'rating')}, n = {rated['n']}"
     fidelity = next((c["candidate"]["fidelity"] for c in found.values()), "")
     controls = certificate["policy"]["document"]["release"]["controls"]
     role = "baseline again" if recipe == "rerun" else "broken on purpose" if recipe in controls else ""
@@ -217,9 +243,16 @@ def _provenance(certificate: Data) -> Section:
         )
     headers = ("run", "model", "recipe", "read back", "ran on", "identity")
     digests = [
-        f"- records of {name}, {task}: sha256 {sha}"
+        f"- {what} of {name}, {task}: sha256 {sha}"
         for name, run in certificate["runs"].items()
-        for task, sha in run["records_sha256"].items()
+        for what in ("records", "judgments")
+        for task, sha in run[f"{what}_sha256"].items()
+    ]
+    digests += [
+        f"- judge of {name}, {task}: {judge['identity']['model']}, profile {judge['profile']}: sha256 "
+        f"{judge['profile_sha256']}"
+        for name, run in certificate["runs"].items()
+        for task, judge in run["judges"].items()
     ]
     return Section(title="Provenance", body=[Table(headers=headers, rows=rows), *digests])
 

@@ -33,8 +33,12 @@ def comparison_sections(comparison: Data, *, subjects: bool = True, level: int =
         f"{found['name']}: baseline has {found['baseline']}, candidate has {found['candidate']}"
         for found in comparison["differences"]
     ]
+    if comparison["same_model"]:
+        body.append("- SAME MODEL: every reply of both sides is identical")
     body += _coverage(comparison)
     body += _effects(comparison)
+    if comparison["answers"] is not None and comparison["rating"] is None:
+        body.append(_answers(comparison["answers"]))
     sections = [Section(title=title, body=body, level=level)]
     if comparison["rating"] is not None:
         sections.append(Section(title="Ratings", body=list(_ratings(comparison)), level=level + 1))
@@ -76,20 +80,32 @@ def _effects(comparison: Data) -> list[str | Table]:
         rows += _accuracy_rows(effects, proportion["observed"], comparison["task_run"]["chance"])
     mean = comparison["mean"]
     if mean is not None and mean["difference"] is not None:
-        rows += [
-            (f"mean {mean['name']}, baseline", percent(mean["baseline_mean"]), f"n = {count(mean['n'])}"),
-            (f"mean {mean['name']}, candidate", percent(mean["candidate_mean"]), ""),
-            ("difference", points(mean["difference"]), interval(mean["interval"], "points")),
-        ]
+        rows += _mean_rows(mean)
     rows += _choice_rows(comparison)
     if not rows:
         return []
     n = effects["n"] if effects else mean["n"] if mean else comparison["shift"]["n"] if comparison["shift"] else 0
     caption = f"n = {count(n)} complete pairs, {comparison['baseline']['fidelity']} against "
     caption += f"{comparison['candidate']['fidelity']} fidelity; intervals speak for items like these."
-    unavailable = (effects or {}).get("unavailable") or {}
-    notes = [f"- not estimated: {name}: {why}" for name, why in unavailable.items()]
+    notes = [*_unavailable("", effects), *_unavailable("", mean), *_unavailable("soft accuracy ", comparison["soft"])]
     return [Table(headers=("effect", "estimate", "interval or p"), rows=rows, caption=caption), *notes]
+
+
+def _unavailable(of: str, found: Data | None) -> list[str]:
+    """Say what could not be estimated, and why."""
+    return [f"- not estimated: {of}{name}: {why}" for name, why in (found or {}).get("unavailable", {}).items()]
+
+
+def _mean_rows(mean: Data) -> list[tuple[str, str, str]]:
+    """Return rows of a mean; only a metric from 0 to 1 is a percentage."""
+    share = list(mean["scale"]) == [0.0, 1.0]
+    sides = [percent(mean[side], 2) if share else f"{mean[side]:.4g}" for side in ("baseline_mean", "candidate_mean")]
+    moved = points(mean["difference"]) if share else f"{mean['difference']:+.4g}"
+    return [
+        (f"mean {mean['name']}, baseline", sides[0], f"n = {count(mean['n'])}"),
+        (f"mean {mean['name']}, candidate", sides[1], f"n = {count(mean['n'])}"),
+        ("difference", moved, interval(mean["interval"], "points" if share else "rating")),
+    ]
 
 
 def _accuracy_rows(effects: Data, table: Data, chance: float | None) -> list[tuple[str, str, str]]:
@@ -111,6 +127,9 @@ def _accuracy_rows(effects: Data, table: Data, chance: float | None) -> list[tup
             f"p = {probability(effects['equivalence_p'])} (two one-sided tests)",
         ),
     ]
+    if effects["gains_per_loss"] is not None:
+        ratio = effects["gains_per_loss"]
+        rows.append(("gained for each lost", f"{ratio['ratio']:.3f}", interval(ratio["interval"], "ratio")))
     if recovery is not None:
         rows.append(
             ("recovery, candidate/baseline", f"{recovery['ratio']:.4f}", interval(recovery["interval"], "ratio"))
@@ -118,6 +137,9 @@ def _accuracy_rows(effects: Data, table: Data, chance: float | None) -> list[tup
     if clustered is not None:
         seen = f"SE {100 * clustered['se']:.2f} points, design effect {clustered['deff']:.2f}"
         rows.append(("clustered by subject (sensitivity)", seen, interval(effects["clustered_interval"], "points")))
+    if effects["bootstrap"] is not None:
+        rows.append(("resampled subjects (sensitivity)", "", interval(effects["bootstrap"], "points")))
+    rows.append(("mean of the subjects' differences", points(effects["macro_difference"]), ""))
     return rows
 
 
@@ -125,12 +147,13 @@ def _choice_rows(comparison: Data) -> list[tuple[str, str, str]]:
     soft, shift, rows = comparison["soft"], comparison["shift"], []
     if soft is not None and soft["difference"] is not None:
         sides = f"{percent(soft['baseline_mean'], 2)} -> {percent(soft['candidate_mean'], 2)}"
-        rows.append(("soft accuracy (mass on the right choice)", sides, ""))
+        rows.append(("soft accuracy (mass on the right choice)", sides, f"n = {count(soft['n'])}"))
         rows.append(("  difference", points(soft["difference"]), interval(soft["interval"], "points")))
     if shift is not None:
-        rows.append(("change of log p(right choice)", f"{shift['log_probability_change']:+.4f} nats", ""))
-        rows.append(("KL(baseline || candidate) over choices", f"{shift['divergence']:.5f} nats", ""))
-        rows.append(("same favourite choice", percent(shift["top1_agreement"], 2), ""))
+        n = f"n = {count(shift['n'])}"
+        rows.append(("change of log p(right choice)", f"{shift['log_probability_change']:+.4f} nats", n))
+        rows.append(("KL(baseline || candidate) over choices", f"{shift['divergence']:.5f} nats", n))
+        rows.append(("same favourite choice", percent(shift["top1_agreement"], 2), n))
     return rows
 
 
@@ -152,21 +175,29 @@ def _ratings(comparison: Data) -> Iterator[str | Table]:
         ]
         caption = f"n = {mean['n']} questions of {mean['planned']}{sd}."
         yield Table(headers=("effect", "estimate", "interval"), rows=rows, caption=caption)
+    yield from _unavailable("", mean)
+    yield from _unavailable("", ratings)
     if answers is not None:
-        ratio = f"{answers['length_ratio']:.3f}" if answers["length_ratio"] is not None else "none"
-        unreadable = [
-            ", ".join(f"{n} {why}" for why, n in answers[f"{side}_invalid"].items()) or "none"
-            for side in ("baseline", "candidate")
-        ]
-        yield (
-            f"Answers: {answers['identical']} of {answers['n']} equal to the letter; tokens "
-            f"{answers['baseline_tokens']} -> {answers['candidate_tokens']} (ratio {ratio}); unreadable: "
-            f"baseline {unreadable[0]}, candidate {unreadable[1]}."
-        )
+        yield _answers(answers)
     groups = [*ratings["turns"], *ratings["categories"]]
     parts = [(g["name"], str(g["n"]), f"{g['baseline']:.2f}", f"{g['candidate']:.2f}") for g in groups]
     yield Table(
         headers=("part", "n", "baseline", "candidate"), rows=parts, caption="For reading; parts are not tested."
+    )
+
+
+def _answers(answers: Data) -> str:
+    ratio = f"{answers['length_ratio']:.3f}" if answers["length_ratio"] is not None else "none"
+    unreadable = [
+        ", ".join(f"{n} {why}" for why, n in answers[f"{side}_invalid"].items()) or "none"
+        for side in ("baseline", "candidate")
+    ]
+    increase = answers["invalid_increase"]
+    more = f"; increase in unreadable answers {interval(increase, 'points')}" if increase is not None else ""
+    return (
+        f"Answers: {answers['identical']} of {answers['n']} equal to the letter; tokens "
+        f"{answers['baseline_tokens']} -> {answers['candidate_tokens']} (ratio {ratio}); unreadable: "
+        f"baseline {unreadable[0]}, candidate {unreadable[1]}{more}."
     )
 
 

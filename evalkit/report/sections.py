@@ -3,12 +3,13 @@
 In: titles, paragraphs and tables. Out: Markdown or terminal text.
 May not know: what they say.
 
-Text from outside (names, model output) may hold anything: control characters never reach a terminal or a file, and
-Markdown's own characters are escaped in tables.
+Text from outside (names, messages, model output) may hold anything: control characters never reach a terminal or a
+file, Markdown's own characters are escaped wherever text is written, and a line feed never starts a new block.
 """
 
 from __future__ import annotations
 
+import re
 import textwrap
 import unicodedata
 from collections.abc import Sequence
@@ -17,6 +18,9 @@ from dataclasses import dataclass
 from tabulate import tabulate
 
 WIDTH = 112
+
+_CONTROL = ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")
+"""Unicode categories that command a terminal, turn the reading direction, break a line or have no shape."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,14 +54,15 @@ class Section:
 
 
 def printable(text: str) -> str:
-    r"""Replace control characters, which could command a terminal, by their code; line feeds and tabs stay.
+    r"""Replace control characters, which could command a terminal or hide text, by their code.
+
+    Line feeds and tabs stay.
 
     >>> printable("a" + chr(27) + "[2J")
     'a\\x1b[2J'
     """
     return "".join(
-        char if char in "\n\t" or unicodedata.category(char) not in ("Cc", "Cs", "Co", "Cn") else f"\\x{ord(char):02x}"
-        for char in text
+        char if char in "\n\t" or unicodedata.category(char) not in _CONTROL else f"\\x{ord(char):02x}" for char in text
     )
 
 
@@ -67,7 +72,7 @@ def as_markdown(sections: Sequence[Section]) -> str:
     for section in sections:
         parts.append(f"{'#' * section.level} {_inline(section.title)}")
         for part in section.body:
-            parts.append(_markdown_table(part) if isinstance(part, Table) else printable(part))
+            parts.append(_markdown_table(part) if isinstance(part, Table) else _block(part))
     return _joined(parts) + "\n"
 
 
@@ -75,7 +80,7 @@ def as_text(sections: Sequence[Section]) -> str:
     """Write sections for a terminal."""
     parts = []
     for section in sections:
-        title = printable(section.title)
+        title = _line(section.title)
         parts.append(title if section.level > 2 else f"{title}\n{('=' if section.level == 1 else '-') * len(title)}")
         for part in section.body:
             if isinstance(part, Table):
@@ -95,20 +100,45 @@ def _joined(parts: Sequence[str]) -> str:
     return text
 
 
+def _line(text: str) -> str:
+    """Return text as one printable line."""
+    return " ".join(printable(text).split())
+
+
 def _inline(text: str) -> str:
-    escaped = printable(text).replace("\n", " ")
-    for char in "\\|<>`*_[]":
-        escaped = escaped.replace(char, f"\\{char}" if char not in "<>" else {"<": "&lt;", ">": "&gt;"}[char])
-    return escaped
+    r"""Return text as one line that Markdown shows as it is.
+
+    >>> print(_inline("a|b <i> `x` [l](u) mt_bench [-0.5, +0.1]"))
+    a\|b &lt;i> \`x\` [l\](u) mt_bench [-0.5, +0.1]
+    """
+    escaped = re.sub(r"([\\|`*~])", r"\\\1", _line(text))
+    escaped = re.sub(r"(?<![^\W_])_|_(?![^\W_])", r"\_", escaped)  # inside a word it means nothing
+    escaped = re.sub(r"\](?=[\[(:])", r"\]", escaped)  # only these make a link or a reference
+    return re.sub(r"&(?=#?\w+;)", "&amp;", escaped).replace("<", "&lt;")
+
+
+def _block(text: str) -> str:
+    """Return a paragraph or list item as one block of Markdown; only an item's own "- " makes an item."""
+    if text.startswith("- "):
+        return f"- {_started(_inline(text[2:]))}"
+    return _started(_inline(text))
+
+
+def _started(text: str) -> str:
+    """Escape what would make a heading, list, quote or checkbox at the start of a line."""
+    numbered = re.match(r"\d+(?=[.)])", text)
+    if numbered:
+        return f"{numbered.group()}\\{text[numbered.end() :]}"
+    return f"\\{text}" if text[:1] and text[0] in "#+-=>[" else text
 
 
 def _markdown_table(table: Table) -> str:
     rows = [[_inline(cell) for cell in row] for row in table.rows]
-    text = tabulate(rows, headers=list(table.headers), tablefmt="pipe", disable_numparse=True)
-    return f"{text}\n\n{table.caption}" if table.caption else text
+    text = tabulate(rows, headers=[_inline(head) for head in table.headers], tablefmt="pipe", disable_numparse=True)
+    return f"{text}\n\n{_block(table.caption)}" if table.caption else text
 
 
 def _text_table(table: Table) -> str:
-    rows = [[printable(cell).replace("\n", " ") for cell in row] for row in table.rows]
-    text = tabulate(rows, headers=list(table.headers), tablefmt="simple", disable_numparse=True)
-    return f"{text}\n{textwrap.fill(table.caption, WIDTH)}" if table.caption else text
+    rows = [[_line(cell) for cell in row] for row in table.rows]
+    text = tabulate(rows, headers=[_line(head) for head in table.headers], tablefmt="simple", disable_numparse=True)
+    return f"{text}\n{textwrap.fill(printable(table.caption), WIDTH)}" if table.caption else text

@@ -6,10 +6,12 @@ May not know: how a record was made, or which run is the baseline.
 
 from evalkit.store.folder import RunFolder
 from evalkit.store.reading import Run, judgment_key, read_items, read_judgments, read_manifest, read_records, read_run
+from evalkit.store.verdicts import VerdictStore
 
 __all__ = [
     "Run",
     "RunFolder",
+    "VerdictStore",
     "judgment_key",
     "read_items",
     "read_judgments",

@@ -6,7 +6,7 @@ May not know: engines, clocks, progress bars.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -117,7 +117,7 @@ class RunFolder:
         sort_lines(self._file("records", task), _record_key)
 
     def set_judge(self, task: str, judge: JudgeRun) -> None:
-        """Say who judges a task's answers, before the first judgment.
+        """Say who judges a task's answers, before the first judgment; `task` may be any `judging_name`.
 
         Raises:
             IdentityMismatchError: the answers were judged by another judge, in other words or another number of times.
@@ -134,10 +134,14 @@ class RunFolder:
 
     def drop_failed_judgments(self, task: str) -> int:
         """Remove judgments for which the judge gave no reply, so that it is asked again; return how many there were."""
+        return self.drop_judgments(task, lambda judgment: judgment.status != "api_error")
+
+    def drop_judgments(self, task: str, keep: Callable[[Judgment], bool]) -> int:
+        """Remove judgments that are not to be kept, such as those of an answer that is no longer there."""
         return sort_lines(
             self._file("judgments", task),
             lambda line: judgment_key(Judgment.from_json(line)),
-            lambda line: Judgment.from_json(line).status != "api_error",
+            lambda line: keep(Judgment.from_json(line)),
         )
 
     def append_judgments(self, task: str, judgments: Sequence[Judgment]) -> None:

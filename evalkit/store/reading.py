@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, TypeVar
 
 from evalkit.errors import DataError, StoreError, UsageError
-from evalkit.records import Item, Judgment, Manifest, Record
+from evalkit.records import Item, Judgment, Manifest, Record, judged_task
 from evalkit.store.layout import MANIFEST, Kind, task_file, task_of
 from evalkit.store.lines import read_lines
 
@@ -34,13 +34,15 @@ class Run:
         path: its folder.
         manifest: what the folder says of itself.
         records: task name to records sorted by `Record.key`; a task without records has an empty tuple.
-        judgments: task name to judgments sorted by `judgment_key`; only judged tasks.
+        judgments: judging name to judgments sorted by `judgment_key`; only judged tasks.
+        items: task name to items, for conversations alone: what is said about answers needs their questions.
     """
 
     path: Path
     manifest: Manifest
     records: Mapping[str, tuple[Record, ...]]
     judgments: Mapping[str, tuple[Judgment, ...]]
+    items: Mapping[str, tuple[Item, ...]] = field(default_factory=dict)
 
     def records_sha256(self, task: str) -> str:
         """Digest of a task's record lines in sorted order: equal for equal replies, whatever the order of work."""
@@ -100,6 +102,11 @@ def read_run(path: Path) -> Run:
         manifest=manifest,
         records={task: read_records(path, task) for task in sorted(manifest.tasks)},
         judgments={task: read_judgments(path, task) for task in sorted(manifest.judges)},
+        items={
+            task: read_items(path, task)
+            for task, run in sorted(manifest.tasks.items())
+            if run.kind == "conversation" and task_file(path, "items", task).exists()
+        },
     )
 
 
@@ -116,7 +123,7 @@ def read_records(path: Path, task: str) -> tuple[Record, ...]:
 
 
 def read_judgments(path: Path, task: str) -> tuple[Judgment, ...]:
-    """Read one task's judgments, sorted by `judgment_key`; errors as `read_run`."""
+    """Read the judgments of one judging (a task, or `judging_name`), sorted by `judgment_key`; errors as `read_run`."""
     return _sorted_unique(path, "judgments", task, Judgment.from_json, judgment_key)
 
 
@@ -139,7 +146,7 @@ def parsed(file: Path, task: str, parse: Callable[[str], T]) -> Iterator[tuple[i
             value = parse(line)
         except DataError as error:
             raise DataError(f"{file}:{number}: {error}; next step: restore the file") from error
-        if value.task != task:
+        if value.task != judged_task(task):
             raise DataError(f"{file}:{number}: a line of task {value.task!r} among those of {task!r}")
         yield number, value
 

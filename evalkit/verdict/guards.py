@@ -15,6 +15,7 @@ from evalkit.policy import Endpoint, MeanEndpoint, ResolvedPolicy
 from evalkit.statistics.paired_means import johnson_t
 from evalkit.verdict.assay import NoiseFloor
 from evalkit.verdict.endpoints import EndpointResult, mean_of
+from evalkit.verdict.outcome import EndpointState
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,7 +186,7 @@ def _skew(result: EndpointResult, endpoint: Endpoint, comparison: Comparison) ->
     return GuardResult(
         guard="skew",
         endpoint=result.name,
-        breached=t <= critical,
+        breached=result.state is EndpointState.PASS and t <= critical,  # else no pass rests on the skewness
         value=t,
         limit=critical,
         message=f"corrected for skewness t is {t:.3f}; above {critical:.3f} is wanted",

@@ -173,7 +173,7 @@ def _data_reasons(policy: Policy, name: str, endpoint: ProportionEndpoint, run: 
     records = [record for record in run.records.get(endpoint.task, ()) if record.sample == 0]
     reasons += [Reason(code=found.code, message=found.message, endpoint=name) for found in broken_engine(name, records)]
     scored = sum(endpoint.metric in record.marks for record in records)
-    missing = 1.0 - scored / asked.planned if asked.planned else 1.0
+    missing = (asked.planned - scored) / asked.planned if asked.planned else 1.0
     if missing > policy.missing.items_max:
         message = f"{name}: {missing:.2%} of items are missing, more than {policy.missing.items_max:.2%}"
         reasons.append(Reason(code="coverage", message=f"{message}; next step: complete the run", endpoint=name))

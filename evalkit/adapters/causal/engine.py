@@ -51,9 +51,10 @@ class CausalEngine:
 
     def score(self, requests: Sequence[ScoreRequest]) -> Iterator[tuple[int, ScoreReply | Failure]]:
         """Yield (index, reply or failure) as soon as each batch is done."""
+        tokenizer = self._model().tokenizer
         yield from score_requests(
             self._scorer,
-            self._model().tokenizer,
+            tokenizer,
             requests,
             max_length=self._max_length,
             max_batch_tokens=self._batch_tokens,

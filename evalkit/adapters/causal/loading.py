@@ -137,6 +137,7 @@ def _check_complete(files: ModelFiles, info: Any) -> None:
 def _quiet(progress: bool) -> Iterator[None]:
     """Keep loaders' advice and progress bars off stderr; failures still raise."""
     level, bar = transformers.logging.get_verbosity(), gguf.tqdm
+    hidden = not progress and transformers.logging.is_progress_bar_enabled()
     transformers.logging.set_verbosity_error()
     if not progress:
         transformers.logging.disable_progress_bar()
@@ -148,3 +149,5 @@ def _quiet(progress: bool) -> Iterator[None]:
     finally:
         transformers.logging.set_verbosity(level)
         gguf.tqdm = bar
+        if hidden:
+            transformers.logging.enable_progress_bar()

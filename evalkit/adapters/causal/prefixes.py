@@ -5,12 +5,16 @@ May not know: torch, models, what the tokens mean.
 
 A group of n contexts with a common prefix of p tokens saves (n - 1) * p tokens of computation and costs one extra
 forward pass. The grouping that saves most is found exactly, by dynamic programming over the tree of common prefixes
-(the LCP-interval tree of the sorted contexts), in time proportional to the number of contexts.
+(the LCP-interval tree of the sorted contexts).
+
+Below a node some contexts belong to groups of longer prefixes and the others wait for a group above: each of them is
+worth the depth of that group, one of them is computed, and the group has its price. The nearer to the root, the less
+waiting is worth; so once a group is worth more than what waits, it is settled for good and never looked at again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -34,26 +38,36 @@ class PrefixGroup:
     members: tuple[int, ...]
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Node:
-    """A subtree: its contexts share `depth` tokens; `groups` is the best grouping found below it."""
+    """A subtree: its contexts share `depth` tokens.
+
+    Attributes:
+        leaves: contexts that hang here directly.
+        children: subtrees with longer prefixes.
+        waiting: contexts that a group here would take.
+        inner: settled groups below this one.
+        gain: tokens saved by a group here and by the inner ones.
+        worth: tokens saved by everything below, at the depth last looked at.
+        settled: whether this is a group for good.
+    """
 
     depth: int
-    members: list[int] = field(default_factory=list)
-    groups: list[PrefixGroup] = field(default_factory=list)
-    saved: int = 0
+    leaves: list[int] = field(default_factory=list)
+    children: list[_Node] = field(default_factory=list)
+    waiting: list[int] = field(default_factory=list)
+    inner: list[_Node] = field(default_factory=list)
+    gain: int = 0
+    worth: int = 0
+    settled: bool = False
 
-    def absorb(self, child: _Node) -> None:
-        self.members += child.members
-        self.groups += child.groups
-        self.saved += child.saved
-
-    def close(self, cost: int) -> _Node:
-        here = (len(self.members) - 1) * self.depth - cost
-        if here > self.saved:
-            self.saved = here
-            self.groups = [PrefixGroup(length=self.depth, members=tuple(self.members))]
-        return self
+    def close(self, cost: int) -> None:
+        """Weigh a group here against nothing; every context of the subtree is known."""
+        below = sum(_settle(child, self.depth) for child in self.children)
+        self.gain = len(self.leaves) * self.depth + below - self.depth - cost
+        for node in _unsettled(self):
+            self.waiting += node.leaves
+            self.inner += [child for child in node.children if child.settled]
 
 
 def share_prefixes(contexts: Sequence[Ids], cost: int = FORWARD_COST) -> list[PrefixGroup]:
@@ -61,24 +75,53 @@ def share_prefixes(contexts: Sequence[Ids], cost: int = FORWARD_COST) -> list[Pr
 
     Args:
         contexts: token ids, each of length >= 1.
-        cost: price of a group with a shared prefix, tokens.
+        cost: price of a group with a shared prefix, tokens; >= 0.
     """
     order = sorted(range(len(contexts)), key=lambda place: contexts[place].astype(">i4").tobytes())
     stack = [_Node(depth=0)]
     for rank, place in enumerate(order):
-        node = _Node(depth=len(contexts[place]), members=[place])
-        common = _common(contexts[place], contexts[order[rank + 1]]) if rank + 1 < len(order) else 0
-        while stack[-1].depth > common:
-            top = stack.pop()
-            top.absorb(node)
-            node = top.close(cost)
-        if stack[-1].depth < common:
-            stack.append(_Node(depth=common))
-        stack[-1].absorb(node)
-    shared = stack[0].groups
-    grouped = {place for group in shared for place in group.members}
-    alone = tuple(place for place in range(len(contexts)) if place not in grouped)
-    return [*shared, PrefixGroup(length=0, members=alone)] if alone else shared
+        shared = _common(contexts[place], contexts[order[rank + 1]]) if rank + 1 < len(order) else 0
+        if shared > stack[-1].depth:
+            stack.append(_Node(depth=shared))
+        stack[-1].leaves.append(place)
+        _climb(stack, shared, cost)
+    root = stack[0]
+    root.close(cost)
+    return [*_groups(root.inner), *([PrefixGroup(length=0, members=tuple(root.waiting))] if root.waiting else [])]
+
+
+def _climb(stack: list[_Node], depth: int, cost: int) -> None:
+    """Close every node deeper than what the next context shares."""
+    while stack[-1].depth > depth:
+        node = stack.pop()
+        node.close(cost)
+        if stack[-1].depth < depth:
+            stack.append(_Node(depth=depth))
+        stack[-1].children.append(node)
+
+
+def _settle(top: _Node, depth: int) -> int:
+    """Return what a subtree saves if a context that waits is worth `depth`; settle the groups that are worth more."""
+    for node in reversed(_unsettled(top)):
+        node.worth = len(node.leaves) * depth + sum(child.worth for child in node.children)
+        if node.gain > node.worth:
+            node.settled, node.worth = True, node.gain
+    return top.worth
+
+
+def _unsettled(top: _Node) -> list[_Node]:
+    """Return a node and all unsettled ones below, parents first; no recursion, for the tree may be a thousand deep."""
+    found = [top]
+    for node in found:
+        found += [child for child in node.children if not child.settled]
+    return found
+
+
+def _groups(nodes: Sequence[_Node]) -> Iterator[PrefixGroup]:
+    todo = list(nodes)
+    for node in todo:
+        todo += node.inner
+        yield PrefixGroup(length=node.depth, members=tuple(node.waiting))
 
 
 def _common(first: Ids, second: Ids) -> int:

@@ -119,7 +119,9 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise UsageError(f"{folder}: no config.json; give the folder of a transformers model") from error
     except ValueError as error:
         raise UsageError(f"{folder / 'config.json'}: not JSON: {error}") from error
-    return dict(config)
+    if not isinstance(config, dict):
+        raise UsageError(f"{folder / 'config.json'}: not a JSON object; give the folder of a transformers model")
+    return config
 
 
 def file_sha256(path: Path) -> str:

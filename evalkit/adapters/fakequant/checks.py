@@ -45,14 +45,15 @@ def check_recipe(
 
 def _count_faults(expectation: Expectation, states: Sequence[QuantizerState], layers: int) -> list[str]:
     if not states:
-        return ["no quantizer is enabled; a pattern in quant_cfg matches nothing"]
+        return ["no quantizer is enabled: every pattern in quant_cfg matches nothing, or a later entry switches it off"]
     declared = expectation.enabled_quantizers
     if declared is None or declared.in_model(layers) == len(states):
         return []
     found = ", ".join(f"{number} {role}" for role, number in counts(states).items())
     places = f"{declared.per_layer} in each of {max(0, layers - declared.layers_excluded)} layers"
+    step = "Next step: correct the patterns in quant_cfg, or enabled_quantizers in the expectation file"
     return [
-        f"{len(states)} quantizers are enabled ({found}); declared are {declared.in_model(layers)} ({places})",
+        f"{len(states)} quantizers are enabled ({found}); declared are {declared.in_model(layers)} ({places}). {step}"
     ]
 
 
@@ -75,7 +76,10 @@ def _scale_faults(states: Sequence[QuantizerState]) -> list[str]:
 
 def _place_faults(states: Sequence[QuantizerState], protected: Sequence[str]) -> list[str]:
     inside = [state for state in states if any(state.name.startswith(f"{place}.") for place in protected)]
-    return [f"{_names(inside)}: output layer and embeddings must stay unquantized"] if inside else []
+    if not inside:
+        return []
+    step = "next step: end quant_cfg with entries that disable '*lm_head*' and parent_class nn.Embedding"
+    return [f"{_names(inside)}: output layer and embeddings must stay unquantized; {step}"]
 
 
 def _label_faults(expectation: Expectation, states: Sequence[QuantizerState]) -> list[str]:
@@ -86,7 +90,9 @@ def _label_faults(expectation: Expectation, states: Sequence[QuantizerState]) ->
         ("KV cache", expectation.kv_cache, kv_cache(states)),
     )
     return [
-        f"{what} read back is {found}, declared is {declared}" for what, declared, found in pairs if declared != found
+        f"{what} read back is {found}, declared is {declared}. Next step: correct the recipe, or its expectation file"
+        for what, declared, found in pairs
+        if declared != found
     ]
 
 

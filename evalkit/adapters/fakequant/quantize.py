@@ -49,6 +49,7 @@ def apply_recipe(model: Any, recipe: ResolvedRecipe, calibration: CalibrationSet
     """
     from modelopt.torch import quantization as mtq  # noqa: PLC0415 - slow to import
 
+    rowwise.refuse_unbounded(recipe)
     probe = _probe(model, calibration)
     before = _logits(model, probe)
     with _silent():
@@ -72,6 +73,7 @@ def apply_recipe(model: Any, recipe: ResolvedRecipe, calibration: CalibrationSet
     _check_neighbours(recipe, model, probe)
     with _silent():
         mtq.fold_weight(model)
+        _fold_sequences(model)
     if not torch.equal(unfolded, _logits(model, probe)):
         raise RecipeError(f"recipe '{recipe.name}': folding the weights changed the logits; report this with versions")
     return {
@@ -81,6 +83,19 @@ def apply_recipe(model: Any, recipe: ResolvedRecipe, calibration: CalibrationSet
         "padded_blocks": padded,
         "calibration": calibration.record() if calibration else None,
     }
+
+
+@torch.inference_mode()  # type: ignore[untyped-decorator]  # torch is not typed
+def _fold_sequences(model: Any) -> None:
+    """Fold weights with several quantizers in a row (W4A8), which ModelOpt passes over and rounds at every call."""
+    from modelopt.torch.quantization.nn import SequentialQuantizer  # noqa: PLC0415 - slow to import
+
+    for module in model.modules():
+        quantizer = getattr(module, "weight_quantizer", None)
+        if isinstance(quantizer, SequentialQuantizer):
+            module.weight.data.copy_(quantizer(module.weight))
+            for part in quantizer:
+                part.disable()
 
 
 def _modelopt_config(recipe: ResolvedRecipe) -> Any:
@@ -93,7 +108,8 @@ def _modelopt_config(recipe: ResolvedRecipe) -> Any:
         try:
             return load_recipe(str(path)).quantize.model_dump(exclude_unset=True)
         except (AttributeError, KeyError, TypeError, ValueError, OSError) as error:
-            raise ConfigError(f"recipe '{recipe.name}'", [f"ModelOpt refuses it: {error}"]) from error
+            seen = str(error).replace(str(path), path.name)
+            raise ConfigError(f"recipe '{recipe.name}'", [f"ModelOpt refuses it: {seen}"]) from error
 
 
 def _loop(calibration: CalibrationSet | None) -> Any:

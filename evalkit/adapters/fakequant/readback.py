@@ -36,7 +36,9 @@ def protected_names(model: Any) -> list[str]:
 
 
 def _state(name: str, quantizer: Any, modules: dict[str, Any]) -> QuantizerState:
-    parts = [part for part in name.split(".") if not part.isdigit() or not name.endswith(f"{_SUFFIX}.{part}")]
+    parts = name.split(".")
+    if parts[-1].isdigit():  # a place in a SequentialQuantizer
+        parts.pop()
     layer = ".".join(parts[:-1])
     blocks = quantizer.block_sizes
     axis = quantizer.axis

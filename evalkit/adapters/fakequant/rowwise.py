@@ -10,9 +10,15 @@ lets a recipe name a backend: `backend: fp8_rowwise_ub, backend_extra_args: {sca
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import torch
+
+from evalkit.errors import ConfigError
+
+if TYPE_CHECKING:
+    from evalkit.recipes import ResolvedRecipe
 
 BACKEND = "fp8_rowwise_ub"
 
@@ -34,6 +40,27 @@ def quantize_rows(values: Any, scale_ub: float) -> Any:
     scale = wide.abs().amax(dim=-1, keepdim=True).clamp(_SMALLEST, scale_ub) / E4M3_MAX
     codes = (wide / scale).clamp(-E4M3_MAX, E4M3_MAX).to(torch.float8_e4m3fn)
     return (codes.float() * scale).to(values.dtype)
+
+
+def refuse_unbounded(recipe: ResolvedRecipe) -> None:
+    """Refuse a recipe that names the backend without a usable bound.
+
+    Raises:
+        ConfigError: names the entries.
+    """
+    faults = []
+    for place, entry in enumerate(recipe.document["quantize"]["quant_cfg"]):
+        cfgs = entry.get("cfg")
+        for cfg in cfgs if isinstance(cfgs, list) else [cfgs]:
+            if isinstance(cfg, Mapping) and cfg.get("backend") == BACKEND:
+                bound = (cfg.get("backend_extra_args") or {}).get("scale_ub")
+                if isinstance(bound, bool) or not isinstance(bound, (int, float)) or bound <= 0:
+                    faults.append(
+                        f"'quantize.quant_cfg.{place}': backend {BACKEND} has the bound {bound!r}; "
+                        "write backend_extra_args: {scale_ub: 1200.0}, or leave out backend for no bound"
+                    )
+    if faults:
+        raise ConfigError(f"recipe '{recipe.name}'", faults)
 
 
 def register() -> None:

@@ -73,8 +73,11 @@ L = TypeVar("L", bound=_Line)
 def request_digest(request: Request) -> str:
     """Return the digest of everything that a reply may depend on; a greedy request has no seed and no nucleus."""
     row = asdict(request)
-    if isinstance(request, GenerateRequest) and request.temperature == 0.0:
-        del row["seed"], row["top_p"]
+    if isinstance(request, GenerateRequest):
+        if request.temperature == 0.0:
+            del row["seed"], row["top_p"]
+        if request.json_schema is None:
+            del row["json_schema"]
     return digest(row)
 
 

@@ -23,7 +23,7 @@ WORD = r"\s*\S+"
 CHAT = "{role}: {content}\n"
 """How a chat message becomes text."""
 
-_WORDS = "a few small words that say nothing but can be read and counted by people and by tests alike".split()
+_WORDS = ("a", "few", "small", "words", "say", "nothing", "but", "can", "be", "read", "and", "counted", "by", "tests")
 _FEWEST, _MORE = 6, 10
 _DIGITS = 12
 
@@ -34,7 +34,7 @@ def draw(*parts: object) -> float:
     >>> 0.0 <= draw(7, "slip", "a") < 1.0 and draw(7, "slip", "a") == draw(7, "slip", "a")
     True
     """
-    return int(text_digest("\n".join(map(str, parts)))[:_DIGITS], 16) / 16**_DIGITS
+    return int(text_digest("\n".join(map(str, parts)))[:_DIGITS], 16) / float(16**_DIGITS)
 
 
 def picked(every: int | None, purpose: str, request: Request) -> bool:

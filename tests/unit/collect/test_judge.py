@@ -256,7 +256,7 @@ def test_one_informed_second_question(tmp_path):
     again = engine.asked[-1].prompt
     assert [message.role for message in again] == ["user", "assistant", "user"]
     assert again[1].content == "eleven"
-    assert "no [[n]]" in again[2].content
+    assert "no verdict in the form asked for" in again[2].content
     assert all(found.details["first_text"] == "eleven" for found in judged(tmp_path / "a"))
 
 

@@ -185,7 +185,8 @@ def test_a_template_that_would_fail_later_fails_now(root: Path, template: str, f
     [
         ({"scale": [10, 1]}, r"scale \[10, 1\] must be"),
         ({"answer": "rating_logprob", "reask": True}, "'reask' has no meaning"),
-        ({"mode": "pairwise"}, "unknown mode 'pairwise'"),
+        ({"mode": "pairwise"}, "answer 'rating_text' does not go with mode 'pairwise'"),
+        ({"mode": "both"}, "unknown mode 'both'"),
         ({"prompts": JUDGE["prompts"] | {"source": "asset:mt-bench", "system": "x"}}, "leave out 'system'"),
         ({"prompts": JUDGE["prompts"] | {"source": "somewhere"}}, "'prompts.source'"),
     ],

@@ -4,6 +4,7 @@ import importlib.util
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -89,19 +90,25 @@ class Bench:
         return cls(made=made, policy=bind(policy, "baseline", recipes, controls), marks=marks, scores=scores)
 
     def run(
-        self, name: str = "candidate", *, losses: int = 12, gains: int = 12, mean: float = 0.0, sd: float = 0.8, **how: Any
+        self,
+        name: str = "candidate",
+        *,
+        losses: int = 12,
+        gains: int = 12,
+        mean: float = 0.0,
+        sd: float = 0.8,
+        **how: Any,
     ) -> Any:
         """A run that lost and gained so many items and whose question scores moved so far."""
-        moved = spread(len(self.scores), mean=mean, sd=sd)[:, np.newaxis, np.newaxis]
-        given = {
-            "marks": flipped(self.marks, losses=losses, gains=gains),
-            "scores": self.scores + moved,
-            "policy_sha256": self.policy.sha256,
-            "seed": sum(name.encode()),
-        }
-        return self.made.make_run(name, **{**given, **how})
+        given: dict[str, Any] = {"policy_sha256": self.policy.sha256, "seed": sum(name.encode()), **how}
+        if "marks" not in how:
+            given["marks"] = flipped(self.marks, losses=losses, gains=gains)
+        if "scores" not in how:
+            moved = spread(len(self.scores), mean=mean, sd=sd)
+            given["scores"] = self.scores + moved[:, np.newaxis, np.newaxis]
+        return self.made.make_run(name, **given)
 
-    @property
+    @cached_property
     def baseline(self) -> Any:
         return self.made.make_run("baseline", marks=self.marks, scores=self.scores, seed=1)
 
@@ -112,18 +119,29 @@ class Bench:
 
     @property
     def broken(self) -> Any:
-        return self.run("broken", losses=100, gains=10, mean=-2.0)
+        return self.run("broken", losses=100, gains=10, mean=-1.2)
+
+    @cached_property
+    def compared_rerun(self) -> dict[str, Comparison]:
+        return self.compare(self.rerun)
+
+    @cached_property
+    def compared_broken(self) -> dict[str, Comparison]:
+        return self.compare(self.broken)
 
     def compare(self, run: Any, baseline: Any = None) -> dict[str, Comparison]:
         return compare_endpoints(self.policy, baseline or self.baseline, run)
 
     def evidence(self, *runs: Any, **changes: Any) -> Evidence:
         """Evidence for these candidates, the sound one if none is given; changes are fields of `Evidence`."""
-        given = {
-            "candidates": {run.manifest.requested["engine"]["name"]: self.compare(run) for run in runs or [self.run()]},
-            "rerun": self.compare(self.rerun),
-            "controls": {"broken": self.compare(self.broken)},
+        parts: dict[str, Callable[[], Any]] = {
+            "candidates": lambda: {
+                run.manifest.requested["engine"]["name"]: self.compare(run) for run in runs or [self.run()]
+            },
+            "rerun": lambda: self.compared_rerun,
+            "controls": lambda: {"broken": self.compared_broken},
         }
+        given = {name: part() for name, part in parts.items() if name not in changes}
         return Evidence(**{**given, **changes})
 
     def decide(self, *runs: Any, **changes: Any) -> Decision:
@@ -133,49 +151,49 @@ class Bench:
         """The verdict on the only recipe, or on the first by name."""
         return self.decide(*runs, **changes).verdicts[0]
 
+    @staticmethod
+    def codes(verdict: Verdict) -> list[str]:
+        """The reason codes of a verdict, in their order, each once."""
+        return list(dict.fromkeys(reason.code for reason in verdict.reasons))
 
-def codes(verdict: Verdict) -> list[str]:
-    """The reason codes of a verdict, in their order, each once."""
-    return list(dict.fromkeys(reason.code for reason in verdict.reasons))
+    @staticmethod
+    def hide(run: Any, task: str, count: int, failure: str = "transport: no reply") -> Any:
+        """The run with its first records of a task failed."""
+        records = [
+            replace(record, status="failed", failure=failure, reply=None, marks={}) if at < count else record
+            for at, record in enumerate(run.records[task])
+        ]
+        return replace(run, records={**run.records, task: tuple(records)})
 
+    @staticmethod
+    def reload(run: Any, **changes: Any) -> Any:
+        """The run of an engine with a changed identity."""
+        return replace(run, manifest=replace(run.manifest, engine=replace(run.manifest.engine, **changes)))
 
-def hide(run: Any, task: str, count: int, failure: str = "transport: no reply") -> Any:
-    """The run with its first records of a task failed."""
-    records = [
-        replace(record, status="failed", failure=failure, reply=None, marks={}) if at < count else record
-        for at, record in enumerate(run.records[task])
-    ]
-    return replace(run, records={**run.records, task: tuple(records)})
+    @staticmethod
+    def retask(run: Any, name: str, **changes: Any) -> Any:
+        """The run with a changed description of one task."""
+        tasks = {**run.manifest.tasks, name: replace(run.manifest.tasks[name], **changes)}
+        return replace(run, manifest=replace(run.manifest, tasks=tasks))
 
+    @staticmethod
+    def only(run: Any, *tasks: str) -> Any:
+        """The run without its other tasks."""
+        manifest = replace(
+            run.manifest,
+            tasks={name: run.manifest.tasks[name] for name in tasks},
+            judges={name: judge for name, judge in run.manifest.judges.items() if name in tasks},
+        )
+        return replace(run, manifest=manifest, records={name: run.records[name] for name in tasks})
 
-def engine(run: Any, **changes: Any) -> Any:
-    """The run of an engine with a changed identity."""
-    return replace(run, manifest=replace(run.manifest, engine=replace(run.manifest.engine, **changes)))
-
-
-def task(run: Any, name: str, **changes: Any) -> Any:
-    """The run with a changed description of one task."""
-    tasks = {**run.manifest.tasks, name: replace(run.manifest.tasks[name], **changes)}
-    return replace(run, manifest=replace(run.manifest, tasks=tasks))
-
-
-def only(run: Any, *tasks: str) -> Any:
-    """The run without its other tasks."""
-    manifest = replace(
-        run.manifest,
-        tasks={name: run.manifest.tasks[name] for name in tasks},
-        judges={name: judge for name, judge in run.manifest.judges.items() if name in tasks},
-    )
-    return replace(run, manifest=manifest, records={name: run.records[name] for name in tasks})
-
-
-def truncated(run: Any, count: int) -> Any:
-    """The run whose first answers of MT-Bench stopped at the token limit."""
-    records = []
-    for at, record in enumerate(run.records["mt-bench"]):
-        turns = tuple(replace(turn, finish="length") for turn in record.reply.turns)
-        records.append(replace(record, reply=replace(record.reply, turns=turns)) if at < count else record)
-    return replace(run, records={**run.records, "mt-bench": tuple(records)})
+    @staticmethod
+    def truncated(run: Any, count: int) -> Any:
+        """The run whose first answers of MT-Bench stopped at the token limit."""
+        records = []
+        for at, record in enumerate(run.records["mt-bench"]):
+            turns = tuple(replace(turn, finish="length") for turn in record.reply.turns)
+            records.append(replace(record, reply=replace(record.reply, turns=turns)) if at < count else record)
+        return replace(run, records={**run.records, "mt-bench": tuple(records)})
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""Is an answer empty, or stuck in a loop? Judge-free, deterministic and more sensitive than a judge.
+"""Is an answer empty, stuck in a loop, or no text at all? Judge-free, deterministic, more sensitive than a judge.
 
 In: the text of one answer and how it ended. Out: numbers, and the reason why the answer cannot be read, or None.
 May not know: who wrote it, or what another engine wrote.
@@ -10,6 +10,7 @@ never decides: a second one must agree.
 
 from __future__ import annotations
 
+import unicodedata
 import zlib
 from collections import Counter
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from typing import Literal
 
 from evalkit.records import Turn
 
-Reason = Literal["empty", "degenerate"]
+Reason = Literal["empty", "garbled", "degenerate"]
 
 RATIO_LIMIT = 5.0
 """Compression ratio above which an answer looks like a loop."""
@@ -35,6 +36,11 @@ NGRAM = 10
 REPEATED_SHARE_LIMIT = 0.5
 RUN_LIMIT = 32
 
+GARBLED_LIMIT = 0.1
+"""Share of characters that stand for no text at all above which an answer cannot be read."""
+
+_REPLACEMENT, _NO_TEXT = "\N{REPLACEMENT CHARACTER}", ("Cc", "Cs", "Co", "Cn")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Signals:
@@ -45,6 +51,7 @@ class Signals:
         ratio: highest UTF-8 length over zlib length among the whole text and its ends; 0 for at most 200 characters.
         repeated_share: share of the 10-word sequences that occurred before, of the last 1000 characters, in [0, 1].
         run_share: share of the text taken by its longest run of one character, if the run has 32 or more, in [0, 1].
+        garbled_share: share of characters that stand for no text (control, unassigned, undecodable), in [0, 1].
         at_limit: the answer ended because its token limit was reached.
     """
 
@@ -52,6 +59,7 @@ class Signals:
     ratio: float
     repeated_share: float
     run_share: float
+    garbled_share: float
     at_limit: bool
 
     @property
@@ -63,6 +71,8 @@ class Signals:
         """
         if self.empty:
             return "empty"
+        if self.garbled_share > GARBLED_LIMIT:
+            return "garbled"
         second = self.at_limit or self.repeated_share >= REPEATED_SHARE_LIMIT or self.run_share > 0
         looping = self.ratio > RATIO_LIMIT and second
         return "degenerate" if looping or self.run_share >= REPEATED_SHARE_LIMIT else None
@@ -76,6 +86,7 @@ def signals(turn: Turn) -> Signals:
         ratio=compression_ratio(text),
         repeated_share=repeated_share(text[-WINDOWS[0] :]),
         run_share=run_share(text),
+        garbled_share=garbled_share(text),
         at_limit=turn.finish == "length",
     )
 
@@ -122,6 +133,16 @@ def run_share(text: str) -> float:
     """
     longest = max((sum(1 for _ in group) for _, group in groupby(text)), default=0)
     return longest / len(text) if longest >= RUN_LIMIT else 0.0
+
+
+def garbled_share(text: str) -> float:
+    r"""Return the share of characters that are control, surrogate, private, unassigned or replacement characters.
+
+    >>> garbled_share("ab\ufffd\ufffd")
+    0.5
+    """
+    bad = sum(char == _REPLACEMENT or (char not in "\n\r\t" and unicodedata.category(char) in _NO_TEXT) for char in text)
+    return bad / len(text) if text else 0.0
 
 
 def _ratio(data: bytes) -> float:

@@ -1,0 +1,136 @@
+"""From a specification with an address to an engine.
+
+In: an engine specification, checked options. Out: a `ServerEngine`, probed.
+May not know: who started the server.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from evalkit.adapters.openai.asking import CHAT, Asker
+from evalkit.adapters.openai.capabilities import Capabilities
+from evalkit.adapters.openai.card import ServerCard, read_card
+from evalkit.adapters.openai.engine import Served, ServerEngine
+from evalkit.adapters.openai.fields import plain_prompt
+from evalkit.adapters.openai.identity import identify, identity_warnings
+from evalkit.adapters.openai.options import ServerOptions
+from evalkit.adapters.openai.probe import Probe
+from evalkit.adapters.openai.proofs import NotProvedError, attempt
+from evalkit.adapters.openai.reply import ModelName, read_choice, read_usage
+from evalkit.adapters.openai.secret import Secret, read_secret
+from evalkit.adapters.openai.steadiness import check_steady
+from evalkit.adapters.openai.tokenizing import (
+    PROBES,
+    LocalTokenizer,
+    ServerTokenizer,
+    Tokenizer,
+    local_tokenizer,
+    seen_digest,
+    server_tokenizer,
+)
+from evalkit.adapters.openai.transport import Transport
+from evalkit.adapters.openai.wire import Json, UnusableError
+from evalkit.errors import EngineError
+from evalkit.records import digest
+
+if TYPE_CHECKING:
+    from evalkit.adapters.base import Resources
+    from evalkit.suite import EngineSpec
+
+
+def connect(spec: EngineSpec, options: ServerOptions, resources: Resources) -> ServerEngine:
+    """Probe a server and make an engine of it.
+
+    Raises:
+        UsageError: the server does not serve the model, the key's variable is not set, there is no such recipe.
+        EngineError: the server does not answer, refuses the key, cuts prompts, or contradicts the tokenizer.
+    """
+    transport = Transport(options, read_secret(options.api_key_env))
+    card = read_card(transport, spec.model)
+    local = local_tokenizer(options.tokenizer, resources) if options.tokenizer else None
+    served = probed(transport, card, options, local[0] if local else server_tokenizer(transport, card), card.max_length)
+    template = card.chat_template_sha256 or (local[2] if local else None)
+    identity = identify(
+        spec,
+        options,
+        card,
+        served.can,
+        tokenizer_sha256=local[1] if local else tokenizer_seen(served),
+        chat_template_sha256=template or (template_seen(served.asker) if served.can.chat else None),
+        max_length=served.max_length,
+    )
+    return ServerEngine(served, identity, options, [*identity_warnings(spec, options, card), *served.can.warnings])
+
+
+def probed(
+    transport: Transport,
+    card: ServerCard,
+    options: ServerOptions,
+    tokenizer: Tokenizer | None,
+    limit: int | None,
+    owner: object = None,
+) -> Served:
+    """Probe a server.
+
+    Args:
+        transport: the server.
+        card: what it says of itself.
+        options: what is wanted.
+        tokenizer: the server's or one on this machine.
+        limit: the server's own limit, tokens; the option `max_length` may lower it.
+        owner: what must live as long as the server does.
+
+    Raises:
+        EngineError: as in `connect`.
+    """
+    asker = Asker(transport, card.model, options.extra_body, ModelName())
+    can = Probe(asker, card, options, tokenizer).run()
+    lengths = [one for one in (options.max_length, limit) if one is not None]
+    return Served(
+        asker=asker,
+        can=can,
+        tokenizer=tokenizer,
+        max_length=min(lengths) if lengths else None,
+        check=lambda: check_steady(asker, card, can),
+        owner=owner,
+    )
+
+
+def tokenizer_seen(served: Served) -> str:
+    """Return the digest of what the server's tokenizer did with the probe's texts: ids, or counts where it gives none."""
+    tokenizer = served.tokenizer
+    if isinstance(tokenizer, (ServerTokenizer, LocalTokenizer)):
+        return seen_digest(tokenizer(list(PROBES), add_special_tokens=True, verbose=False)["input_ids"])
+    if not served.can.completions:
+        return seen_digest([_chat_tokens(served.asker, text) for text in PROBES])
+    try:
+        return seen_digest([attempt(lambda text=text: served.asker.prompt_tokens(text)) for text in PROBES])  # type: ignore[misc]
+    except NotProvedError as error:
+        raise EngineError(f"{served.asker.transport!r}: tokens cannot be counted: {error}") from error
+
+
+def template_seen(asker: Asker) -> str:
+    """Return a digest of what the server's chat template adds to two short conversations, counted in tokens."""
+    return digest(["tokens of two conversations", _chat_tokens(asker, "Hello"), _chat_tokens(asker, "Hello Hello")])
+
+
+def _chat_tokens(asker: Asker, text: str) -> int:
+    def read(reply: Json) -> int:
+        asker.name.check(reply)
+        read_choice(reply)
+        return read_usage(reply).prompt
+
+    body = asker.body(**plain_prompt(CHAT, text), max_tokens=1)
+    try:
+        return attempt(lambda: asker.transport.post(CHAT, body, read))
+    except (NotProvedError, UnusableError) as error:
+        raise EngineError(f"{asker.transport!r}: tokens cannot be counted: {error}") from error
+
+
+def ready_options(base_url: str, **given: object) -> ServerOptions:
+    """Return options for a server of our own."""
+    return ServerOptions.model_validate({"base_url": base_url, **given})
+
+
+__all__ = ["Capabilities", "Secret", "connect", "probed", "ready_options"]

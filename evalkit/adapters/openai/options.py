@@ -1,0 +1,101 @@
+"""Options of the adapter `openai_server`.
+
+In: the `options` mapping of an engine specification. Out: checked options.
+May not know: what any server answers.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
+
+from pydantic import Field, field_validator
+
+from evalkit.configuration import Section
+
+OWN_FIELDS = frozenset(
+    "model prompt messages max_tokens temperature top_p stop seed n echo logprobs top_logprobs logit_bias stream".split()
+)
+"""Fields of a request that evalkit sets itself."""
+
+_SECRET_WORDS = ("key", "token", "secret", "password", "authorization")
+
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+class ServerOptions(Section):
+    """How a server is reached, and what it may be asked.
+
+    Attributes:
+        base_url: address of the server, with or without `/v1`.
+        api_key_env: name of the environment variable that holds the key; None sends none. The key itself is never
+            part of a configuration.
+        scoring: "echo" (the server scores the prompt's own tokens), "next-token" (log-probabilities of one generated
+            token), "none" (generation only), or "auto" for the first of them that the probe proves.
+        top_logprobs: candidates asked for at each position; None for the most the server gives, up to 100.
+        tokenizer: asset name, folder or hub id of the model's tokenizer, for servers that cannot tokenise
+            themselves; needs the extra `hf`. With it, prompts are sent as token ids.
+        max_length: tokens a request may need, answer included; None is the server's own limit, if it tells one.
+        concurrency: requests under way at once. Not part of the identity: it moves rounding only.
+        timeout_s: seconds without a byte after which a request is given up and tried again.
+        retries: times a request is tried again after a timeout, a cut connection, an unreadable reply, 429 or 5xx.
+        backoff_s: seconds before the first of them; doubled each time, unless the server sends Retry-After.
+        backoff_max_s: seconds waited at most, Retry-After included.
+        max_requests: requests this engine may send, retries included; None for no limit.
+        max_total_tokens: prompt and answer tokens the server may count; None for no limit.
+        extra_body: further fields of every request, such as a server's own switches; part of the identity.
+        weights_sha256: digest of the weights, declared by whoever started the server; without it, what the server
+            says of itself and its address stand in.
+        quantization: how the served model is quantized, declared where the server does not tell.
+        check_every: finished requests between two looks at whether the server still runs the same model.
+    """
+
+    base_url: str
+    api_key_env: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")] | None = None
+    scoring: Literal["auto", "echo", "next-token", "none"] = "auto"
+    top_logprobs: Annotated[int, Field(ge=4)] | None = None
+    tokenizer: str | None = None
+    max_length: Annotated[int, Field(ge=2)] | None = None
+    concurrency: int = Field(default=8, ge=1)
+    timeout_s: float = Field(default=300.0, gt=0)
+    retries: int = Field(default=6, ge=0)
+    backoff_s: float = Field(default=0.5, ge=0)
+    backoff_max_s: float = Field(default=60.0, ge=0)
+    max_requests: Annotated[int, Field(ge=1)] | None = None
+    max_total_tokens: Annotated[int, Field(ge=1)] | None = None
+    extra_body: dict[str, Any] = Field(default_factory=dict)
+    weights_sha256: Sha256 | None = None
+    quantization: str | None = None
+    check_every: int = Field(default=64, ge=1)
+
+    @field_validator("base_url")
+    @classmethod
+    def _plain_address(cls, value: str) -> str:
+        parts = urlsplit(value)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError("must be an address such as http://127.0.0.1:8000/v1")
+        if "@" in parts.netloc or parts.query or parts.fragment:
+            # The value is not repeated: it may hold the very secret that this rule keeps out of files.
+            raise ValueError("must hold no user, password, query or fragment; name a key's variable in api_key_env")
+        return value.rstrip("/").removesuffix("/v1")
+
+    @field_validator("extra_body")
+    @classmethod
+    def _only_extras(cls, value: dict[str, Any]) -> dict[str, Any]:
+        own = sorted(OWN_FIELDS & value.keys())
+        if own:
+            raise ValueError(f"{', '.join(own)}: set by evalkit itself")
+        secret = sorted(name for name in value if any(word in name.lower().split("_") for word in _SECRET_WORDS))
+        if secret:
+            raise ValueError(f"{', '.join(secret)}: keys are never part of a request's body; use api_key_env")
+        return value
+
+    @property
+    def loopback(self) -> bool:
+        """Whether the server is on this machine."""
+        return urlsplit(self.base_url).hostname in ("127.0.0.1", "localhost", "::1")
+
+    @property
+    def encrypted(self) -> bool:
+        """Whether the connection is."""
+        return urlsplit(self.base_url).scheme == "https"

@@ -1,0 +1,222 @@
+"""The probe: what a server can do, tried once before the first item.
+
+In: a server, a model, options. Out: `Capabilities` with everything that was seen.
+May not know: tasks; which requests will follow.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from evalkit.adapters.openai.asking import CHAT, COMPLETIONS, Asker, Prompt, top_text
+from evalkit.adapters.openai.capabilities import Capabilities
+from evalkit.adapters.openai.card import ServerCard
+from evalkit.adapters.openai.fields import FIXED, SAMPLED, UNKNOWN_FIELD, accepted, accepted_of, plain_prompt
+from evalkit.adapters.openai.matching import choose_matching
+from evalkit.adapters.openai.options import ServerOptions
+from evalkit.adapters.openai.proofs import (
+    KNOWN,
+    LADDER,
+    NotProvedError,
+    RefusedError,
+    Start,
+    attempt,
+    prove_echo,
+    prove_forced,
+    prove_next_token,
+)
+from evalkit.adapters.openai.reply import read_choice
+from evalkit.adapters.openai.tokenizing import Tokenizer
+from evalkit.errors import EngineError
+
+REPEATED_TOKENS = 16
+LONGEST_TRIED = 32768
+"""Tokens; where a server's limit is higher, a prompt beyond it would take minutes if it were not refused."""
+
+
+class Probe:
+    """Asks what must be known, and notes what is seen.
+
+    Args:
+        asker: the server and its model.
+        card: what the server says of itself.
+        options: what is wanted.
+        tokenizer: the server's or one on this machine; None without.
+    """
+
+    def __init__(self, asker: Asker, card: ServerCard, options: ServerOptions, tokenizer: Tokenizer | None) -> None:
+        self._asker, self._card, self._options, self._tokenizer = asker, card, options, tokenizer
+        self._seen: dict[str, str] = {}
+        self._warnings: list[str] = []
+
+    def run(self) -> Capabilities:
+        """Probe.
+
+        Raises:
+            EngineError: neither endpoint works, or the server cuts prompts.
+        """
+        found = self._endpoints()
+        if found.completions and self._options.scoring != "none":
+            found = self._scoring(found)
+        found = self._fields(found)
+        if found.completions:
+            self._repeats()
+            self._limit(found)
+        return replace(found, seen=dict(self._seen), warnings=tuple(self._warnings))
+
+    def _endpoints(self) -> Capabilities:
+        works = {}
+        for path in (COMPLETIONS, CHAT):
+            try:
+                attempt(lambda path=path: self._generate(path, "Hello", 1))  # type: ignore[misc]
+            except NotProvedError as error:
+                works[path], self._seen[path] = False, str(error)
+            else:
+                works[path], self._seen[path] = True, "answers"
+        if not any(works.values()):
+            raise EngineError(
+                f"{self._asker.transport!r}: neither endpoint answers for model {self._card.model!r}: "
+                + "; ".join(f"{path}: {self._seen[path]}" for path in works)
+            )
+        return Capabilities(completions=works[COMPLETIONS], chat=works[CHAT])
+
+    def _generate(self, path: str, text: str, tokens: int) -> str:
+        body = self._asker.body(**plain_prompt(path, text), max_tokens=tokens)
+
+        def read(reply: Any) -> str:
+            self._asker.name.check(reply)
+            choice = read_choice(reply)
+            return str(choice.get("text") or (choice.get("message") or {}).get("content") or "")
+
+        return self._asker.transport.post(path, body, read)
+
+    def _scoring(self, found: Capabilities) -> Capabilities:
+        wanted = self._options.top_logprobs
+        ladder = (wanted,) if wanted else LADDER
+        try:
+            start = prove_next_token(self._asker, KNOWN, ladder)
+        except NotProvedError as error:
+            self._seen["next-token"] = str(error)
+            return replace(found, why_not={"next-token": str(error), "echo": "it cannot be checked without next-token"})
+        matching = choose_matching(start.found.candidates)
+        self._seen["next-token"] = (
+            f"{len(start.found.candidates)} finite candidates after {KNOWN[-18:]!r} (logprobs={start.k}), likeliest "
+            f"{top_text(start.found.candidates)!r}, named by {matching}"
+        )
+        start, ids = self._as_ids(start)
+        found = replace(found, top_k=start.k, matching=matching, ids=ids, canary=start.found.candidates)
+        prompt = start.prompt if isinstance(start.prompt, str) else tuple(start.prompt)
+        return self._choose(replace(found, known_prompt=prompt), start)
+
+    def _as_ids(self, start: Start) -> tuple[Start, bool]:
+        """Ask the known prompt as token ids; the answer must be the same."""
+        if self._tokenizer is None:
+            self._seen["tokenizer"] = "none: prompts are sent as text, and only continuations of one token are scored"
+            return start, False
+        ids = self._tokenizer([KNOWN], add_special_tokens=True, verbose=False)["input_ids"][0]
+        try:
+            again = attempt(lambda: self._asker.next_token(list(ids), start.k))
+        except NotProvedError as error:
+            self._seen["token ids"] = f"not taken: {error}"
+            return start, False
+        if top_text(again.candidates) != top_text(start.found.candidates):
+            raise EngineError(
+                f"the tokenizer at hand is not the server's: after the same text, sent as token ids, the likeliest token "
+                f"is {top_text(again.candidates)!r} and not {top_text(start.found.candidates)!r}"
+            )
+        self._seen["token ids"] = f"taken: {len(ids)} ids for {KNOWN!r}"
+        return replace(start, prompt=list(ids), found=again), True
+
+    def _choose(self, found: Capabilities, start: Start) -> Capabilities:
+        why_not: dict[str, str] = {}
+        forced = False
+        try:
+            prove_forced(self._asker, start, self._tokenizer, found.matching)
+            forced, self._seen["forced token"] = True, "a bias makes any token the generated one and leaves its number"
+        except NotProvedError as error:
+            self._seen["forced token"] = str(error)
+        if self._options.scoring in ("auto", "echo"):
+            try:
+                prove_echo(self._asker, start, self._tokenizer, found.matching)
+                self._seen["echo"] = "scores the prompt's own tokens, with the same numbers as next tokens"
+                return replace(found, scoring="echo", forced=forced)
+            except NotProvedError as error:
+                why_not["echo"] = self._seen["echo"] = str(error)
+        if self._options.scoring == "echo":
+            return replace(found, why_not=why_not)
+        forced = forced and found.ids
+        if found.matching == "stripped" and not forced:
+            names = ", ".join(repr(one.text) for one in start.found.candidates[:4])
+            why_not["next-token"] = f"candidates are named without their space ({names}): ' A' and 'A' would be one"
+            return replace(found, why_not=why_not)
+        if not forced:
+            self._warnings.append(
+                f"only continuations of one token among the {found.top_k} likeliest can be scored; others are failures"
+            )
+        return replace(found, scoring="next-token", why_not=why_not, forced=forced)
+
+    def _fields(self, found: Capabilities) -> Capabilities:
+        path = COMPLETIONS if found.completions else CHAT
+        prompt, family = plain_prompt(path, "Hello"), self._card.family
+        try:
+            strict = not accepted(self._asker, path, prompt, UNKNOWN_FIELD)
+            seed = accepted(self._asker, path, prompt, {"seed": 1})
+            fixed = accepted_of(self._asker, path, prompt, FIXED.get(family, {}))
+            sampled = accepted_of(self._asker, path, prompt, SAMPLED.get(family, {}))
+        except NotProvedError as error:
+            raise EngineError(f"{self._asker.transport!r}: the probe got no usable replies: {error}") from error
+        self._seen["unknown fields"] = "refused with 400" if strict else "ignored"
+        refused = sorted({*FIXED.get(family, {}), *SAMPLED.get(family, {})} - {*fixed, *sampled})
+        self._seen["seed"] = "taken" if seed else "refused"
+        if refused:
+            self._warnings.append(f"the server refuses {', '.join(refused)}; its own default applies")
+        if not SAMPLED.get(family):
+            self._warnings.append(
+                f"server family {family!r} is unknown: a default of its own (top_k, repetition penalty, ...) may apply; "
+                "set what it needs in extra_body"
+            )
+        if not seed:
+            self._warnings.append("the server takes no seed: sampled answers differ from run to run")
+        return replace(found, strict=strict, seed=seed, fixed=fixed, sampled=sampled)
+
+    def _repeats(self) -> None:
+        try:
+            first, second = (attempt(lambda: self._generate(COMPLETIONS, KNOWN, REPEATED_TOKENS)) for _ in range(2))
+        except NotProvedError as error:
+            self._seen["greedy twice"] = str(error)
+            return
+        self._seen["greedy twice"] = "equal" if first == second else f"{first!r}, then {second!r}"
+        if first != second:
+            self._warnings.append("two equal greedy requests got different answers: two runs differ by that noise too")
+
+    def _limit(self, found: Capabilities) -> None:
+        """A prompt beyond the server's limit must be an error; one that is cut would be scored all the same."""
+        limit = self._card.max_length
+        if limit is None or limit > LONGEST_TRIED:
+            self._seen["too long a prompt"] = "not tried: " + (
+                "the server tells no limit" if limit is None else str(limit)
+            )
+            if limit is None and not found.ids:
+                self._warnings.append(
+                    "the server tells no limit and no token ids: a prompt that it cuts would not show"
+                )
+            return
+        prompt: Prompt = " a" * (limit + 64)
+        if found.ids and self._tokenizer is not None:
+            (row,) = self._tokenizer([" a"], add_special_tokens=False, verbose=False)["input_ids"]
+            prompt = (list(row) * (limit + 64))[: limit + 64]
+        try:
+            fed = attempt(lambda: self._asker.prompt_tokens(prompt), tries=1)
+        except RefusedError as error:
+            self._seen["too long a prompt"] = f"refused ({error})"
+            return
+        except NotProvedError as error:
+            self._seen["too long a prompt"] = str(error)
+            return
+        self._seen["too long a prompt"] = f"accepted: {fed} tokens fed, the limit is {limit}"
+        if fed <= limit:
+            raise EngineError(
+                f"{self._asker.transport!r} cuts prompts: {limit + 64} tokens were sent, {fed} fed; scores of cut prompts "
+                "are worthless; next step: switch the server's truncation off"
+            )

@@ -1,0 +1,183 @@
+"""Which ways of scoring a server really offers, found by comparing numbers that must be equal.
+
+In: an asker. Out: for each way, proof or what was seen instead.
+May not know: which way will be used.
+
+A server that ignores `echo`, or that shifts its arrays by one place, gives plausible numbers; so nothing is taken on
+trust. After a known prompt the likeliest candidates are asked for. Then one of them, not the likeliest, is asked for
+again: as the last token of an echoed prompt, and as a generated token that a bias forces. The numbers must be equal.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from evalkit.adapters.openai.asking import Asker, NextToken, Prompt
+from evalkit.adapters.openai.logprobs import Candidate
+from evalkit.adapters.openai.matching import Matching, key_of
+from evalkit.adapters.openai.tokenizing import Tokenizer
+from evalkit.adapters.openai.wire import RejectedError, UnusableError
+
+T = TypeVar("T")
+
+KNOWN = "Count on: one, two, three, four, five, six, seven,"
+"""A text whose next token surely begins with a space."""
+
+LADDER = (100, 20, 10, 5)
+"""Numbers of candidates asked for, until a server accepts one."""
+
+SAME = 0.25
+"""How far apart two readings of one number may lie, nats: servers batch, and batching moves the last digits."""
+
+TRIES = 3
+
+
+class NotProvedError(Exception):
+    """Something is not offered, or was not seen to work; the message says what was seen."""
+
+
+class RefusedError(NotProvedError):
+    """The server refuses the request by its status."""
+
+
+def attempt(check: Callable[[], T], tries: int = TRIES) -> T:
+    """Run a check again if a reply could not be used, for a single bad reply proves nothing.
+
+    Raises:
+        RefusedError: the server refuses.
+        NotProvedError: no reply could be used.
+    """
+    seen = ""
+    for _ in range(tries):
+        try:
+            return check()
+        except RejectedError as error:
+            raise RefusedError(str(error)) from error
+        except UnusableError as error:
+            seen = str(error)
+    raise NotProvedError(seen)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Start:
+    """The known prompt and what follows it.
+
+    Attributes:
+        prompt: as sent.
+        found: the next token and its candidates.
+        k: candidates a server gives.
+    """
+
+    prompt: Prompt
+    found: NextToken
+    k: int
+
+
+def prove_next_token(asker: Asker, prompt: Prompt, ladder: Sequence[int]) -> Start:
+    """Ask for the candidates after the known prompt.
+
+    Raises:
+        NotProvedError: there are none, or they are no distribution's.
+    """
+    seen = "no number of candidates was accepted"
+    for k in ladder:
+        try:
+            found = attempt(lambda k=k: asker.next_token(prompt, k))  # type: ignore[misc]
+        except NotProvedError as error:
+            seen = f"logprobs={k}: {error}"
+            continue
+        _check_distribution(found)
+        return Start(
+            prompt=prompt, found=found, k=min(k, len(found.candidates)) if len(found.candidates) < k / 2 else k
+        )
+    raise NotProvedError(seen)
+
+
+def _check_distribution(found: NextToken) -> None:
+    values = [one.logprob for one in found.candidates]
+    if len(values) < 4:
+        raise NotProvedError(f"only {len(values)} candidates have a log-probability, and four letters are to be scored")
+    mass = math.fsum(math.exp(value) for value in values)
+    if mass > 1.0 + 1e-2:
+        raise NotProvedError(f"the candidates' probabilities sum to {mass:.3f}")
+    if len(set(values)) < 2:
+        raise NotProvedError(f"all {len(values)} candidates have one log-probability, {values[0]}")
+    if found.said.logprob is None or found.said.logprob < values[0] - SAME:
+        raise NotProvedError(
+            f"temperature 0 generated {found.said.text!r} at {found.said.logprob}, and {found.candidates[0].text!r} "
+            f"is likelier at {values[0]:.3f}"
+        )
+
+
+def pick(start: Start) -> Candidate:
+    """Return a likely candidate that is not the likeliest, and a plain word where there is one."""
+    others = start.found.candidates[1 : max(5, start.k // 4)]
+    plain = [one for one in others if one.text.strip().isalnum() and one.text.isascii()]
+    return (plain or list(others))[0]
+
+
+def prove_echo(asker: Asker, start: Start, tokenizer: Tokenizer | None, matching: Matching) -> None:
+    """Score a candidate as the last token of an echoed prompt.
+
+    Raises:
+        NotProvedError: the prompt's tokens are not scored, or with other numbers.
+    """
+    candidate = pick(start)
+    prompt: Prompt
+    if isinstance(start.prompt, str):
+        prompt = start.prompt + candidate.text
+    else:
+        prompt = [*start.prompt, token_id(candidate, tokenizer)]
+    positions = attempt(lambda: asker.echo(prompt))
+    last = positions[-1]
+    if key_of(Candidate(text=last.text, id=last.id, logprob=0.0), matching) != key_of(candidate, matching):
+        raise NotProvedError(f"the echoed prompt ends in {last.text!r}, not in {candidate.text!r}")
+    values = [position.logprob for position in positions]
+    if values[-1] is None or any(value is None for value in values[1:]):
+        raise NotProvedError(f"{sum(value is None for value in values)} of {len(values)} echoed tokens have no number")
+    if abs(values[-1] - candidate.logprob) > SAME:
+        raise NotProvedError(
+            f"the echoed {candidate.text!r} has {values[-1]:.3f}, and as a next token {candidate.logprob:.3f}"
+        )
+
+
+def prove_forced(asker: Asker, start: Start, tokenizer: Tokenizer | None, matching: Matching) -> None:
+    """Score a candidate as a generated token that a bias forces.
+
+    Raises:
+        NotProvedError: the bias is not obeyed, or changes the numbers that are sent.
+    """
+    candidate = pick(start)
+    token = token_id(candidate, tokenizer)
+    found = attempt(lambda: asker.next_token(start.prompt, start.k, force=token))
+    said = Candidate(text=found.said.text, id=found.said.id, logprob=found.said.logprob or 0.0)
+    if key_of(said, matching) != key_of(candidate, matching):
+        raise NotProvedError(f"a bias for {candidate.text!r} was sent, and {found.said.text!r} was generated")
+    if found.said.logprob is None or abs(found.said.logprob - candidate.logprob) > SAME:
+        raise NotProvedError(
+            f"with a bias {candidate.text!r} has {found.said.logprob}, without one {candidate.logprob:.3f}: "
+            "the numbers are sent after the bias"
+        )
+    first = start.found.candidates[0]
+    likeliest = next((one for one in found.candidates if key_of(one, matching) == key_of(first, matching)), None)
+    if likeliest is None or abs(likeliest.logprob - first.logprob) > SAME:
+        raise NotProvedError(f"with a bias {first.text!r} is no longer the likeliest candidate")
+
+
+def token_id(candidate: Candidate, tokenizer: Tokenizer | None) -> int:
+    """Return a candidate's token id.
+
+    Raises:
+        NotProvedError: neither the server nor a tokenizer says it.
+    """
+    if candidate.id is not None:
+        return candidate.id
+    if tokenizer is None:
+        raise NotProvedError("the server names tokens by text alone and no tokenizer is at hand; see option tokenizer")
+    rows = tokenizer([candidate.text], add_special_tokens=False, verbose=False)["input_ids"][0]
+    if len(rows) != 1 or tokenizer.decode([rows[0]]) != candidate.text:
+        raise NotProvedError(f"{candidate.text!r} is not one token of the tokenizer at hand")
+    return int(rows[0])

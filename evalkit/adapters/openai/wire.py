@@ -1,0 +1,121 @@
+"""What can go wrong with one request, and strict JSON.
+
+In: bytes from a server. Out: a JSON object, or the reason why not.
+May not know: which server, which question.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from evalkit.adapters.base import Failure
+
+Json = dict[str, Any]
+
+SHOWN = 300
+"""Characters of a server's words that an error repeats."""
+
+
+class MalformedError(Exception):
+    """A reply that cannot be read; asking again may help."""
+
+
+class UnusableError(Exception):
+    """A reply that can be read and holds no answer, or no reply after all retries.
+
+    Attributes:
+        failure: what becomes of the item.
+    """
+
+    def __init__(self, kind: str, message: str) -> None:
+        super().__init__(f"{kind}: {message}")
+        self.failure = Failure(kind=kind, message=message)
+
+
+class RejectedError(Exception):
+    """The server refuses this request (4xx); asking again would not help.
+
+    Attributes:
+        status: HTTP status.
+        message: the server's words, without secrets.
+    """
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(f"HTTP {status}: {message}")
+        self.status, self.message = status, message
+
+    @property
+    def failure(self) -> Failure:
+        """What becomes of the item."""
+        kind = "too-long" if self.status in (400, 413, 422) and _about_length(self.message) else "engine"
+        return Failure(kind=kind, message=str(self))
+
+
+def _about_length(message: str) -> bool:
+    """Say whether a server's words are about a prompt that is too long.
+
+    >>> _about_length("This model's maximum context length is 4096 tokens.")
+    True
+    >>> _about_length("logprobs is not supported")
+    False
+    """
+    text = message.lower()
+    return any(word in text for word in ("context", "length", "exceed", "max_num_tokens", "max_seq_len")) and any(
+        word in text for word in ("token", "prompt", "context", "input")
+    )
+
+
+def parse_reply(text: str) -> Json:
+    """Read a reply's body.
+
+    Raises:
+        MalformedError: not a JSON object, or a repeated key.
+        UnusableError: a bare NaN or infinity, which is the engine's own and does not go away.
+    """
+    try:
+        value = _DECODER.decode(text)
+    except _NonFiniteError as error:
+        raise UnusableError("non-finite", f"the reply holds the bare word {error}") from error
+    except (ValueError, RecursionError) as error:
+        raise MalformedError(f"the reply is not JSON ({error}): {text[:80]!r}") from error
+    if not isinstance(value, dict):
+        raise MalformedError(f"the reply is not a JSON object: {text[:80]!r}")
+    return value
+
+
+class _NonFiniteError(Exception):
+    """A bare NaN or infinity."""
+
+
+def _constant(token: str) -> Any:
+    raise _NonFiniteError(token)
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> Json:
+    row = dict(pairs)
+    if len(row) != len(pairs):
+        raise ValueError("a repeated key")
+    return row
+
+
+_DECODER = json.JSONDecoder(parse_constant=_constant, object_pairs_hook=_unique)
+
+
+def words_of(text: str) -> str:
+    """Return the message in a server's error, whichever of the usual forms it has.
+
+    >>> words_of('{"error": {"message": "no such model", "code": 404}}')
+    'no such model'
+    >>> words_of('<html>Bad Gateway</html>')
+    '<html>Bad Gateway</html>'
+    """
+    try:
+        value: Any = json.loads(text)
+    except (ValueError, RecursionError):
+        return " ".join(text.split())[:SHOWN]
+    for name in ("error", "message", "detail", "msg"):
+        if isinstance(value, Mapping) and value.get(name):
+            value = value[name]
+    return " ".join((value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)).split())[:SHOWN]

@@ -1,0 +1,36 @@
+"""Models behind an OpenAI-compatible endpoint: trtllm-serve, vLLM, SGLang, NIM, llama.cpp and others.
+
+In: an engine specification whose options name an address. Out: a `ServerEngine`, probed before its first item.
+May not know: tasks; how the server runs its model.
+"""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
+
+from evalkit.adapters.base import Engine, Resources
+from evalkit.adapters.causal.options import read_options
+from evalkit.adapters.openai.options import ServerOptions
+from evalkit.errors import MissingExtraError
+
+if TYPE_CHECKING:
+    from evalkit.suite import EngineSpec
+
+SUMMARY = "any OpenAI-compatible server (trtllm-serve, vLLM, SGLang, NIM, llama.cpp), probed first"
+
+
+def load(spec: EngineSpec, resources: Resources) -> Engine:
+    """Connect to a server.
+
+    Raises:
+        UsageError: an option is wrong, the server does not serve the model, or the key's variable is not set.
+        MissingExtraError: httpx is not installed.
+        EngineError: the server does not answer, or does something that makes its numbers worthless.
+    """
+    if find_spec("httpx") is None:
+        raise MissingExtraError("adapter 'openai_server'", "httpx", "server")
+    options: ServerOptions = read_options(ServerOptions, spec)
+    from evalkit.adapters.openai.assembly import connect  # noqa: PLC0415 - httpx is optional
+
+    return connect(spec, options, resources)

@@ -1,0 +1,51 @@
+"""What a check can find wrong, one word for each.
+
+In: nothing. Out: the words, and `Finding`.
+May not know: how anything is found.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+FINDINGS: Mapping[str, str] = {
+    "envelope-missing": "there is no signature beside the certificate",
+    "envelope-format": "the signature file is no DSSE envelope of an in-toto statement",
+    "stranger-key": "it is signed, but by nobody you trust",
+    "signature-invalid": "a trusted key's signature does not fit the content",
+    "statement-format": "the signed statement is not one that evalkit writes",
+    "statement-differs": "the signed statement says something else than the certificate",
+    "not-covered": "a file that the certificate rests on is not in the signed statement",
+    "file-missing": "a signed file is not there",
+    "file-changed": "a signed file has other bytes",
+    "file-added": "a run folder holds a file that was not signed",
+    "certificate-format": "the certificate cannot be read",
+    "policy-digest": "the policy in the certificate is not the one its digest names",
+    "run-missing": "a run folder that the certificate cites is not there",
+    "run-unreadable": "a run folder is damaged",
+    "records-differ": "records or judgments are not those the certificate cites",
+    "verdict-differs": "the records give another verdict",
+    "number-differs": "the records give another value",
+    "report-differs": "a report says something else than the certificate",
+}
+"""Every finding with its meaning."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """One thing that is wrong.
+
+    Attributes:
+        code: a key of `FINDINGS`.
+        where: file, or place in the certificate.
+        message: what was expected and what was found.
+    """
+
+    code: str
+    where: str
+    message: str
+
+    def __post_init__(self) -> None:
+        if self.code not in FINDINGS:
+            raise ValueError(f"{self.code!r} is no finding")

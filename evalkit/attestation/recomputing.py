@@ -1,0 +1,127 @@
+"""Every statistic and the verdict computed again from the records, and compared with the certificate.
+
+In: a certificate as data, the folder of its runs. Out: findings.
+May not know: signatures. What the certificate says of itself is never used as an answer, only as the question.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from evalkit.attestation.covering import run_folder_names
+from evalkit.attestation.findings import Finding
+from evalkit.certify.deciding import RunSet, decide_published, decide_runs
+from evalkit.comparison import PublishedAccuracy
+from evalkit.errors import DataError, EvalkitError
+from evalkit.policy import Policy, ResolvedPolicy
+from evalkit.records import digest
+
+Data = Mapping[str, Any]
+
+RELATIVE = 1e-9
+"""Numbers this close are equal: another processor may round a sum's last digits otherwise."""
+
+_MOST = 40
+
+
+def recomputed(document: Data, folder: Path) -> list[Finding]:
+    """Decide again on the records and compare everything the certificate says.
+
+    Args:
+        document: what `certificate.json` holds.
+        folder: where its run folders lie.
+    """
+    policy = document["policy"]
+    if digest(policy["document"]) != policy["sha256"]:
+        message = (
+            f"the policy's digest is {digest(policy['document'])}, the certificate names {policy['sha256']}: the policy "
+            "was edited after it was frozen"
+        )
+        return [Finding(code="policy-digest", where="policy.document", message=message)]
+    try:
+        again = _decided(document, folder)
+    except EvalkitError as error:
+        return [Finding(code="run-unreadable", where=f"{folder}", message=str(error))]
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        return [
+            Finding(code="certificate-format", where="certificate.json", message=f"no whole certificate: {error!r}")
+        ]
+    found = list(differences(document, again))
+    if len(found) > _MOST:
+        more = Finding(code="number-differs", where="...", message=f"{len(found) - _MOST} more places differ")
+        return [*found[:_MOST], more]
+    return found
+
+
+def _decided(document: Data, folder: Path) -> Mapping[str, Any]:
+    folders = {name: folder / path for name, path in run_folder_names(document).items()}
+    policy = Policy.model_validate(document["policy"]["document"])
+    title = document["title"]
+    if document.get("kind") == "unpaired":
+        recipe = document["decision"]["recipe"]
+        published = {
+            found["endpoint"]: PublishedAccuracy(**found["comparison"]["published"])
+            for found in document["decision"]["results"]
+        }
+        return decide_published(policy, published, folders[recipe], recipe, title=title).document
+    if policy.release is None:
+        raise DataError("policy.document.release: the policy names nobody; it was never bound")
+    bound = ResolvedPolicy(
+        policy=policy,
+        release=policy.release,
+        document=document["policy"]["document"],
+        sha256=document["policy"]["sha256"],
+    )
+    runs = RunSet(
+        baseline=folders["baseline"],
+        rerun=folders.get("rerun"),
+        candidates={name: folders[name] for name in policy.release.recipes if name in folders},
+        controls={name: folders[name] for name in policy.release.controls if name in folders},
+    )
+    return decide_runs(bound, runs, title=title, post_hoc=document["decision"]["exploratory"]).document
+
+
+def differences(said: Any, again: Any, path: str = "") -> Iterator[Finding]:
+    """Yield every place where two documents differ; numbers are compared to nine digits, everything else exactly."""
+    if isinstance(said, Mapping) and isinstance(again, Mapping):
+        for key in sorted({*said, *again}, key=str):
+            here = f"{path}.{key}" if path else str(key)
+            if here == "evalkit":
+                continue  # the version that decided; the checker's own is told beside the findings
+            if key not in said or key not in again:
+                yield _finding(here, said.get(key, "nothing"), again.get(key, "nothing"))
+            else:
+                yield from differences(said[key], again[key], here)
+    elif isinstance(said, list) and isinstance(again, list):
+        if len(said) != len(again):
+            yield _finding(path, f"{len(said)} entries", f"{len(again)} entries")
+        for at, (left, right) in enumerate(zip(said, again, strict=False)):
+            yield from differences(left, right, f"{path}[{at}]")
+    elif not _equal(said, again):
+        yield _finding(path, said, again)
+
+
+def _equal(said: Any, again: Any) -> bool:
+    numbers = [isinstance(value, (int, float)) and not isinstance(value, bool) for value in (said, again)]
+    if all(numbers):
+        return math.isclose(said, again, rel_tol=RELATIVE, abs_tol=1e-12)
+    return type(said) is type(again) and bool(said == again)
+
+
+def _finding(path: str, said: Any, again: Any) -> Finding:
+    code = "number-differs"
+    if path.endswith((".outcome", ".claim")):
+        code = "verdict-differs"
+    elif "records_sha256" in path or "judgments_sha256" in path:
+        code = "records-differ"
+    return Finding(
+        code=code, where=path, message=f"the certificate says {_told(said)}, the records give {_told(again)}"
+    )
+
+
+def _told(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 120 else f"{text[:117]}..."

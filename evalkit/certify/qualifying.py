@@ -1,0 +1,146 @@
+"""A judge tried on the answers of a run, once, with a file to show for it.
+
+In: a run folder, who judges, votes where there are some. Out: a `Qualification`, and its file.
+May not know: which run is the baseline, bars, verdicts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from evalkit.certify.judging import Bench
+from evalkit.collect.qualify import qualify
+from evalkit.errors import EvalkitError, UsageError
+from evalkit.judging import load_words
+from evalkit.judging.plan import Material
+from evalkit.judging.probing import probe_questions
+from evalkit.judging.votes import VotedPair, vote_questions
+from evalkit.qualification import Qualification, Vote, read_qualification, write_qualification
+from evalkit.qualification.replay import Key, replayed_agreement
+from evalkit.records import Manifest
+from evalkit.store import Run, VerdictStore, read_items, read_manifest, read_records
+from evalkit.suite import Panelist
+
+ANSWERS = 30
+"""Answers a judge is tried on, each of another question."""
+
+FOLDER = "qualification"
+"""Folder of a suite's files of qualification, below its outputs, with a dot before it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Votes:
+    """Pairs that people voted on, with their texts.
+
+    Attributes:
+        keys: what was voted on.
+        pairs: the same with the answers, in the same order.
+        people, gpt4: votes; the latter may be empty.
+    """
+
+    keys: Sequence[Key]
+    pairs: Sequence[VotedPair]
+    people: Sequence[Vote]
+    gpt4: Sequence[Vote] = ()
+
+
+def qualify_judge(
+    path: Path,
+    task: str,
+    judge: Panelist,
+    bench: Bench,
+    *,
+    answers: int = ANSWERS,
+    seed: int = 0,
+    votes: Votes | None = None,
+) -> Qualification:
+    """Try a judge on the answers of one run.
+
+    Raises:
+        UsageError: the task is not judged, or no answer fits.
+        EvalkitError: the judge could not be loaded or broke; finished verdicts are kept in the judgment store.
+    """
+    workshop = bench.workshop
+    definition = workshop.definitions.task(task)
+    if definition.mt_bench is None:
+        raise UsageError(f"task '{task}' is of kind '{definition.kind}'; only conversations are judged")
+    if bench.store is None:
+        raise UsageError("a qualification needs a folder for its verdicts")
+    profile = workshop.definitions.judge(judge.profile)
+    words = load_words(profile, workshop.assets)
+    items, records = read_items(path, task), read_records(path, task)
+    engine = bench.engine(judge.engine)
+    material = Material.of(items, words, engine.identity, definition.mt_bench.references)
+    probes = probe_questions(material, records, answers=answers, seed=seed)
+    if votes is not None:
+        probes += vote_questions(material, items, votes.pairs)
+    with VerdictStore(bench.store, engine.identity.sha256, words.sha256) as store:
+        rows = qualify(
+            probes,
+            profile,
+            engine,
+            store=store,
+            budget=bench.budget,
+            progress=workshop.progress,
+            say=workshop.say,
+        )
+    pairwise = profile.mode == "pairwise"
+    return Qualification(
+        judge={**asdict(engine.identity), "sha256": engine.identity.sha256},
+        profile=profile.name,
+        profile_sha256=words.sha256,
+        references_sha256=material.common["references"],
+        source=_source(path, task, answers, seed),
+        rows=tuple(rows),
+        agreement=None
+        if votes is None
+        else replayed_agreement(rows, votes.keys, votes.people, votes.gpt4, pairwise=pairwise),
+    )
+
+
+def qualify_for_suite(
+    path: Path, task: str, judge: Panelist, judging: str, bench: Bench, file: Path, judged: Path
+) -> None:
+    """Try a suite's judge on the answers of one run, unless the file of this very trial is there; errors as above.
+
+    `judged` is a run that the judge has judged under this name.
+    """
+    if _current(path, task, judging, file, judged):
+        bench.workshop.say(f"{judging}: the judge was tried before, {file} reused")
+        return
+    found = qualify_judge(path, task, judge, bench)
+    write_qualification(file, found)
+    bench.workshop.say(f"{judging}: the judge was tried, written: {file}")
+
+
+def qualification_file(outputs: Path, judging: str) -> Path:
+    """Return where a suite keeps the trial of one judging."""
+    return outputs / f".{FOLDER}" / f"{judging}.json"
+
+
+def _current(path: Path, task: str, judging: str, file: Path, by: Path) -> bool:
+    """Say whether a file is about the judge that judged a run, and about that run's answers as they are now."""
+    try:
+        found, judged = read_qualification(file), read_manifest(by).judges.get(judging)
+    except EvalkitError:
+        return False
+    if judged is None:
+        return False
+    same = (judged.identity.sha256, judged.profile_sha256) == (found.judge.get("sha256"), found.profile_sha256)
+    no_reply = found.estimates.statuses.get("api_error", 0)
+    return same and not no_reply and dict(found.source) == _source(path, task, ANSWERS, 0)
+
+
+def _source(path: Path, task: str, answers: int, seed: int) -> Mapping[str, Any]:
+    manifest: Manifest = read_manifest(path)
+    run = Run(path=path, manifest=manifest, records={task: read_records(path, task)}, judgments={})
+    return {
+        "task": task,
+        "identity_sha256": manifest.engine.sha256,
+        "records_sha256": run.records_sha256(task),
+        "answers": answers,
+        "seed": seed,
+    }

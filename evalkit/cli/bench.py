@@ -1,0 +1,135 @@
+"""`evalkit bench`: tokens a second of a suite's engines.
+
+In: a suite, lengths. Out: `throughput.json` in the suite's outputs, tables.
+May not know: how an engine works.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from evalkit.cli.options import (
+    any_path,
+    cache_folder,
+    definitions_option,
+    existing_file,
+    json_option,
+    print_json,
+    print_table,
+    quiet_option,
+    say,
+)
+
+if TYPE_CHECKING:
+    from evalkit.suite import EngineSpec, Suite
+    from evalkit.throughput import Measurement
+
+
+@click.command(epilog="Example: evalkit bench examples/cpu-demo.yaml --lengths 128:32 --requests 8")
+@click.argument("suite", type=existing_file)
+@click.option("--lengths", multiple=True, required=True, metavar="INPUT:OUTPUT", help="Tokens; may be repeated.")
+@click.option("--engine", "engines", multiple=True, help="Only this engine; baseline and candidates by default.")
+@click.option("--mode", type=click.Choice(("maximum", "batch1", "both")), default="both", show_default=True)
+@click.option("--requests", type=click.IntRange(min=1), default=16, show_default=True, help="Requests of one round.")
+@click.option("--rounds", type=click.IntRange(min=1), default=3, show_default=True, help="The fastest counts.")
+@click.option("--output", type=any_path, help="File to write; throughput.json in the suite's outputs by default.")
+@definitions_option
+@quiet_option
+@json_option
+def command(suite: Path, lengths: tuple[str, ...], output: Path | None, as_json: bool, **given: Any) -> None:
+    """Measure output tokens a second of a suite's engines, each in the same way, one after the other.
+
+    It compares recipes on this machine with evalkit's own adapters; a tuned server is measured with its own tool, whose
+    numbers evalkit throughput reads.
+    """
+    from evalkit.certify.deciding import write_certificate
+    from evalkit.cli.report_files import THROUGHPUT
+    from evalkit.cli.throughput import parse_lengths
+    from evalkit.suite import load_suite
+    from evalkit.throughput import throughput_json, throughput_tables
+
+    loaded = load_suite(suite)
+    asked = [parse_lengths(text) for text in lengths]
+    target = output or loaded.outputs / THROUGHPUT
+    found = [one for spec in _chosen(loaded, given["engines"]) for one in _measure(loaded, spec, asked, given)]
+    kept = _kept(target, {one.place for one in found})
+    write_certificate(target.parent, {target.name: throughput_json([*kept, *found])})
+    say(f"written: {target}")
+    shown = throughput_tables(found, baseline=loaded.baseline.name)
+    if as_json:
+        print_json(shown)
+        return
+    for table in shown["tables"]:
+        click.echo(f"\n{table['title']}\n")
+        print_table(table["rows"], table["headers"])
+        click.echo(table["caption"])
+
+
+def _chosen(suite: Suite, names: tuple[str, ...]) -> list[EngineSpec]:
+    from evalkit.errors import UsageError, suggestion
+
+    known = {spec.name: spec for spec in suite.engines}
+    for name in names:
+        if name not in known:
+            raise UsageError(f"suite '{suite.name}' has no engine '{name}'{suggestion(name, list(known))}")
+    return [known[name] for name in names] if names else [suite.baseline, *suite.candidates]
+
+
+def _kept(target: Path, new: set[Any]) -> list[Measurement]:
+    """Return what the file holds already and was not measured again."""
+    from evalkit.throughput import read_throughput
+
+    return [one for one in read_throughput(target) if one.place not in new] if target.exists() else []
+
+
+def _measure(
+    suite: Suite, spec: EngineSpec, lengths: list[tuple[int, int]], given: dict[str, Any]
+) -> list[Measurement]:
+    from evalkit.adapters.base import Resources
+    from evalkit.adapters.registry import load_engine
+    from evalkit.assets import AssetStore
+    from evalkit.collect.bench import measure_speed
+    from evalkit.definitions import find_definitions
+    from evalkit.throughput import Measurement
+    from evalkit.throughput.measurement import OWN
+
+    told = (lambda _line: None) if given["quiet"] else say
+    root = find_definitions(given["definitions"] or suite.definitions).root
+    assets = AssetStore(root, overrides=suite.assets, cache=cache_folder(), progress=told)
+    told(f"{spec.name}: loading {spec.model} with {spec.adapter}, recipe {spec.recipe}")
+    engine = load_engine(spec, Resources(assets=assets))
+    found = []
+    try:
+        for put_in, put_out in lengths:
+            for mode in ("maximum", "batch1") if given["mode"] == "both" else (given["mode"],):
+                speed = measure_speed(
+                    engine,
+                    put_in,
+                    put_out,
+                    requests=given["requests"],
+                    one_at_a_time=mode == "batch1",
+                    rounds=given["rounds"],
+                    seed=0,
+                    clock=time.perf_counter,
+                )
+                told(f"{spec.name}: {put_in} | {put_out}, {mode}: {speed.tokens_per_second:.1f} output tokens a second")
+                found.append(
+                    Measurement(
+                        recipe=spec.name,
+                        input_tokens=put_in,
+                        output_tokens=put_out,
+                        mode=mode,
+                        tokens_per_second=speed.tokens_per_second,
+                        concurrency=1.0 if mode == "batch1" else float(given["requests"]),
+                        requests=given["requests"] * given["rounds"],
+                        tool=OWN,
+                        hardware=engine.identity.device,
+                    )
+                )
+    finally:
+        engine.close()
+    return found

@@ -1,0 +1,67 @@
+"""Certificates read, and reports written, for the verbs that need both.
+
+In: paths. Out: a certificate as data; texts of reports by file name.
+May not know: how anything was decided.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from evalkit.errors import DataError, StoreError
+
+if TYPE_CHECKING:
+    from evalkit.report.evidence import Evidence
+
+THROUGHPUT = "throughput.json"
+"""Measured throughput, beside the certificate it is shown with."""
+
+
+def read_certificate(path: Path) -> dict[str, Any]:
+    """Read `certificate.json`.
+
+    Raises:
+        StoreError: it cannot be read.
+        DataError: it is no certificate of this version.
+    """
+    from evalkit.records import parse_object
+
+    try:
+        document = parse_object(path.read_text(encoding="utf-8"), f"{path}")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not UTF-8 at byte {error.start}; next step: certify again") from error
+    except OSError as error:
+        raise StoreError(f"{path}: cannot be read: {error.strerror or error}") from error
+    if document.get("certificate_version") != 1:
+        raise DataError(f"{path}: certificate_version is {document.get('certificate_version')!r}, not 1")
+    return document
+
+
+def read_tables(path: Path | None, document: dict[str, Any]) -> dict[str, Any] | None:
+    """Read measured throughput as the tables a report shows; None without a file."""
+    if path is None or not path.exists():
+        return None
+    from evalkit.throughput import read_throughput, throughput_tables
+
+    baseline = document["policy"]["document"]["release"]["baseline"] if "comparisons" in document else ""
+    return throughput_tables(read_throughput(path), baseline=baseline)
+
+
+def find_evidence(document: dict[str, Any], runs: dict[str, Path]) -> Evidence:
+    """Read the run folders of a certificate, if it is one of paired runs; `runs` is name to folder."""
+    from evalkit.report.evidence import Evidence, read_evidence
+
+    return read_evidence(document, runs) if "comparisons" in document else Evidence()
+
+
+def report_texts(document: dict[str, Any], evidence: Evidence, throughput: dict[str, Any] | None) -> dict[str, str]:
+    """Return `report.md` and `report.html`."""
+    from evalkit.report import as_markdown
+    from evalkit.report.html import html_report
+    from evalkit.report.whole import whole_sections
+
+    return {
+        "report.md": as_markdown(whole_sections(document, evidence, throughput)),
+        "report.html": html_report(document, evidence=evidence, throughput=throughput),
+    }

@@ -1,0 +1,46 @@
+"""`evalkit sign`: put one's name under a certificate.
+
+In: the folder of a certificate, a private key from a file or the environment. Out: a signed envelope beside it.
+May not know: how signatures work.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import click
+
+from evalkit.cli.keygen import PASSWORD_VARIABLE
+from evalkit.cli.options import existing_file, existing_folder, say
+from evalkit.errors import UsageError
+
+KEY_VARIABLE = "EVALKIT_SIGNING_KEY"
+
+
+@click.command(epilog="Example: evalkit sign outputs/cpu-demo --key release-manager.pem")
+@click.argument("folder", type=existing_folder)
+@click.option("--key", type=existing_file, help="Private key; by default the PEM text in $EVALKIT_SIGNING_KEY.")
+def command(folder: Path, key: Path | None) -> None:
+    """Sign a certificate with everything it rests on: records, judgments, reports, policy, definitions and recipes.
+
+    Everything is computed again first, and nothing is signed that does not hold. FOLDER holds certificate.json and the
+    run folders. What is signed may say REJECTED: a signature says that it is true, not that it is good.
+    """
+    from evalkit.attestation import ENVELOPE, sign_folder
+    from evalkit.attestation.keys import key_id, read_private
+    from evalkit.certify.deciding import write_certificate
+
+    text, where = os.environ.get(KEY_VARIABLE, ""), f"${KEY_VARIABLE}"
+    if key is not None:
+        text, where = key.read_text(encoding="utf-8", errors="replace"), str(key)
+    if not text.strip():
+        raise UsageError(f"no key to sign with; next step: --key FILE, or put its PEM text into ${KEY_VARIABLE}")
+    private = read_private(text, where, os.environ.get(PASSWORD_VARIABLE) or None)
+    envelope, check = sign_folder(folder, private)
+    write_certificate(folder, {ENVELOPE: envelope.to_json()})
+    for note in check.notes:
+        if "signature" not in note:
+            say(f"note: {note}")
+    say(f"signed with key {key_id(private.public_key())[:16]}; signatures on it: {len(envelope.signatures)}")
+    click.echo(str(folder / ENVELOPE))

@@ -1,0 +1,85 @@
+"""`evalkit throughput`: measured throughput of other tools, as tables and for the report.
+
+In: files of trtllm-bench, vLLM's benchmarks, GuideLLM, or CSV. Out: `throughput.json`, tables.
+May not know: how the files look.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from evalkit.cli.options import any_path, existing_file, json_option, print_json, print_table, say
+
+
+@click.command(
+    epilog="Example: evalkit throughput --measured official-fp8 fp8.json --measured int4-awq awq.json "
+    "--baseline official-fp8 --output outputs/cpu-demo/throughput.json"
+)
+@click.option(
+    "--measured",
+    multiple=True,
+    type=(str, existing_file),
+    metavar="RECIPE FILE",
+    help="A recipe's name in the certificate and a file measured with it; may be repeated.",
+)
+@click.option("--csv", "tables", multiple=True, type=existing_file, help="A CSV that names recipes itself.")
+@click.option("--lengths", metavar="INPUT:OUTPUT", help="Tokens of a request, for files that do not say them.")
+@click.option("--hardware", default="", help="What it was measured on, for files that do not say it.")
+@click.option("--baseline", default="", help="The official recipe, for the speedup.")
+@click.option("--output", type=any_path, help="File to write; what evalkit bench measured there is kept.")
+@json_option
+def command(
+    measured: tuple[tuple[str, Path], ...],
+    tables: tuple[Path, ...],
+    lengths: str | None,
+    hardware: str,
+    baseline: str,
+    output: Path | None,
+    as_json: bool,
+) -> None:
+    """Read measured throughput and show it: output tokens a second by input and output length, and speedup.
+
+    `evalkit certify` and `evalkit report` show throughput.json that lies beside the certificate, apart from everything
+    evalkit itself says: speed takes no part in a verdict.
+    """
+    from evalkit.certify.deciding import write_certificate
+    from evalkit.throughput import import_throughput, read_throughput, throughput_json, throughput_tables
+    from evalkit.throughput.measurement import OWN
+
+    if not measured and not tables:
+        raise click.UsageError("name at least one --measured RECIPE FILE or --csv FILE")
+    known = parse_lengths(lengths) if lengths else None
+    found = [
+        one
+        for recipe, path in measured
+        for one in import_throughput(path, recipe=recipe, lengths=known, hardware=hardware)
+    ]
+    found += [one for path in tables for one in import_throughput(path, lengths=known, hardware=hardware)]
+    if output is not None and output.exists():
+        found += [one for one in read_throughput(output) if one.tool == OWN]
+    text = throughput_json(found)
+    if output is not None:
+        write_certificate(output.parent, {output.name: text})
+        say(f"written: {output}")
+    shown = throughput_tables(found, baseline=baseline)
+    if as_json:
+        print_json(shown)
+        return
+    for table in shown["tables"]:
+        click.echo(f"\n{table['title']}\n")
+        print_table(table["rows"], table["headers"])
+        click.echo(table["caption"])
+
+
+def parse_lengths(text: str) -> tuple[int, int]:
+    """Read "2048:128".
+
+    Raises:
+        UsageError: not two whole numbers above 0.
+    """
+    first, colon, second = text.partition(":")
+    if not colon or not first.isdigit() or not second.isdigit() or not int(first) or not int(second):
+        raise click.UsageError(f"lengths are written INPUT:OUTPUT, such as 2048:128, not {text!r}")
+    return int(first), int(second)

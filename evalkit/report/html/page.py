@@ -1,0 +1,210 @@
+"""The report as one HTML file that needs nothing else.
+
+In: a certificate as data, evidence, throughput tables. Out: HTML text.
+May not know: files to write; how a number was made.
+
+Model output, names and the judge's words are hostile: every text is escaped by the template engine, data for the script
+lies in a block that no browser runs, and the policy in the page's head allows the one script and the one style by their
+digests and nothing else: no network, no inline handler, no form, no frame.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from evalkit.report.certificate import certificate_sections
+from evalkit.report.evidence import Evidence
+from evalkit.report.extras import extra_sections
+from evalkit.report.headline import certainty_sentence, meaning_sentence, outcome_sentence, tested_sentence
+from evalkit.report.html import plots
+from evalkit.report.html.data import changes_data, conversations_data
+from evalkit.report.html.figures import category_plots, power_plots, recipe_plots, subject_plots
+from evalkit.report.html.recipes import caption, rated_endpoint, recipe_rows
+from evalkit.report.power import PowerCurve, power_curves
+from evalkit.report.sections import Section, Table, printable
+from evalkit.report.unpaired import unpaired_sections
+
+Data = Mapping[str, Any]
+
+FOLDER = Path(__file__).resolve().parent / "assets"
+
+MARKS = {"CERTIFIED": "✓", "REJECTED": "✕", "INCONCLUSIVE": "?", "INVALID": "!"}
+"""Shapes beside the words, for those who see no colour."""
+
+
+def html_report(
+    document: Data,
+    *,
+    evidence: Evidence | None = None,
+    throughput: Data | None = None,
+    with_plots: bool | None = None,
+) -> str:
+    """Write a certificate, or a run against published numbers, as one HTML page.
+
+    Args:
+        document: what `certificate.json` holds.
+        evidence: what the run folders add; None for a report from the certificate alone.
+        throughput: tables as `throughput_sections` takes them.
+        with_plots: None draws plots where matplotlib is installed; the page says so where it is not.
+    """
+    found = evidence or Evidence()
+    drawn = plots.available() if with_plots is None else with_plots
+    paired = document.get("kind") != "unpaired"
+    view = _paired(document, found, throughput, drawn=drawn) if paired else _unpaired(document)
+    script, style = ((FOLDER / name).read_text(encoding="utf-8") for name in ("report.js", "report.css"))
+    return (
+        _environment()
+        .get_template("report.html")
+        .render(
+            **view,
+            paired=paired,
+            evalkit=document["evalkit"],
+            policy_header=content_policy(script, style),
+            script=Markup(script),  # noqa: S704 (our own file)
+            style=Markup(style),  # noqa: S704 (our own file)
+            marks=MARKS,
+        )
+    )
+
+
+def content_policy(script: str, style: str) -> str:
+    """Return the content security policy that allows one script and one style and nothing from anywhere."""
+    return (
+        f"default-src 'none'; script-src 'sha256-{_digest(script)}'; style-src 'sha256-{_digest(style)}'; "
+        "base-uri 'none'; form-action 'none'"
+    )
+
+
+def script_data(value: Any) -> Markup:
+    r"""Write data for a script block that is not run: no character in it can end the block.
+
+    >>> str(script_data({"a": "</script><!--"}))
+    '{"a":"\\u003c/script\\u003e\\u003c!--"}'
+    """
+    text = json.dumps(value, ensure_ascii=True, separators=(",", ":"), sort_keys=True, allow_nan=False)
+    for char in "<>&":
+        text = text.replace(char, f"\\u{ord(char):04x}")
+    return Markup(text)  # noqa: S704 (escaped above)
+
+
+def _digest(text: str) -> str:
+    return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        loader=FileSystemLoader(FOLDER),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["line"] = lambda text: " ".join(printable(str(text)).split())
+    environment.tests["table"] = lambda part: isinstance(part, Table)
+    environment.filters["groups"] = _groups
+    return environment
+
+
+def _groups(body: Sequence[str | Table]) -> list[tuple[str, Any]]:
+    """Return the parts of a section as ("table", Table), ("list", items) and ("text", paragraph)."""
+    found: list[tuple[str, Any]] = []
+    for part in body:
+        if isinstance(part, Table):
+            found.append(("table", part))
+        elif part.startswith("- "):
+            if not found or found[-1][0] != "list":
+                found.append(("list", []))
+            found[-1][1].append(part[2:])
+        else:
+            found.append(("text", part))
+    return found
+
+
+def _paired(document: Data, evidence: Evidence, throughput: Data | None, *, drawn: bool) -> dict[str, Any]:
+    decision = document["decision"]
+    curves: Sequence[PowerCurve] = power_curves(document)
+    first, *rest = certificate_sections(document)
+    extras = [
+        section
+        for section in extra_sections(document, evidence, curves=curves, throughput=throughput)
+        if not _is_change(section)
+    ]
+    rows = recipe_rows(document)
+    said = list(first.body)
+    begins = next((at for at, part in enumerate(said) if part == "What this does not say:"), len(said))
+    return {
+        "title": first.title,
+        "tier": document["policy"]["document"]["tier"],
+        "decision": decision,
+        "outcome": outcome_sentence(document),
+        "tested": tested_sentence(document),
+        "meaning": meaning_sentence(document),
+        "certainty": certainty_sentence(document),
+        "rows": rows,
+        "caption": caption(document),
+        "rated": _rated_task(document),
+        "strips": recipe_plots(document, rows) if drawn else {},
+        "not_said": [part[2:] for part in said[begins + 1 :] if isinstance(part, str)],
+        "no_plots": None if drawn else plots.MISSING,
+        "forests": subject_plots(document) if drawn else [],
+        "powers": power_plots(curves) if drawn else {},
+        "categories": category_plots(document) if drawn else [],
+        "sections": _ordered([*rest, *extras]),
+        "changes": script_data(changes_data(evidence.changes)),
+        "changed": sum(len(found.items) for found in evidence.changes),
+        "conversations": script_data(conversations_data(evidence.conversations)),
+        "conversed": bool(evidence.conversations),
+        "absent": evidence.absent,
+    }
+
+
+def _unpaired(document: Data) -> dict[str, Any]:
+    first, *rest = unpaired_sections(document)
+    return {
+        "title": first.title,
+        "tier": document["policy"]["document"]["tier"],
+        "sections": {"rest": [Section(title="Outcome", body=first.body), *rest]},
+    }
+
+
+def _rated_task(document: Data) -> str | None:
+    name = rated_endpoint(document)
+    return str(document["policy"]["document"]["endpoints"][name]["task"]) if name else None
+
+
+def _is_change(section: Section) -> bool:
+    """The page has a browser for changed items in place of their tables."""
+    return section.title == "Items that changed" or any(
+        isinstance(part, Table) and part.headers[:2] == ("subject", "change") for part in section.body
+    )
+
+
+def _ordered(sections: Sequence[Section]) -> dict[str, list[Section]]:
+    """Return sections by the place in the page where they are shown; a smaller heading follows its larger one."""
+    places = {
+        "Why": "why",
+        "Could this evaluation have seen a loss?": "assay",
+        "Gates": "gates",
+        "The judge": "judge",
+        "Power: what a true difference would have led to": "power",
+        "Exclusions": "exclusions",
+        "Throughput": "throughput",
+        "Tests": "tests",
+        "Provenance": "provenance",
+        "To reproduce": "provenance",
+    }
+    found: dict[str, list[Section]] = {name: [] for name in (*places.values(), "rest")}
+    place = "rest"
+    for section in sections:
+        if section.level <= 2:
+            place = places.get(section.title, "rest")
+        found[place].append(section)
+    return found

@@ -1,0 +1,40 @@
+"""Everything a report says, as sections: the decision, and what run folders and throughput tables add.
+
+In: a certificate as data, `Evidence`, throughput tables as data. Out: sections; the same as JSON data.
+May not know: files; how a number was made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from evalkit.report import document_sections
+from evalkit.report.evidence import Evidence
+from evalkit.report.extras import extra_sections
+from evalkit.report.power import power_curves
+from evalkit.report.sections import Section, Table
+
+Data = Mapping[str, Any]
+
+
+def whole_sections(document: Data, evidence: Evidence | None = None, throughput: Data | None = None) -> list[Section]:
+    """Return everything a report says."""
+    sections = document_sections(document)
+    if document.get("kind") == "unpaired":
+        return sections
+    curves = power_curves(document)
+    return [*sections, *extra_sections(document, evidence or Evidence(), curves=curves, throughput=throughput)]
+
+
+def as_data(sections: Sequence[Section]) -> list[dict[str, Any]]:
+    """Return sections as JSON data: title, level, and a body of texts and tables."""
+    return [
+        {
+            "title": section.title,
+            "level": section.level,
+            "body": [asdict(part) if isinstance(part, Table) else part for part in section.body],
+        }
+        for section in sections
+    ]

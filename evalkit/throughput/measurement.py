@@ -1,0 +1,116 @@
+"""One measurement of throughput, and the file that holds them.
+
+In: numbers, or `throughput.json`. Out: the other one.
+May not know: who measured, or how it is shown.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Literal, get_args
+
+from evalkit.errors import DataError, StoreError
+from evalkit.records import build, parse_object
+
+VERSION = 1
+
+Mode = Literal["maximum", "batch1"]
+Place = tuple[str, str, int, int, str]
+
+OWN = "evalkit"
+"""`tool` of a measurement that evalkit made itself."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measurement:
+    """Output tokens a second of one recipe at one input and output length.
+
+    Attributes:
+        recipe: name of the run in the certificate, or of the official recipe.
+        input_tokens, output_tokens: mean length of a request and of its answer, tokens.
+        mode: "maximum" (as many requests at once as the tool sent) or "batch1" (one at a time).
+        tokens_per_second: output tokens of all requests together over the wall time.
+        concurrency: requests at once, on average; None where the tool does not say.
+        requests: requests that were finished; None where the tool does not say.
+        tool: "trtllm-bench", "vllm bench", "guidellm", "csv", or "evalkit".
+        hardware: as declared by the user or read back; "" where nobody says.
+        source: name of the file it was read from; "" for evalkit's own.
+        source_sha256: digest of that file; None for evalkit's own.
+    """
+
+    recipe: str
+    input_tokens: int
+    output_tokens: int
+    mode: Mode
+    tokens_per_second: float
+    concurrency: float | None = None
+    requests: int | None = None
+    tool: str
+    hardware: str = ""
+    source: str = ""
+    source_sha256: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.mode not in get_args(Mode):
+            raise DataError(f"{self.recipe}: unknown mode {self.mode!r}; allowed: {', '.join(get_args(Mode))}")
+        if not all(isinstance(n, int) and n > 0 for n in (self.input_tokens, self.output_tokens)):
+            raise DataError(f"{self.recipe}: lengths must be whole numbers above 0: {self.lengths}")
+        speed = self.tokens_per_second
+        if isinstance(speed, bool) or not isinstance(speed, (int, float)) or not math.isfinite(speed) or speed <= 0:
+            raise DataError(f"{self.recipe}, {self.lengths}: tokens per second must be a number above 0, not {speed!r}")
+
+    @property
+    def lengths(self) -> str:
+        """Input and output length as people write them."""
+        return f"{self.input_tokens:,} | {self.output_tokens:,}"
+
+    @property
+    def place(self) -> Place:
+        """What no two measurements of a file share."""
+        return (self.recipe, self.mode, self.input_tokens, self.output_tokens, self.tool)
+
+
+def throughput_json(measurements: Iterable[Measurement]) -> str:
+    """Return `throughput.json`: sorted, so that the order of measuring changes no byte.
+
+    Raises:
+        DataError: two measurements are of the same thing.
+    """
+    ordered = sorted(measurements, key=lambda one: one.place)
+    for before, after in pairwise(ordered):
+        if before.place == after.place:
+            raise DataError(
+                f"{after.recipe}, {after.lengths}, {after.mode}: measured twice by {after.tool} ({before.source}, "
+                f"{after.source}); next step: keep one"
+            )
+    rows = [asdict(one) for one in ordered]
+    return json.dumps({"throughput_version": VERSION, "measurements": rows}, indent=1, sort_keys=True) + "\n"
+
+
+def read_throughput(path: Path) -> tuple[Measurement, ...]:
+    """Read `throughput.json`.
+
+    Raises:
+        StoreError: it cannot be read.
+        DataError: it is no such file; names the row.
+    """
+    try:
+        row = parse_object(path.read_text(encoding="utf-8"), f"{path}")
+    except OSError as error:
+        raise StoreError(f"{path}: cannot be read: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not UTF-8 at byte {error.start}") from error
+    if row.get("throughput_version") != VERSION or not isinstance(row.get("measurements"), list):
+        raise DataError(f"{path}: no throughput file of version {VERSION}; next step: make it with evalkit throughput")
+    found = []
+    for number, one in enumerate(row["measurements"], start=1):
+        try:
+            found.append(build(Measurement, one))
+        except DataError as error:
+            raise DataError(f"{path}: measurement {number}: {error}") from error
+    return tuple(found)

@@ -1,0 +1,182 @@
+"""Tripwires against their rules in section 10 of the protocol."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from evalkit.records import TextReply, Turn
+from evalkit.verdict.assay import NoiseFloor, noise_floor
+from evalkit.verdict.endpoints import evaluate
+from evalkit.verdict.guards import GuardResult, guard_results
+
+Make = Callable[..., Any]
+QUIET = NoiseFloor(
+    endpoint="mt_bench",
+    discordance=None,
+    sd=0.3,
+    judgment_sd=None,
+    generation_sd=None,
+    drops=0,
+    questions=80,
+    invalid_items=0,
+)
+
+
+def guards(bench: Any, run: Any, name: str = "mt_bench", noise: NoiseFloor | None = QUIET) -> dict[str, GuardResult]:
+    comparison = bench.compare(run)[name]
+    result = evaluate(bench.policy, name, comparison)
+    return {found.guard: found for found in guard_results(bench.policy, result, comparison, noise)}
+
+
+def dropped(bench: Any, count: int, drop: float = 4.0) -> Any:
+    """A run in which so many questions lost so much and the others wobble."""
+    changes = np.tile([0.2, 0.0], 40)
+    changes[:count] = -drop
+    return bench.run(scores=bench.scores + changes[:, np.newaxis, np.newaxis])
+
+
+def test_a_sound_run_breaches_nothing(bench: Any) -> None:
+    assert set(guards(bench, bench.run())) == {"implausible-gain", "length", "invalid-answers", "catastrophic", "skew"}
+    assert not any(found.breached for found in guards(bench, bench.run()).values())
+    assert set(guards(bench, bench.run(), "mmlu")) == {"implausible-gain"}
+
+
+@pytest.mark.parametrize(("tokens", "breached"), [(89, True), (90, False), (110, False), (111, True)])
+def test_answers_may_be_a_tenth_shorter_or_longer(bench: Any, tokens: int, breached: bool) -> None:
+    found = guards(bench, bench.run(tokens=tokens))["length"]
+    assert found.breached is breached
+    assert found.value == pytest.approx(tokens / 100)
+    assert found.limit == (0.9 if tokens < 90 else 1.1)
+
+
+def test_a_baseline_without_a_token_is_a_breach(bench: Any) -> None:
+    comparison = bench.compare(bench.run())["mt_bench"]
+    comparison = replace(comparison, answers=replace(comparison.answers, length_ratio=None))
+    result = evaluate(bench.policy, "mt_bench", comparison)
+    found = {guard.guard: guard for guard in guard_results(bench.policy, result, comparison, QUIET)}
+    assert found["length"].breached
+
+
+@pytest.mark.parametrize(("count", "breached"), [(0, False), (3, False), (4, True)])
+def test_four_ruined_questions_of_eighty_are_catastrophic(bench: Any, count: int, breached: bool) -> None:
+    found = guards(bench, dropped(bench, count))["catastrophic"]
+    assert found.breached is breached
+    assert found.value == pytest.approx(stats.binom.sf(count - 1, 80, 0.01))
+
+
+def test_a_drop_of_four_points_counts_and_less_does_not(bench: Any) -> None:
+    assert guards(bench, dropped(bench, 4, 4.0))["catastrophic"].breached
+    assert not guards(bench, dropped(bench, 4, 3.99))["catastrophic"].breached
+
+
+def test_a_mean_of_thirds_that_drops_by_four_counts(bench: Any) -> None:
+    """44/6 less 20/6 is 4 on paper and a little less in floating point."""
+    base, after = bench.scores.copy(), bench.scores + np.tile([0.2, 0.0], 40)[:, np.newaxis, np.newaxis]
+    base[:4], after[:4] = [[8, 8, 7], [7, 7, 7]], [[4, 4, 3], [3, 3, 3]]
+    assert 20 / 6 - 44 / 6 > -4.0
+    thirds = replace(bench, scores=base)
+    assert guards(thirds, thirds.run(scores=after))["catastrophic"].breached
+
+
+def test_drops_that_happen_without_any_change_are_expected(bench: Any) -> None:
+    noisy = replace(QUIET, drops=3)
+    found = guards(bench, dropped(bench, 4), noise=noisy)["catastrophic"]
+    assert not found.breached
+    assert found.value == pytest.approx(stats.binom.sf(3, 80, 3.5 / 81))
+
+
+def test_a_question_that_was_not_judged_may_be_a_ruined_one(bench: Any) -> None:
+    run = dropped(bench, 4)
+    judged = {**run.judgments, "mt-bench": run.judgments["mt-bench"][6:]}  # of the first question none is left
+    hidden = replace(run, judgments=judged)
+    assert bench.compare(hidden)["mt_bench"].rating.drops == 3
+    assert guards(bench, hidden)["catastrophic"].breached
+
+
+@pytest.mark.parametrize(("count", "breached"), [(3, False), (4, True)])
+def test_four_unreadable_answers_of_eighty_are_too_many(bench: Any, count: int, breached: bool) -> None:
+    found = guards(bench, bench.truncated(bench.run(), count))["invalid-answers"]
+    assert found.breached is breached
+    assert found.value == pytest.approx(stats.binom.sf(count - 1, 80, 0.01))
+
+
+def test_unreadable_answers_of_the_baseline_itself_are_normal(bench: Any) -> None:
+    noisy = replace(QUIET, invalid_items=6)
+    found = guards(bench, bench.truncated(bench.run(), 8), noise=noisy)["invalid-answers"]
+    assert not found.breached
+    assert found.value == pytest.approx(stats.binom.sf(7, 80, 6.5 / 81))
+
+
+def test_without_a_rerun_the_baselines_own_unreadable_answers_are_normal(bench: Any) -> None:
+    baseline = bench.truncated(bench.baseline, 6)
+    comparison = bench.compare(bench.truncated(bench.run(), 8), baseline)["mt_bench"]
+    result = evaluate(bench.policy, "mt_bench", comparison)
+    found = {guard.guard: guard for guard in guard_results(bench.policy, result, comparison, None)}
+    assert found["invalid-answers"].value == pytest.approx(stats.binom.sf(7, 80, 6.5 / 81))
+
+
+def generated(run: Any, invalid: int) -> Any:
+    """The run with its letters written as text, the first so many of them unreadable."""
+    records = []
+    for at, record in enumerate(run.records["mmlu"]):
+        text = Turn(text=f"{run.manifest.engine.recipe} {at}", finish="stop", prompt_tokens=9, completion_tokens=1)
+        reason = "no letter" if at < invalid else None
+        records.append(replace(record, reply=TextReply(turns=(text,)), invalid=reason))
+    return replace(run, records={**run.records, "mmlu": tuple(records)})
+
+
+@pytest.mark.parametrize(("invalid", "breached"), [(0, False), (4, True)])
+def test_unreadable_letters_may_not_increase_by_half_a_point(make_bench: Make, invalid: int, breached: bool) -> None:
+    # Without an increase the upper limit on 800 items is z^2/(n + z^2) = 0.48 points.
+    bench = make_bench()
+    comparison = bench.compare(generated(bench.run(), invalid), generated(bench.baseline, 0))["mmlu"]
+    result = evaluate(bench.policy, "mmlu", comparison)
+    found = {guard.guard: guard for guard in guard_results(bench.policy, result, comparison, None)}["invalid-answers"]
+    assert found.breached is breached
+    if not invalid:
+        assert found.value == pytest.approx(1.959964**2 / (800 + 1.959964**2), rel=1e-5)
+
+
+def test_the_skewness_corrected_t_is_johnsons(bench: Any) -> None:
+    run = dropped(bench, 2)
+    d = bench.compare(run)["mt_bench"].rating.mean.differences.observed
+    e, s2, k3 = d.mean() + 0.3, d.var(ddof=1), ((d - d.mean()) ** 3).mean()
+    t = (e + k3 / (6 * s2 * 80) + k3 * e**2 / (3 * s2**2)) / np.sqrt(s2 / 80)
+    found = guards(bench, run)["skew"]
+    assert found.value == pytest.approx(t, abs=1e-9)
+    assert found.limit == pytest.approx(stats.t.ppf(0.95, 79))
+    assert found.breached == (t <= stats.t.ppf(0.95, 79))
+
+
+def test_skew_is_a_breach_where_plain_t_passes(bench: Any) -> None:
+    changes = np.tile([0.1, -0.1], 40) - 0.06
+    changes[:2] = -4.0
+    run = bench.run(scores=bench.scores + changes[:, np.newaxis, np.newaxis])
+    comparison = bench.compare(run)["mt_bench"]
+    assert evaluate(bench.policy, "mt_bench", comparison).steps[0].statistic > stats.t.ppf(0.95, 79)
+    assert guards(bench, run)["skew"].breached
+
+
+@pytest.mark.parametrize(("mean", "breached"), [(0.4, False), (0.5, True)])
+def test_a_rating_that_is_surely_better_is_suspect(bench: Any, mean: float, breached: bool) -> None:
+    # The lower limit is mean - 1.664 * 0.8 / sqrt(80) = mean - 0.149; the limit is 0.3.
+    assert guards(bench, bench.run(mean=mean))["implausible-gain"].breached is breached
+
+
+@pytest.mark.parametrize(("gains", "breached"), [(20, False), (40, True)])
+def test_an_accuracy_that_is_surely_better_is_suspect(bench: Any, gains: int, breached: bool) -> None:
+    found = guards(bench, bench.run(losses=4, gains=gains), "mmlu")["implausible-gain"]
+    assert found.breached is breached
+    assert found.limit == pytest.approx(0.01)
+
+
+def test_the_rerun_says_what_is_normal(bench: Any) -> None:
+    rerun = bench.truncated(bench.rerun, 2)
+    floor = noise_floor("mt_bench", bench.policy.endpoints["mt_bench"], bench.compare(rerun)["mt_bench"])
+    assert (floor.drops, floor.questions, floor.invalid_items) == (0, 80, 2)
