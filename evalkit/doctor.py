@@ -22,6 +22,8 @@ from evalkit.assets import AssetStore
 EXTRAS: Mapping[str, Sequence[str]] = {
     "hf": ("torch", "transformers", "accelerate", "gguf", "lm-eval"),
     "modelopt": ("nvidia-modelopt", "requests"),
+    "server": ("httpx",),
+    "llama": ("xllamacpp",),
 }
 """Extra of this distribution to the packages it brings."""
 

@@ -167,8 +167,9 @@ class Suite(Section):
 def load_suite(path: Path) -> Suite:
     """Read a suite file.
 
-    Relative paths in it (`definitions`, a policy or recipe file, a model folder written with `./`, `local` sources)
-    are relative to the file; `outputs` is relative to the working directory and defaults to `outputs/<name>`.
+    Relative paths in it (`definitions`, a policy or recipe file, a model folder or a file in options written with `./`
+    or `../`, `local` sources) are relative to the file; `outputs` is relative to the working directory and defaults to
+    `outputs/<name>`.
 
     Raises:
         ConfigError: lists all faults of the file.
@@ -228,9 +229,12 @@ def _with_paths(data: Mapping[str, Any], folder: Path) -> dict[str, Any]:
             **spec,
             **({"model": _resolved(spec["model"], folder)} if "model" in spec else {}),
             **({"recipe": _resolved(spec["recipe"], folder)} if "recipe" in spec else {}),
+            **({"options": _resolved_options(spec["options"], folder)} if "options" in spec else {}),
         }
 
     out = _map_engines(data, engine)
+    if _is(out.get("rerun")) and "options" in out["rerun"]:
+        out["rerun"] = {**out["rerun"], "options": _resolved_options(out["rerun"]["options"], folder)}
     if "policy" in out:
         out["policy"] = _resolved(out["policy"], folder)
     if isinstance(out.get("definitions"), str):
@@ -256,6 +260,17 @@ def _resolved(value: Any, folder: Path) -> Any:
     if isinstance(value, str) and (value.startswith(_PATH_STARTS) or value.endswith((".yaml", ".yml"))):
         text = str(folder / Path(value).expanduser())
         return text if text.startswith(_PATH_STARTS) else f"./{text}"  # a bare word would be read as a name
+    return value
+
+
+def _resolved_options(value: Any, folder: Path) -> Any:
+    """Resolve every text at any depth of `options` that begins with `./` or `../`; all other values stay."""
+    if _is(value):
+        return {key: _resolved_options(inner, folder) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_resolved_options(inner, folder) for inner in value]
+    if isinstance(value, str) and value.startswith(("./", "../")):
+        return str(folder / value)
     return value
 
 

@@ -20,6 +20,7 @@ from evalkit.adapters.base import ScoreRequest
 from evalkit.adapters.scripting.recording import write_key
 from evalkit.assets import AssetStore
 from evalkit.benchmarks import load_benchmark
+from evalkit.certify import running
 from evalkit.definitions import Definitions
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -137,7 +138,7 @@ class World:
         **changes: Any,
     ) -> Path:
         """Write a suite; candidates are {name: options of the adapter, besides `recipe`}."""
-        key = str(self.root / "baseline.key.jsonl")
+        own = {"seed": 1, "key": str(self.root / "baseline.key.jsonl"), "recipe": "llama-official-fp8"}
 
         def engine(title: str, options: Mapping[str, Any]) -> dict[str, Any]:
             given = dict(options)
@@ -150,7 +151,7 @@ class World:
             "definitions": str(self.definitions),
             "policy": str(self.policy_file()),
             "engine": {"adapter": adapter, "model": "model"},
-            "baseline": engine("official-fp8", {"seed": 1, "key": key, "recipe": "llama-official-fp8", **(baseline or {})}),
+            "baseline": engine("official-fp8", {**own, **(baseline or {})}),
             "candidates": [engine(title, options) for title, options in candidates.items()],
             "tasks": [TASK],
             "assets": self.assets,
@@ -168,8 +169,6 @@ class World:
 
 def remembered(monkeypatch) -> None:
     """Let one process load each task once, whatever the number of nights: loading is most of a small night's time."""
-    from evalkit.certify import running
-
     loaded: dict[str, Any] = {}
 
     @functools.wraps(load_benchmark)

@@ -125,7 +125,10 @@ class Failure:
 
 
 class Engine(Protocol):
-    """A loaded model that can score and generate."""
+    """A loaded model that can score and generate.
+
+    An engine may also have `warnings` (see `warnings_of`), and `findings`: what its loader looked at, and what it saw.
+    """
 
     @property
     def identity(self) -> EngineIdentity:
@@ -139,3 +142,11 @@ class Engine(Protocol):
 
     def close(self) -> None:
         """Free the model; the engine is not used afterwards."""
+
+
+def warnings_of(engine: Engine) -> tuple[str, ...]:
+    """Return what results of this engine may not rest on, one sentence each; nothing for most engines.
+
+    What is counted while an engine works is among them, so later calls may say more.
+    """
+    return tuple(getattr(engine, "warnings", ()))

@@ -33,7 +33,7 @@ def load(spec: EngineSpec, resources: Resources) -> Engine:
             raise MissingExtraError("adapter 'llama_cpp'", package, "llama")
     if spec.recipe != "none":
         raise UsageError(
-            f"engine '{spec.name}': adapter 'llama_cpp' runs a GGUF file as it is quantized, not recipe {spec.recipe!r}; "
+            f"engine '{spec.name}': adapter 'llama_cpp' runs a GGUF file as it is, not recipe {spec.recipe!r}; "
             "next step: recipe: none, and the file of the quantization you mean"
         )
     options: LlamaOptions = read_options(LlamaOptions, spec)

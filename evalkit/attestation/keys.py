@@ -7,7 +7,7 @@ May not know: where a key is kept.
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from evalkit.errors import MissingExtraError, UsageError
 
@@ -50,7 +50,7 @@ def read_private(text: str, where: str, password: str | None = None) -> Ed25519P
         raise UsageError(f"{where}: no private key that can be read: {why}") from None
     if not isinstance(key, ed25519.Ed25519PrivateKey):
         raise UsageError(f"{where}: a key of another kind; next step: make an Ed25519 key with evalkit keygen")
-    return key
+    return cast("Ed25519PrivateKey", key)
 
 
 def read_public(text: str, where: str) -> Ed25519PublicKey:
@@ -69,7 +69,7 @@ def read_public(text: str, where: str) -> Ed25519PublicKey:
         raise UsageError(f"{where}: no public key in PEM: {error}") from error
     if not isinstance(key, ed25519.Ed25519PublicKey):
         raise UsageError(f"{where}: a key of another kind than Ed25519")
-    return key
+    return cast("Ed25519PublicKey", key)
 
 
 def key_id(key: Ed25519PublicKey) -> str:

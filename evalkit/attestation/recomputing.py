@@ -13,7 +13,7 @@ from typing import Any
 
 from evalkit.attestation.covering import run_folder_names
 from evalkit.attestation.findings import Finding
-from evalkit.certify.deciding import RunSet, decide_published, decide_runs
+from evalkit.certify.deciding import RunSet, decide_published, decide_runs, qualifications_in
 from evalkit.comparison import PublishedAccuracy
 from evalkit.errors import DataError, EvalkitError
 from evalkit.policy import Policy, ResolvedPolicy
@@ -25,6 +25,8 @@ RELATIVE = 1e-9
 """Numbers this close are equal: another processor may round a sum's last digits otherwise."""
 
 _MOST = 40
+_ORDER = ("verdict-differs", "records-differ", "number-differs")
+"""What a reader must know first."""
 
 
 def recomputed(document: Data, folder: Path) -> list[Finding]:
@@ -37,8 +39,8 @@ def recomputed(document: Data, folder: Path) -> list[Finding]:
     policy = document["policy"]
     if digest(policy["document"]) != policy["sha256"]:
         message = (
-            f"the policy's digest is {digest(policy['document'])}, the certificate names {policy['sha256']}: the policy "
-            "was edited after it was frozen"
+            f"the policy's digest is {digest(policy['document'])}, the certificate names {policy['sha256']}: it was "
+            "edited after it was frozen"
         )
         return [Finding(code="policy-digest", where="policy.document", message=message)]
     try:
@@ -49,7 +51,7 @@ def recomputed(document: Data, folder: Path) -> list[Finding]:
         return [
             Finding(code="certificate-format", where="certificate.json", message=f"no whole certificate: {error!r}")
         ]
-    found = list(differences(document, again))
+    found = sorted(differences(document, again), key=lambda one: _ORDER.index(one.code))
     if len(found) > _MOST:
         more = Finding(code="number-differs", where="...", message=f"{len(found) - _MOST} more places differ")
         return [*found[:_MOST], more]
@@ -80,6 +82,7 @@ def _decided(document: Data, folder: Path) -> Mapping[str, Any]:
         rerun=folders.get("rerun"),
         candidates={name: folders[name] for name in policy.release.recipes if name in folders},
         controls={name: folders[name] for name in policy.release.controls if name in folders},
+        qualifications=qualifications_in(folder),
     )
     return decide_runs(bound, runs, title=title, post_hoc=document["decision"]["exploratory"]).document
 

@@ -12,11 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from evalkit import __version__
+from evalkit.attestation.covering import REPORTS
 from evalkit.attestation.findings import Finding
 from evalkit.errors import EvalkitError
 from evalkit.report import as_markdown
 from evalkit.report.evidence import Evidence, read_evidence, run_folders
-from evalkit.report.html import html_report, plots
+from evalkit.report.html import html_report
+from evalkit.report.html.figures import BLANK
+from evalkit.report.power import power_curves
 from evalkit.report.whole import whole_sections
 from evalkit.throughput import read_throughput, throughput_tables
 
@@ -26,58 +29,44 @@ _PICTURE = re.compile(r"<svg.*?</svg>", re.DOTALL)
 def rewritten(document: Mapping[str, Any], folder: Path) -> tuple[list[Finding], list[str]]:
     """Write the reports again and compare; a report that is not there is no finding.
 
-    Plots are compared by what stands around them: another version of the plotting library draws other lines.
+    Pictures are left out on both sides: another version of the plotting library draws other lines.
     """
-    there = {name: folder / name for name in ("report.md", "report.html") if (folder / name).exists()}
+    there = {name: folder / name for name in REPORTS if (folder / name).exists()}
     if not there:
         return [], ["there is no report beside the certificate"]
     if document.get("evalkit") != __version__:
         return [], ["the reports were not written again: another evalkit made them, in its own words"]
+    found = {name: _PICTURE.sub(BLANK, path.read_text("utf-8", errors="replace")) for name, path in there.items()}
     try:
-        evidence, tables = _added(document, folder)
-        found = [
-            Finding(code="report-differs", where=name, message=_first_difference(made, path))
-            for name, path in there.items()
-            for made in [_made(name, path, document, evidence, tables)]
-            if made is not None and made != _comparable(path)
-        ]
+        made = _made(document, folder, drawn=BLANK in found.get("report.html", ""))
     except EvalkitError as error:
         return [Finding(code="report-differs", where="report", message=f"cannot be written again: {error}")], []
-    page = there.get("report.html")
-    if page is not None and "<svg" in page.read_text(encoding="utf-8", errors="replace") and not plots.available():
-        return found, ["report.html was not written again: its plots need matplotlib, which is not installed here"]
-    return found, []
+    return [
+        Finding(code="report-differs", where=name, message=_first_difference(made[name], text))
+        for name, text in found.items()
+        if text != made[name]
+    ], []
 
 
-def _added(document: Mapping[str, Any], folder: Path) -> tuple[Evidence, Mapping[str, Any] | None]:
+def _made(document: Mapping[str, Any], folder: Path, *, drawn: bool) -> dict[str, str]:
+    """Return the reports as they should be, without pictures."""
     paired = "comparisons" in document
     evidence = read_evidence(document, run_folders(document, folder)) if paired else Evidence()
-    path = folder / "throughput.json"
-    if not path.exists():
-        return evidence, None
-    baseline = document["policy"]["document"]["release"]["baseline"] if paired else ""
-    return evidence, throughput_tables(read_throughput(path), baseline=baseline)
+    curves = power_curves(document) if paired else ()
+    path, tables = folder / "throughput.json", None
+    if path.exists():
+        baseline = document["policy"]["document"]["release"]["baseline"] if paired else ""
+        tables = throughput_tables(read_throughput(path), baseline=baseline)
+    pictures: Any = "blank" if drawn else "none"
+    return {
+        "report.md": as_markdown(whole_sections(document, evidence, tables, curves)),
+        "report.html": html_report(document, evidence=evidence, throughput=tables, curves=curves, pictures=pictures),
+    }
 
 
-def _made(
-    name: str, path: Path, document: Mapping[str, Any], evidence: Evidence, tables: Mapping[str, Any] | None
-) -> str | None:
-    """Return a report as it should be; None where it cannot be made here."""
-    if name == "report.md":
-        return as_markdown(whole_sections(document, evidence, tables))
-    drawn = "<svg" in path.read_text(encoding="utf-8", errors="replace")
-    if drawn and not plots.available():
-        return None
-    return _PICTURE.sub("<svg/>", html_report(document, evidence=evidence, throughput=tables, with_plots=drawn))
-
-
-def _comparable(path: Path) -> str:
-    return _PICTURE.sub("<svg/>", path.read_text(encoding="utf-8", errors="replace"))
-
-
-def _first_difference(made: str, path: Path) -> str:
-    pairs = zip(made.splitlines(), _comparable(path).splitlines(), strict=False)
-    at, (expected, found) = next(((n, pair) for n, pair in enumerate(pairs, 1) if pair[0] != pair[1]), (0, ("", "")))
+def _first_difference(made: str, found: str) -> str:
+    pairs = zip(made.splitlines(), found.splitlines(), strict=False)
+    at, (expected, read) = next(((n, pair) for n, pair in enumerate(pairs, 1) if pair[0] != pair[1]), (0, ("", "")))
     if not at:
         return "it is longer or shorter than the report of this certificate"
-    return f"line {at} reads {found[:160]!r}, the certificate gives {expected[:160]!r}"
+    return f"line {at} reads {read[:160]!r}, the certificate gives {expected[:160]!r}"

@@ -20,12 +20,16 @@ from evalkit.comparison import PublishedAccuracy, compare_endpoints
 from evalkit.comparison.runs import citable_judge, citable_task
 from evalkit.errors import ExitCode, StoreError, UsageError
 from evalkit.policy import Policy, ResolvedPolicy
+from evalkit.qualification import read_qualification
 from evalkit.records import digest
 from evalkit.store import Run, read_run
 from evalkit.suite import Suite
 from evalkit.verdict import Decision, Evidence, decide, decide_unpaired
 
 CERTIFICATE_VERSION = 1
+
+QUALIFICATIONS = "_qualification"
+"""Folder of a suite's files of judges that were tried; no engine has a name that begins like this."""
 
 UNPAIRED = "unpaired"
 """`kind` of a document whose baseline is a published number; a certificate has none."""
@@ -40,12 +44,14 @@ class RunSet:
         rerun: the baseline run a second time; None without.
         candidates: recipe name to its run.
         controls: control name to its run.
+        qualifications: files of judges that were tried.
     """
 
     baseline: Path
     rerun: Path | None = None
     candidates: Mapping[str, Path] = field(default_factory=dict)
     controls: Mapping[str, Path] = field(default_factory=dict)
+    qualifications: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +82,13 @@ def suite_runs(suite: Suite) -> RunSet:
         rerun=rerun if rerun is not None and rerun.exists() else None,
         candidates={spec.name: folders[spec.name] for spec in suite.candidates if folders[spec.name].exists()},
         controls={spec.name: folders[spec.name] for spec in suite.controls if folders[spec.name].exists()},
+        qualifications=qualifications_in(suite.outputs),
     )
+
+
+def qualifications_in(outputs: Path) -> tuple[Path, ...]:
+    """Return the files of judges that a suite tried."""
+    return tuple(sorted((outputs / QUALIFICATIONS).glob("*.json")))
 
 
 def decide_runs(policy: ResolvedPolicy, runs: RunSet, *, title: str = "", post_hoc: bool = False) -> Certificate:
@@ -98,6 +110,7 @@ def decide_runs(policy: ResolvedPolicy, runs: RunSet, *, title: str = "", post_h
     rerun = read_run(runs.rerun) if runs.rerun is not None else None
     compared = {name: compare_endpoints(policy, baseline, run) for name, run in others.items()}
     again = compare_endpoints(policy, baseline, rerun) if rerun is not None else None
+    tried = [read_qualification(path) for path in runs.qualifications]
     decision = decide(
         policy,
         Evidence(
@@ -105,6 +118,7 @@ def decide_runs(policy: ResolvedPolicy, runs: RunSet, *, title: str = "", post_h
             rerun=again,
             controls={name: compared[name] for name in runs.controls},
             post_hoc=post_hoc,
+            qualifications=tried,
         ),
     )
     everything = {**compared, **({"rerun": again} if again is not None else {})}
@@ -123,6 +137,7 @@ def decide_runs(policy: ResolvedPolicy, runs: RunSet, *, title: str = "", post_h
             **({"rerun": _provenance(rerun)} if rerun is not None else {}),
             **{name: _provenance(run) for name, run in others.items()},
         },
+        "qualifications": [{"sha256": found.sha256, **found.summary} for found in tried],
     }
     return Certificate(exit_code=decision.exit_code, decision=decision, document=_as_written(document))
 

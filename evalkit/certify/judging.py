@@ -17,15 +17,16 @@ from evalkit.adapters.base import Engine
 from evalkit.adapters.registry import load_engine
 from evalkit.certify.running import Workshop
 from evalkit.collect.budget import Budget
-from evalkit.collect.judge import Opponent, judge
+from evalkit.collect.judge import Opponent, Readable, Request, estimate_judging, judge
 from evalkit.errors import EvalkitError, UsageError
+from evalkit.judging.estimate import JudgingEstimate
 from evalkit.judging.pairs import ORDERS, pair_sha256
 from evalkit.records import Record, TextReply, digest, judging_name
-from evalkit.store import RunFolder, judgment_key, read_judgments, read_manifest, read_records
+from evalkit.store import RunFolder, judgment_key, read_items, read_judgments, read_manifest, read_records
 from evalkit.suite import EngineSpec, JudgeSpec, Panelist
 
-STORE = ".judgments"
-"""Folder of a suite's judgment store, below its outputs; no engine has a name that begins with a dot."""
+STORE = "_judgments"
+"""Folder of a suite's judgment store, below its outputs; no engine has a name that begins like this."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,6 +153,36 @@ def jobs_of(task: str, spec: JudgeSpec, opponent: Path) -> list[Job]:
         paired = Panelist(profile=spec.pairwise, engine=spec.engine, repeats=spec.repeats)
         jobs.append(Job(task=task, judging=judging_name(task, spec.pairwise), judge=paired, opponent=opponent))
     return jobs
+
+
+def estimate_job(paths: Sequence[Path], job: Job, workshop: Workshop) -> JudgingEstimate:
+    """Estimate what a judging would cost if nothing was judged before; no judge is loaded.
+
+    Raises:
+        UsageError: a folder lacks the task, or the task is not judged.
+    """
+    definition = workshop.definitions.task(job.task)
+    if definition.mt_bench is None:
+        raise UsageError(f"task '{job.task}' is of kind '{definition.kind}'; only conversations are judged")
+    wanted = Request(
+        task=job.task,
+        profile=workshop.definitions.judge(job.judge.profile),
+        references=definition.mt_bench.references,
+        assets=workshop.assets,
+        repeats=job.judge.repeats,
+        opponent=_opponent(job),
+    )
+    runs = []
+    for path in paths:
+        task = read_manifest(path).tasks.get(job.task)
+        if task is None:
+            raise UsageError(f"{path}: task '{job.task}' is not in this run")
+        runs.append(
+            Readable(
+                items=read_items(path, job.task), records=read_records(path, job.task), task_settings=task.settings
+            )
+        )
+    return estimate_judging(runs, wanted)
 
 
 def _opponent(job: Job) -> Opponent | None:

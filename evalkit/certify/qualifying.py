@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from evalkit.certify.deciding import QUALIFICATIONS
 from evalkit.certify.judging import Bench
 from evalkit.collect.qualify import qualify
 from evalkit.errors import EvalkitError, UsageError
@@ -26,9 +27,6 @@ from evalkit.suite import Panelist
 
 ANSWERS = 30
 """Answers a judge is tried on, each of another question."""
-
-FOLDER = "qualification"
-"""Folder of a suite's files of qualification, below its outputs, with a dot before it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,7 +116,7 @@ def qualify_for_suite(
 
 def qualification_file(outputs: Path, judging: str) -> Path:
     """Return where a suite keeps the trial of one judging."""
-    return outputs / f".{FOLDER}" / f"{judging}.json"
+    return outputs / QUALIFICATIONS / f"{judging}.json"
 
 
 def _current(path: Path, task: str, judging: str, file: Path, by: Path) -> bool:

@@ -6,6 +6,7 @@ May not know: what was loaded; that is the identity, read back by the adapter wh
 
 from __future__ import annotations
 
+import hashlib
 import platform
 from collections.abc import Mapping
 from importlib import metadata
@@ -17,7 +18,10 @@ from evalkit.assets import AssetStore
 from evalkit.recipes import load_recipe
 from evalkit.suite import EngineSpec
 
-BACKENDS = ("torch", "transformers", "nvidia-modelopt", "lm-eval")
+BACKENDS = ("torch", "transformers", "nvidia-modelopt", "lm-eval", "tensorrt-llm", "vllm", "xllamacpp")
+
+_HASHED_BYTES = 1 << 28
+"""Option files above this size are known by size and modification time, as model folders are."""
 
 
 def requested(spec: EngineSpec, assets: AssetStore) -> dict[str, Any]:
@@ -33,9 +37,24 @@ def requested(spec: EngineSpec, assets: AssetStore) -> dict[str, Any]:
         "engine": spec.model_dump(mode="json"),
         "model": _model(spec.model, assets),
         "recipe_sha256": None if spec.recipe == "none" else load_recipe(spec.recipe).sha256,
+        "option_files": _option_files(spec.options),
         "versions": {"evalkit": __version__, **_versions()},
         "machine": f"{platform.system()} {platform.machine()}",
     }
+
+
+def _option_files(value: Any) -> dict[str, Any]:
+    """Return the files that options name (recorded replies, calibration texts) with what identifies their content."""
+    if isinstance(value, Mapping):
+        return {name: found for inner in value.values() for name, found in _option_files(inner).items()}
+    if isinstance(value, (list, tuple)):
+        return {name: found for inner in value for name, found in _option_files(inner).items()}
+    if not isinstance(value, str) or "\n" in value or len(value) > 4096 or not Path(value).is_file():
+        return {}
+    stat = Path(value).stat()
+    if stat.st_size > _HASHED_BYTES:
+        return {value: [stat.st_size, stat.st_mtime_ns]}
+    return {value: hashlib.sha256(Path(value).read_bytes()).hexdigest()}
 
 
 def _versions() -> dict[str, str]:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from evalkit import __version__
-from evalkit.adapters.base import Engine, Resources
+from evalkit.adapters.base import Engine, Resources, warnings_of
 from evalkit.adapters.registry import load_engine
 from evalkit.assets import AssetStore
 from evalkit.benchmarks import Benchmark, load_benchmark
@@ -119,6 +119,9 @@ def engine_at_work(
     workshop.say(f"{spec.name}: loading {spec.model} with {spec.adapter}, recipe {spec.recipe}")
     benchmarks = [workshop.benchmark(task) for task in tasks]
     engine = load_engine(spec, workshop.resources)
+    known = warnings_of(engine)
+    for warning in known:
+        workshop.say(f"{spec.name}: {warning}")
     try:
         manifest = Manifest(
             evalkit=__version__,
@@ -134,6 +137,9 @@ def engine_at_work(
                 workshop.say(repair)
             yield folder, engine, benchmarks
     finally:
+        for warning in warnings_of(engine):
+            if warning not in known:
+                workshop.say(f"{spec.name}: {warning}")
         engine.close()
 
 

@@ -26,6 +26,8 @@ VERBS = {
     "judge": "Let an LLM judge rate the answers in run folders.",
     "compare": "Compare two run folders, item by item.",
     "plan": "Say before any GPU hour whether a suite can reach its verdicts.",
+    "nightly": "Watch every candidate tonight with few items: OK, ALARM, undecided or invalid.",
+    "history": "List and plot what nights and certificates have shown over time.",
     "report": "Write the report of a certificate again, as text or one HTML file.",
     "sign": "Sign a certificate with everything it rests on.",
     "verify": "Check a signed certificate: signature, digests, every number and the verdict.",

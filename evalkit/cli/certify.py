@@ -44,6 +44,15 @@ if TYPE_CHECKING:
     help="In place of --baseline: a published accuracy, e.g. mmlu 0.862 14042 'model card'; never certifies.",
 )
 @click.option("--policy", help="Policy name or file; with a suite its own by default.")
+@click.option("--judge", metavar="ADAPTER:MODEL", help="Judge in place of the suite's, such as openai:MODEL.")
+@click.option("--judge-profile", help="Judge profile in place of the suite's; see: evalkit list judges.")
+@click.option(
+    "--qualification",
+    "qualifications",
+    multiple=True,
+    type=existing_file,
+    help="Without a suite: file that 'evalkit judge qualify' wrote; may be repeated.",
+)
 @click.option("--post-hoc", is_flag=True, help="The policy was chosen after the runs: explore, decide nothing.")
 @click.option("--output", type=any_path, help="Folder for certificate and report; with a suite its outputs.")
 @click.option("--retry-failed", is_flag=True, help="Ask again the items whose record says failed.")
@@ -57,11 +66,16 @@ def command(suite: Path | None, as_json: bool, output: Path | None, **given: Any
     baseline is only a number: that can reject, or stay inconclusive, and never certifies.
     """
     own = {"baseline": "--baseline", "candidates": "--candidate", "rerun": "--rerun", "controls": "--control"}
+    own |= {"qualifications": "--qualification"}
     alone = [option for name, option in own.items() if given[name]]
     if suite is not None and alone:
         raise click.UsageError(f"a suite names its own runs: leave out {', '.join(alone)}")
     if suite is None and given["from_runs"]:
         raise click.UsageError("--from needs a suite; without one name --baseline, --candidate and a --policy")
+    if (given["judge"] or given["judge_profile"]) and (suite is None or given["from_runs"]):
+        raise click.UsageError(
+            "--judge and --judge-profile need a suite that is run; for folders: evalkit judge"
+        )
     runs: RunSet | None = None
     if given["published"]:
         certificate, folder = _by_published(suite, given)
@@ -78,7 +92,7 @@ def _by_suite(file: Path, given: dict[str, Any]) -> tuple[Certificate, Path, Run
     from evalkit.policy import bind, load_policy
     from evalkit.suite import load_suite
 
-    suite = load_suite(file)
+    suite = _judged_by(load_suite(file), given)
     policy = bind(
         load_policy(given["policy"] or suite.policy),
         suite.baseline.name,
@@ -89,6 +103,23 @@ def _by_suite(file: Path, given: dict[str, Any]) -> tuple[Certificate, Path, Run
         _collect(suite, policy, given)
     runs = suite_runs(suite)
     return decide_runs(policy, runs, title=suite.title, post_hoc=given["post_hoc"]), suite.outputs, runs
+
+
+def _judged_by(suite: Suite, given: dict[str, Any]) -> Suite:
+    """Return the suite with the judge that was asked for on the command line."""
+    if not given["judge"] and not given["judge_profile"]:
+        return suite
+    from evalkit.cli.judging_options import named_judge
+    from evalkit.suite import JudgeSpec
+
+    before = suite.judge
+    profile = given["judge_profile"] or (before.profile if before is not None else None)
+    engine = named_judge(given["judge"]) if given["judge"] else (before.engine if before is not None else None)
+    if profile is None or engine is None:
+        raise click.UsageError("the suite names no judge; give both --judge and --judge-profile")
+    changed = {"profile": profile, "engine": engine}
+    judge = before.model_copy(update=changed) if before is not None else JudgeSpec(profile=profile, engine=engine)
+    return suite.model_copy(update={"judge": judge})
 
 
 def _collect(suite: Suite, policy: Any, given: dict[str, Any]) -> None:
@@ -118,7 +149,13 @@ def _by_folders(given: dict[str, Any]) -> tuple[Certificate, Path, RunSet]:
         raise click.UsageError("name a suite, or --baseline, at least one --candidate and a --policy")
     candidates, controls = _named(given["candidates"]), _named(given["controls"])
     policy = bind(load_policy(given["policy"]), _name(given["baseline"]), list(candidates), list(controls))
-    runs = RunSet(baseline=given["baseline"], rerun=given["rerun"], candidates=candidates, controls=controls)
+    runs = RunSet(
+        baseline=given["baseline"],
+        rerun=given["rerun"],
+        candidates=candidates,
+        controls=controls,
+        qualifications=given["qualifications"],
+    )
     return decide_runs(policy, runs, post_hoc=given["post_hoc"]), Path("outputs"), runs
 
 

@@ -1,90 +1,150 @@
-"""`evalkit judge`: an LLM judge rates the answers in run folders.
+"""`evalkit judge`: an LLM judge rates the answers in run folders; `evalkit judge qualify`: may it?
 
-In: run folders, a judge. Out: judgments in the folders and their counts.
+In: run folders, a judge. Out: judgments in the folders and their counts, or a qualification.
 May not know: which run is the baseline.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from evalkit.cli.options import (
-    cache_folder,
-    command_line,
-    definitions_option,
-    existing_folder,
-    json_option,
-    print_json,
-    print_table,
-    quiet_option,
-    say,
-)
-from evalkit.cli.run import engine_options, parsed_options
+from evalkit.cli.judging_options import judge_engine, judge_options, judged_tasks, workshop_of
+from evalkit.cli.options import definitions_option, existing_folder, json_option, print_json, print_table, quiet_option
+
+if TYPE_CHECKING:
+    from evalkit.certify.judging import Job
+    from evalkit.certify.running import Workshop
+    from evalkit.judging.estimate import JudgingEstimate
+
+QUALIFY = "qualify"
+"""A first word that is no run folder: it stands for a verb of its own. A folder of this name is ./qualify."""
+
+
+class JudgeCommand(click.Command):
+    """The verb, with one verb inside."""
+
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
+    ) -> click.Context:
+        """Hand over to `qualify` where it is the first word."""
+        if args[:1] == [QUALIFY]:
+            from evalkit.cli.judge_qualify import command as qualify
+
+            return qualify.make_context(f"{info_name} {QUALIFY}", args[1:], parent=parent, **extra)
+        return super().make_context(info_name, args, parent=parent, **extra)
 
 
 @click.command(
-    epilog="Example: evalkit judge outputs/a outputs/b --profile evalkit-rating-logprob --adapter hf "
-    "--model smollm2-135m-instruct"
+    cls=JudgeCommand,
+    epilog="Try a judge before its word counts: evalkit judge qualify --help\n\n"
+    "Example: evalkit judge outputs/a outputs/b --profile evalkit-rating-logprob --adapter hf "
+    "--model smollm2-135m-instruct",
 )
 @click.argument("runs", nargs=-1, required=True, type=existing_folder)
-@click.option("--profile", required=True, help="Judge profile; see: evalkit list judges.")
+@judge_options
 @click.option("--task", "tasks", multiple=True, help="Judged task; by default every conversation of the runs.")
-@click.option("--repeats", default=1, show_default=True, help="Judgments of each answer.")
+@click.option("--repeats", type=click.IntRange(min=1), default=1, show_default=True, help="Judgments of each answer.")
+@click.option(
+    "--against", type=existing_folder, help="For a pairwise profile: run folder of the answers to compare with."
+)
+@click.option("--as", "name", help="Name of a further judge of the same runs (a panel); the first one needs none.")
+@click.option("--estimate", "only_estimate", is_flag=True, help="Say what it would cost, and ask nothing.")
+@click.option(
+    "--price",
+    type=(float, float),
+    metavar="IN OUT",
+    help="Prices of a million tokens read and written, for the estimate.",
+)
 @click.option("--retry-failed", is_flag=True, help="Ask again where the judge gave no reply.")
-@engine_options
 @definitions_option
 @quiet_option
 @json_option
-def command(runs: tuple[Path, ...], profile: str, tasks: tuple[str, ...], repeats: int, **given: Any) -> None:
+def command(runs: tuple[Path, ...], tasks: tuple[str, ...], as_json: bool, **given: Any) -> None:
     """Let an LLM judge rate the answers in run folders.
 
     All runs are judged in one mixed order, and equal answers are judged once. Give baseline and candidates together.
+    With a pairwise profile every answer is compared with that of --against, in both orders.
     """
-    from evalkit.assets import AssetStore
-    from evalkit.certify.judging import judge_runs
-    from evalkit.certify.running import Workshop
-    from evalkit.configuration import validate
-    from evalkit.definitions import find_definitions
-    from evalkit.errors import UsageError
-    from evalkit.store import read_manifest
-    from evalkit.suite import EngineSpec, JudgeSpec
+    from evalkit.certify.judging import Bench
+    from evalkit.collect.budget import Budget
 
-    wanted = {key: given[key] for key in ("adapter", "model", "recipe", "dtype", "device")}
-    data = {"name": "judge", **wanted, "options": parsed_options(given["options"])}
-    spec = JudgeSpec(profile=profile, engine=validate(EngineSpec, data, "command line"), repeats=repeats)
-    definitions = find_definitions(given["definitions"])
-    told = (lambda _line: None) if given["quiet"] else say
-    workshop = Workshop(
-        assets=AssetStore(definitions.root, cache=cache_folder(), progress=told),
-        definitions=definitions,
-        say=told,
-        progress=not given["quiet"],
-        command=command_line(),
+    workshop = workshop_of(given)
+    judged = [path for path in runs if given["against"] is None or path.resolve() != given["against"].resolve()]
+    if not judged:
+        raise click.UsageError("--against names the only run; name the runs to compare with it too")
+    found = judged_tasks(judged, tasks)
+    jobs = [_job(task, given, workshop) for task in found]
+    if given["only_estimate"]:
+        _show_estimates(_estimates(judged, jobs, workshop), given["price"], as_json=as_json)
+        return
+    budget = Budget(max_calls=given["max_calls"], max_tokens=given["max_tokens"])
+    with Bench(workshop, store=given["store"], budget=budget) as bench:
+        for job in jobs:
+            bench.judge(judged, job, retry_failed=given["retry_failed"])
+    _show(judged, [job.judging for job in jobs], as_json=as_json)
+
+
+def _job(task: str, given: dict[str, Any], workshop: Workshop) -> Job:
+    from evalkit.certify.judging import Job
+    from evalkit.records import judging_name
+    from evalkit.suite import EngineSpec, Panelist
+
+    profile = workshop.definitions.judge(given["profile"])
+    pairwise = profile.mode == "pairwise"
+    if pairwise and given["against"] is None:
+        raise click.UsageError(f"judge '{profile.name}' compares two runs; name the one to compare with: --against RUN")
+    if not pairwise and given["against"] is not None:
+        raise click.UsageError(f"judge '{profile.name}' rates single answers; leave out --against")
+    name = given["name"] or (profile.name if pairwise else None)
+    spec = EngineSpec(name="judge", adapter="none", model="none") if given["only_estimate"] else judge_engine(given)
+    return Job(
+        task=task,
+        judging=judging_name(task, name),
+        judge=Panelist(profile=profile.name, engine=spec, repeats=given["repeats"]),
+        opponent=given["against"],
     )
-    manifests = {path: read_manifest(path) for path in runs}
-    found = tasks or sorted({t for m in manifests.values() for t, run in m.tasks.items() if run.kind == "conversation"})
-    if not found:
-        raise UsageError(f"no conversation to judge in {', '.join(map(str, runs))}")
-    for task in found:
-        judge_runs(list(runs), task, spec, workshop, retry_failed=given["retry_failed"])
-    _show(runs, found, as_json=given["as_json"])
 
 
-def _show(runs: tuple[Path, ...], tasks: Any, *, as_json: bool) -> None:
+def _estimates(runs: Sequence[Path], jobs: Sequence[Job], workshop: Workshop) -> dict[str, JudgingEstimate]:
+    from evalkit.certify.judging import estimate_job
+
+    return {job.judging: estimate_job(runs, job, workshop) for job in jobs}
+
+
+def _show_estimates(found: dict[str, JudgingEstimate], price: tuple[float, float] | None, *, as_json: bool) -> None:
+    from dataclasses import asdict
+
+    rows = {
+        name: {**asdict(estimate), "cost": None if price is None else estimate.cost(*price)}
+        for name, estimate in found.items()
+    }
+    if as_json:
+        print_json(rows)
+        return
+    for name, estimate in found.items():
+        click.echo(f"{name}: {estimate.text}")
+        if price is not None:
+            click.echo(
+                f"{name}: about {estimate.cost(*price):.2f} at {price[0]:g} and {price[1]:g} for a million tokens"
+            )
+
+
+def _show(runs: Sequence[Path], judgings: Sequence[str], *, as_json: bool) -> None:
     from collections import Counter
 
     from evalkit.store import read_judgments
 
     counts = {
-        (str(path), task): dict(sorted(Counter(j.status for j in read_judgments(path, task)).items()))
+        (str(path), name): dict(sorted(Counter(j.status for j in read_judgments(path, name)).items()))
         for path in runs
-        for task in tasks
+        for name in judgings
     }
     if as_json:
-        print_json([{"run": run, "task": task, "judgments": found} for (run, task), found in counts.items()])
+        print_json([{"run": run, "task": name, "judgments": found} for (run, name), found in counts.items()])
         return
-    rows = [(run, task, ", ".join(f"{n} {s}" for s, n in found.items())) for (run, task), found in counts.items()]
+    rows = [(run, name, ", ".join(f"{n} {s}" for s, n in found.items())) for (run, name), found in counts.items()]
     print_table(rows, ("run", "task", "judgments"))

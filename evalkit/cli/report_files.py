@@ -59,9 +59,11 @@ def report_texts(document: dict[str, Any], evidence: Evidence, throughput: dict[
     """Return `report.md` and `report.html`."""
     from evalkit.report import as_markdown
     from evalkit.report.html import html_report
+    from evalkit.report.power import power_curves
     from evalkit.report.whole import whole_sections
 
+    curves = power_curves(document) if "comparisons" in document else ()
     return {
-        "report.md": as_markdown(whole_sections(document, evidence, throughput)),
-        "report.html": html_report(document, evidence=evidence, throughput=throughput),
+        "report.md": as_markdown(whole_sections(document, evidence, throughput, curves)),
+        "report.html": html_report(document, evidence=evidence, throughput=throughput, curves=curves),
     }

@@ -105,21 +105,33 @@ def command(suite_engine: str | None, output: Path | None, retry_failed: bool, *
 
 def _engine(suite_engine: str | None, given: dict[str, Any]) -> tuple[Suite | None, EngineSpec]:
     from evalkit.configuration import validate
-    from evalkit.suite import EngineSpec, load_suite
+    from evalkit.suite import EngineSpec
 
     if suite_engine is not None:
-        file, _, name = suite_engine.partition("#")
-        suite = load_suite(Path(file))
-        engines = {engine.name: engine for engine in suite.engines}
-        if name not in engines:
-            raise UsageError(f"{file}: no engine {name!r}{suggestion(name, list(engines))}; write {file}#<engine>")
-        return suite, engines[name]
+        return engine_of_suite(suite_engine)
     if not given["adapter"] or not given["model"]:
         raise click.UsageError("name the engine with --adapter and --model, or as SUITE#ENGINE")
     wanted = {key: given[key] for key in ("adapter", "model", "recipe", "dtype", "device")}
     return None, validate(
         EngineSpec, {"name": "run", **wanted, "options": parsed_options(given["options"])}, "command line"
     )
+
+
+def engine_of_suite(suite_engine: str, *, judge: bool = False) -> tuple[Suite, EngineSpec]:
+    """Return the suite and the engine that `suite.yaml#name` names; with `judge`, its judge's engine too.
+
+    Raises:
+        UsageError: there is no such engine.
+    """
+    from evalkit.suite import load_suite
+
+    file, _, name = suite_engine.partition("#")
+    suite = load_suite(Path(file))
+    judges = (suite.judge.engine,) if judge and suite.judge is not None else ()
+    engines = {engine.name: engine for engine in (*judges, *suite.engines)}
+    if name not in engines:
+        raise UsageError(f"{file}: no engine {name!r}{suggestion(name, list(engines))}; write {file}#<engine>")
+    return suite, engines[name]
 
 
 def _show(path: Path, counts: list[TaskCount], *, as_json: bool) -> None:

@@ -14,7 +14,9 @@ from evalkit.comparison.conversations import GroupMean, QuestionScore, RatingCom
 from evalkit.comparison.coverage import Coverage, SideCoverage
 from evalkit.comparison.differences import Difference
 from evalkit.comparison.effects import EffectSizes
+from evalkit.comparison.gates import GateComparison
 from evalkit.comparison.means import FilledDifferences, MeanComparison
+from evalkit.comparison.pairwise import PairwiseComparison
 from evalkit.comparison.plain import to_plain
 from evalkit.comparison.proportions import ProportionComparison
 from evalkit.comparison.runs import Fault, RunLabel, RunView
@@ -32,8 +34,10 @@ __all__ = [
     "EffectSizes",
     "Fault",
     "FilledDifferences",
+    "GateComparison",
     "GroupMean",
     "MeanComparison",
+    "PairwiseComparison",
     "ProportionComparison",
     "PublishedAccuracy",
     "QuestionScore",

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from evalkit.comparison.means import FilledDifferences
+from evalkit.comparison.means import FilledDifferences, fill
 from evalkit.comparison.ratings import Grid, Scores, question_means
 from evalkit.statistics.checks import Floats
 
@@ -43,6 +43,24 @@ class RuleEffect:
     baseline: int
     candidate: int
     without: float | None
+
+
+def filled_differences(
+    grid: Grid, left: Floats, right: Floats, unseen: int, scale: tuple[float, float]
+) -> FilledDifferences:
+    """Fill judgment by judgment, then average: one missing judgment is not a missing question."""
+    low, high = scale
+    seen = fill(question_means(left), question_means(right), unseen, scale)
+
+    def filled(values: Floats, value: float) -> Floats:
+        return question_means(np.where(grid.places & np.isnan(values), value, values))
+
+    worst, best = filled(right, low) - filled(left, high), filled(right, high) - filled(left, low)
+    return FilledDifferences(
+        observed=seen.observed,
+        unfavourable=np.concatenate([worst, np.full(unseen, low - high)]),
+        favourable=np.concatenate([best, np.full(unseen, high - low)]),
+    )
 
 
 def rating_bounds(

@@ -14,10 +14,12 @@ from evalkit.comparison.choices import DistributionShift, unequal_choices
 from evalkit.comparison.conversations import RatingComparison
 from evalkit.comparison.coverage import Coverage, broken_engine
 from evalkit.comparison.differences import Difference, find_differences
+from evalkit.comparison.gates import GateComparison
 from evalkit.comparison.judged import judged_parts
 from evalkit.comparison.marked import marked_parts
 from evalkit.comparison.means import MeanComparison
 from evalkit.comparison.pairing import pair
+from evalkit.comparison.pairwise import PairwiseComparison
 from evalkit.comparison.plain import to_plain
 from evalkit.comparison.proportions import ProportionComparison
 from evalkit.comparison.runs import Fault, RunLabel, RunView, citable_judge, citable_task, label
@@ -48,6 +50,8 @@ class Comparison:
         rating: judged conversations; else None.
         shift: distance between the two distributions over the choices; None without choice replies.
         answers: generated answers; None without any.
+        gates: deterministic gates on the answers of conversations; None without any.
+        pairwise: judgings in which the candidate's answers were compared with the baseline's; empty without any.
     """
 
     endpoint: str | None
@@ -68,6 +72,8 @@ class Comparison:
     rating: RatingComparison | None = None
     shift: DistributionShift | None = None
     answers: AnswerComparison | None = None
+    gates: GateComparison | None = None
+    pairwise: tuple[PairwiseComparison, ...] = ()
 
     @property
     def blocking(self) -> tuple[Difference, ...]:

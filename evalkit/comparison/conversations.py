@@ -14,8 +14,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from evalkit.comparison.attempts import Attempts
-from evalkit.comparison.bounds import RatingBounds, RuleEffect, rating_bounds, rule_effect
-from evalkit.comparison.means import FilledDifferences, MeanComparison, fill, mean_comparison
+from evalkit.comparison.bounds import RatingBounds, RuleEffect, filled_differences, rating_bounds, rule_effect
+from evalkit.comparison.means import FilledDifferences, MeanComparison, mean_comparison
+from evalkit.comparison.panel import Panel
 from evalkit.comparison.ratings import (
     Grid,
     Scores,
@@ -112,6 +113,7 @@ def compare_ratings(  # noqa: PLR0913 (two sides and how to read them)
     drop: float,
     seed: int,
     judge: tuple[str, str],
+    means: tuple[Floats, Floats, FilledDifferences] | None = None,
 ) -> RatingComparison:
     """Compare two sides' scores on one grid.
 
@@ -125,10 +127,16 @@ def compare_ratings(  # noqa: PLR0913 (two sides and how to read them)
         drop: loss that counts as catastrophic.
         seed: of the bootstrap.
         judge: model and profile.
+        means: of the questions, baseline and candidate, with their filled differences, where they are not simply the
+            means of all scores (a panel); None otherwise.
     """
     attempts = Attempts()
     left, right = question_means(baseline.values), question_means(candidate.values)
-    differences = _filled(grid, baseline.values, candidate.values, max(0, planned - len(grid.questions)), scale)
+    if means is None:
+        unseen = max(0, planned - len(grid.questions))
+        differences = filled_differences(grid, baseline.values, candidate.values, unseen, scale)
+    else:
+        left, right, differences = means
     mean = mean_comparison("rating", left, right, differences, scale=scale, level=level)
     observed = differences.observed
     both = np.stack([baseline.values, candidate.values])
@@ -173,22 +181,6 @@ def count_drops(differences: Floats, drop: float) -> int:
     (1, 1)
     """
     return int(np.count_nonzero(differences <= -drop * (1.0 - ROUNDING)))
-
-
-def _filled(grid: Grid, left: Floats, right: Floats, unseen: int, scale: tuple[float, float]) -> FilledDifferences:
-    """Fill judgment by judgment, then average: one missing judgment is not a missing question."""
-    low, high = scale
-    seen = fill(question_means(left), question_means(right), unseen, scale)
-
-    def filled(values: Floats, value: float) -> Floats:
-        return question_means(np.where(grid.places & np.isnan(values), value, values))
-
-    worst, best = filled(right, low) - filled(left, high), filled(right, high) - filled(left, low)
-    return FilledDifferences(
-        observed=seen.observed,
-        unfavourable=np.concatenate([worst, np.full(unseen, low - high)]),
-        favourable=np.concatenate([best, np.full(unseen, high - low)]),
-    )
 
 
 def _turns(left: Floats, right: Floats) -> tuple[GroupMean, ...]:

@@ -14,7 +14,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from evalkit.records import EngineIdentity, JudgeRun, Manifest, TaskRun, canonical_json
+from evalkit.records import EngineIdentity, JudgeRun, Manifest, TaskRun, canonical_json, judged_task
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +86,7 @@ def find_differences(
         *_evalkit(baseline, candidate),
         *_of_task(baseline.tasks[task], candidate.tasks[task]),
         *_of_engine(baseline.engine, candidate.engine),
-        *_of_judge(baseline.judges.get(task), candidate.judges.get(task)),
+        *_of_judges(baseline.judges, candidate.judges, task),
     ]
     return tuple(
         Difference(
@@ -151,6 +151,19 @@ def _common(
         return left, right
     keys = set(left) & set(right)
     return {key: left[key] for key in keys}, {key: right[key] for key in keys}
+
+
+def _of_judges(left: Mapping[str, JudgeRun], right: Mapping[str, JudgeRun], task: str) -> _Found:
+    """Compare the task's judge and every judge of a panel; a pairwise judging is the candidate's alone."""
+    names = {
+        name
+        for side in (left, right)
+        for name, run in side.items()
+        if judged_task(name) == task and run.mode == "single"
+    }
+    for name in sorted({task, *names}):
+        suffix = name.removeprefix(task)
+        yield from ((f"{what}{suffix}", a, b) for what, a, b in _of_judge(left.get(name), right.get(name)))
 
 
 def _of_judge(left: JudgeRun | None, right: JudgeRun | None) -> _Found:

@@ -6,16 +6,26 @@ May not know: margins, verdicts.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
+
+import numpy as np
 
 from evalkit.comparison.answers import compare_answers
 from evalkit.comparison.conversations import RatingComparison, compare_ratings
 from evalkit.comparison.coverage import Coverage, side_coverage
+from evalkit.comparison.gates import compare_gates
 from evalkit.comparison.pairing import Pairs, samples
-from evalkit.comparison.ratings import Scores, place_scores, score_grid
+from evalkit.comparison.pairwise import PairwiseComparison, compare_pairs
+from evalkit.comparison.panel import PanelSide, combine, panel_means, panel_of
+from evalkit.comparison.ratings import Scores, place_scores, score_grid, spread_of_judgments
 from evalkit.comparison.runs import Fault, RunView
 from evalkit.comparison.settings import ComparisonSettings
-from evalkit.records import JudgeRun
+from evalkit.comparison.variance import variance_parts
+from evalkit.records import Item, JudgeRun, judged_task
+from evalkit.statistics.checks import Floats
 
 
 def judged_parts(
@@ -37,6 +47,8 @@ def judged_parts(
     parts = {
         "planned": planned,
         "answers": compare_answers(pairs.baseline, pairs.candidate, truncation_counts=True),
+        "gates": compare_gates(pairs.baseline, pairs.candidate, _items(baseline, candidate, task)),
+        "pairwise": _pairwise(baseline, candidate, task, pairs, planned, settings),
         "rating": rating,
         "coverage": Coverage(
             baseline=left,
@@ -59,6 +71,15 @@ def _unrated(rating: RatingComparison | None, planned: int) -> dict[str, int]:
     return {f"{side}-unrated": planned - count for side, count in rated.items() if count < planned}
 
 
+def _items(baseline: RunView, candidate: RunView, task: str) -> dict[tuple[str, str, int], Item]:
+    """Return the items of either run by what pairs them; a run made of records alone has none."""
+    found: dict[tuple[str, str, int], Item] = {}
+    for run in (candidate, baseline):
+        items: Mapping[str, Sequence[Item]] = getattr(run, "items", {})
+        found |= {(item.subject, item.item_sha256, item.occurrence): item for item in items.get(task, ())}
+    return found
+
+
 def _ratings(
     baseline: RunView,
     candidate: RunView,
@@ -68,21 +89,95 @@ def _ratings(
     planned: int,
     settings: ComparisonSettings,
 ) -> tuple[RatingComparison, tuple[Scores, Scores]]:
-    left, right = baseline.judgments.get(task, ()), candidate.judgments.get(task, ())
-    grid = score_grid(
-        (pairs.baseline, pairs.candidate), judges[0], max(1, planned), samples(baseline.manifest.tasks[task])
+    generations = samples(baseline.manifest.tasks[task])
+    sides = [
+        _side(baseline, candidate, name, pairs, planned, generations) for name in _panel(baseline, candidate, task)
+    ]
+    first = sides[0]
+    scores = (first.baseline, first.candidate)
+    options: dict[str, Any] = {
+        "planned": planned,
+        "scale": (float(judges[0].scale[0]), float(judges[0].scale[1])),
+        "level": settings.level,
+        "drop": settings.drop,
+        "seed": settings.seed,
+        "judge": (judges[0].identity.model, judges[0].profile),
+    }
+    rating = compare_ratings(first.grid, *scores, **options)
+    if len(sides) == 1:
+        return rating, scores
+    grid, left, right = combine(sides)
+    together = compare_ratings(grid, left, right, means=panel_means(sides, planned, options["scale"]), **options)
+    spreads = [spread_of_judgments(_both(side)) for side in sides]
+    return (
+        replace(
+            together,
+            repeats=rating.repeats,
+            judgment_sd=rating.judgment_sd,
+            generation_sd=rating.generation_sd,
+            variance=variance_parts(
+                together.mean.sd,
+                turns=grid.shape[1],
+                generations=grid.generations,
+                repeats=sum(side.grid.repeats for side in sides),
+                generation_sd=rating.generation_sd,
+                judgment_sd=_pooled(spreads),
+            ),
+            panel=panel_of(sides, left, right, settings.level),
+        ),
+        (left, right),
     )
-    before = place_scores("baseline", grid, pairs.baseline, left, judges[0])
-    after = place_scores("candidate", grid, pairs.candidate, right, judges[1])
-    rating = compare_ratings(
-        grid,
-        before,
-        after,
-        planned=planned,
-        scale=(float(judges[0].scale[0]), float(judges[0].scale[1])),
-        level=settings.level,
-        drop=settings.drop,
-        seed=settings.seed,
-        judge=(judges[0].identity.model, judges[0].profile),
+
+
+def _panel(baseline: RunView, candidate: RunView, task: str) -> list[str]:
+    """Return the names of the ratings both sides have: the task's own first."""
+    sides = (baseline.manifest.judges, candidate.manifest.judges)
+    shared = {
+        name
+        for name in set(sides[0]) & set(sides[1])
+        if judged_task(name) == task and all(side[name].mode == "single" for side in sides)
+    }
+    return sorted(shared, key=lambda name: (name != task, name))
+
+
+def _side(baseline: RunView, candidate: RunView, name: str, pairs: Pairs, planned: int, generations: int) -> PanelSide:
+    runs = (baseline.manifest.judges[name], candidate.manifest.judges[name])
+    grid = score_grid((pairs.baseline, pairs.candidate), runs[0], max(1, planned), generations)
+    return PanelSide(
+        name=name,
+        run=runs[0],
+        grid=grid,
+        baseline=place_scores("baseline", grid, pairs.baseline, baseline.judgments.get(name, ()), runs[0]),
+        candidate=place_scores("candidate", grid, pairs.candidate, candidate.judgments.get(name, ()), runs[1]),
     )
-    return rating, (before, after)
+
+
+def _both(side: PanelSide) -> Floats:
+    values = np.stack([side.baseline.values, side.candidate.values])
+    return values.reshape(-1, values.shape[-1])
+
+
+def _pooled(spreads: Sequence[float | None]) -> float | None:
+    known = [spread**2 for spread in spreads if spread is not None]
+    return math.sqrt(sum(known) / len(known)) if len(known) == len(spreads) else None
+
+
+def _pairwise(
+    baseline: RunView, candidate: RunView, task: str, pairs: Pairs, planned: int, settings: ComparisonSettings
+) -> tuple[PairwiseComparison, ...]:
+    """Return the pairwise judgings in which the candidate was compared with this baseline."""
+    against = baseline.manifest.engine.sha256
+    return tuple(
+        compare_pairs(
+            name,
+            judge,
+            candidate.judgments.get(name, ()),
+            pairs.baseline,
+            pairs.candidate,
+            planned=planned,
+            generations=samples(baseline.manifest.tasks[task]),
+            level=settings.level,
+        )
+        for name, judge in sorted(candidate.manifest.judges.items())
+        if judged_task(name) == task and judge.mode == "pairwise" and judge.opponent_sha256 == against
+    )

@@ -4,8 +4,9 @@ In: the spread of question differences, of generations, of judgments, and the ef
 May not know: margins, verdicts, prices.
 
 The variance of a question's difference is tau^2 + (2/G) sg^2 + (2/(T G J)) sj^2: what truly differs from question to
-question, what another generation would change, what another judgment would change (T turns, G generations, J judgments).
-Doubling questions, generations or judgments doubles the judge's work alike, so what each saves can be compared.
+question, what another generation would change, what another judgment would change (T turns, G generations, J
+judgments). Doubling questions, generations or judgments doubles the judge's work alike, so what each saves can be
+compared.
 """
 
 from __future__ import annotations
@@ -69,12 +70,16 @@ def variance_parts(
         factors["generations"] = math.sqrt(question + (generation + (judge or 0.0)) / 2.0)
     if judge is not None:
         factors["judgments"] = math.sqrt(question + (generation or 0.0) + judge / 2.0)
-    others = [name for name in factors if name != "questions"]
     return VarianceParts(
         sd=sd,
         question=question,
         generation=generation,
         judge=judge,
         factors=factors,
-        advice=min(others, key=lambda name: factors[name]) if others else None,
+        advice=_best(factors),
     )
+
+
+def _best(factors: dict[Effort, float]) -> Effort | None:
+    others = sorted((factor, name) for name, factor in factors.items() if name != "questions")
+    return others[0][1] if others else None

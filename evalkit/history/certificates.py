@@ -90,11 +90,12 @@ def comparison_entry(endpoint: str, found: Data, baseline: IdentityEntry) -> Ite
     """Yield the entry of one endpoint's comparison; nothing where it has no estimate."""
     effects = (found.get("proportion") or {}).get("effects")
     mean = (found.get("rating") or {}).get("mean") or found.get("mean")
-    if not effects and not (mean and mean["difference"] is not None):
+    best = effects or mean
+    if best is None or best["difference"] is None:
         return
-    answers = found.get("answers")
     observed = found["proportion"]["observed"] if effects else None
-    interval = (effects or mean)["interval"] or {}
+    values = ("baseline_accuracy", "candidate_accuracy") if effects else ("baseline_mean", "candidate_mean")
+    answers, interval = found.get("answers"), best["interval"] or {}
     yield ComparisonEntry(
         endpoint=endpoint,
         task=found["task"],
@@ -102,11 +103,11 @@ def comparison_entry(endpoint: str, found: Data, baseline: IdentityEntry) -> Ite
         scope="full",
         unit="proportion" if effects else "rating" if found.get("rating") else "mean",
         baseline=baseline,
-        n=(effects or mean)["n"],
+        n=best["n"],
         counts=[observed[name] for name in ("n11", "n10", "n01", "n00")] if observed else None,
-        baseline_value=effects["baseline_accuracy"] if effects else mean["baseline_mean"],
-        candidate_value=effects["candidate_accuracy"] if effects else mean["candidate_mean"],
-        difference=(effects or mean)["difference"],
+        baseline_value=best[values[0]],
+        candidate_value=best[values[1]],
+        difference=best["difference"],
         lower=interval.get("lower"),
         upper=interval.get("upper"),
         level=interval.get("level"),

@@ -57,7 +57,7 @@ def writes(profile: JudgeProfile) -> bool:
 def answer_schema(profile: JudgeProfile) -> str | None:
     """Return the JSON schema of the judge's reply as text, or None for a reply in words."""
     if profile.answer == "rating_json":
-        return rating_schema(profile.scale)
+        return rating_schema()
     return choice_schema() if profile.answer == "choice_json" else None
 
 

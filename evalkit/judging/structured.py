@@ -23,10 +23,12 @@ _WINNERS = {"A": "A", "B": "B", "C": "C", "TIE": "C"}
 Finish = Literal["stop", "length"]
 
 
-def rating_schema(scale: tuple[int, int]) -> str:
-    """Return the JSON schema of a rating as text: reasoning comes before the number it leads to."""
-    number = {"type": "number", "minimum": scale[0], "maximum": scale[1], "multipleOf": 0.5}
-    return _schema({"reasoning": {"type": "string"}, "rating": number})
+def rating_schema() -> str:
+    """Return the JSON schema of a rating as text: reasoning comes before the number it leads to.
+
+    The limits of the scale are left out: not every server knows such limits, and they are checked here anyway.
+    """
+    return _schema({"reasoning": {"type": "string"}, "rating": {"type": "number"}})
 
 
 def choice_schema() -> str:

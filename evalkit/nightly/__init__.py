@@ -9,7 +9,7 @@ from __future__ import annotations
 from evalkit.nightly.night import Night, open_night
 from evalkit.nightly.outcome import EXIT_CODES, NightOutcome, night_exit_code, worst
 from evalkit.nightly.plan import NightPlan, plan_night
-from evalkit.nightly.running import run_night
+from evalkit.nightly.running import finished_night, run_night
 from evalkit.nightly.settings import NightSettings
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "NightOutcome",
     "NightPlan",
     "NightSettings",
+    "finished_night",
     "night_exit_code",
     "open_night",
     "plan_night",

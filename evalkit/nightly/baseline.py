@@ -16,7 +16,9 @@ from evalkit.errors import IdentityMismatchError
 from evalkit.nightly.outcome import NightReason
 from evalkit.policy import ResolvedPolicy
 from evalkit.records import Manifest, canonical_json
-from evalkit.store import Run, read_manifest, read_records, read_run
+from evalkit.store import Run, read_manifest, read_run
+from evalkit.store.layout import task_file
+from evalkit.store.lines import count_lines
 from evalkit.suite import EngineSpec, Suite
 from evalkit.verdict.assay import assess
 from evalkit.verdict.validity import data_reasons
@@ -57,7 +59,8 @@ def _bring(suite: Suite, spec: EngineSpec, tasks: Sequence[str], workshop: Works
                 + "\nnext step: name the old baseline in the suite, or move the folder away and the next night runs it"
             )
         if all(
-            task in manifest.tasks and len(read_records(path, task)) >= manifest.tasks[task].planned for task in tasks
+            task in manifest.tasks and count_lines(task_file(path, "records", task)) >= manifest.tasks[task].planned
+            for task in tasks
         ):
             workshop.say(f"{spec.name}: stored replies reused from {path}")
             return

@@ -3,8 +3,8 @@
 In: results of nights, a history. Out: entries written once; assumptions for the plan.
 May not know: how a result was found.
 
-Every night also brings what earlier ones could not write (the database was down, the process was killed): results lie in
-the nights' folders, and what is there already is left alone.
+Every night also brings what earlier ones could not write (the database was down, the process was killed): results lie
+in the nights' folders, and what is there already is left alone.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def _entry(result: Result, name: str, certificate: Mapping[str, Any] | None) -> 
         log_e=watch["log_e"] if watch else None,
         log_e_loss=watch["log_e_loss"] if watch else None,
         order_sha256=result["orders"].get(task, {}).get("sha256"),
-        comparisons=list(_comparisons(result, name, watch, full, triage.get("mean_change"))),
+        comparisons=list(_comparisons(result, name, watch, full, triage)),
         verdict=_verdict(certificate, result["recipe"]) if full else None,
         environment=result["environment"],
         subjects=triage.get("subjects", []),
@@ -119,7 +119,11 @@ def _run(result: Result) -> RunEntry | None:
 
 
 def _comparisons(
-    result: Result, name: str, watch: Mapping[str, Any] | None, full: Mapping[str, Any] | None, change: float | None
+    result: Result,
+    name: str,
+    watch: Mapping[str, Any] | None,
+    full: Mapping[str, Any] | None,
+    triage: Mapping[str, Any],
 ) -> Iterator[ComparisonEntry]:
     """Yield what was compared: of the watched items, and of all items where the full comparison is sound."""
     watched, made = result["watched"][name], result["baseline"]
@@ -148,7 +152,8 @@ def _comparisons(
             upper=interval.get("upper"),
             level=interval.get("level"),
             method=interval.get("method"),
-            log_probability_change=change,
+            invalid_share=triage.get("unreadable"),
+            log_probability_change=triage.get("mean_change"),
         )
 
 
@@ -175,16 +180,17 @@ def known_before(nights: Sequence[NightRow], usual: float) -> dict[tuple[str, st
     return found
 
 
-def unfinished(nights: Path, current: Path) -> list[str]:
-    """Return the labels of earlier nights that were begun and have no result: they were stopped."""
+def unfinished(nights: Path, current: Path, site: str) -> list[str]:
+    """Return the labels of a site's other nights that were begun and have no result: they were stopped."""
     labels = []
     for file in sorted(nights.glob("*/night.json")):
         if file.parent == current:
             continue
         try:
-            recipes = parse_object(file.read_text(encoding="utf-8"), str(file)).get("policies", {})
+            begun = parse_object(file.read_text(encoding="utf-8"), str(file))
         except (EvalkitError, OSError):
             continue
-        if any(not (file.parent / recipe / RESULT).exists() for recipe in recipes):
-            labels.append(file.parent.name)
+        missing = any(not (file.parent / recipe / RESULT).exists() for recipe in begun.get("policies", {}))
+        if missing and begun.get("site") == site:
+            labels.append(str(begun.get("night")))
     return labels

@@ -11,6 +11,7 @@ May not know: how an engine works, how a database keeps what was found.
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -49,11 +50,8 @@ def run_night(night: Night, workshop: Workshop, plan: Mapping[str, Any]) -> list
         UsageError, StoreError: the request is wrong, or the disk failed.
         InterruptedRunError: stopped on request; the same command goes on.
     """
-    found = {spec.name: _finished(night, spec.name) for spec in night.suite.candidates}
-    if all(result is not None for result in found.values()):
-        workshop.say(f"night {night.settings.night}: finished before, results reused from {night.path}")
-        return [result for result in found.values() if result is not None]
     results = []
+    found = {spec.name: _finished(night, spec.name) for spec in night.suite.candidates}
     ready = _Ready(night, workshop, plan)
     for spec in night.suite.candidates:
         result = found[spec.name]
@@ -62,6 +60,16 @@ def run_night(night: Night, workshop: Workshop, plan: Mapping[str, Any]) -> list
             write_result(night.path / spec.name, result)
         results.append(result)
     return results
+
+
+def finished_night(night: Night) -> list[dict[str, Any]] | None:
+    """Return the results of a night in which every recipe is finished; None if there is something left to do.
+
+    Raises:
+        IdentityMismatchError: it was decided under another policy.
+    """
+    found = [_finished(night, spec.name) for spec in night.suite.candidates]
+    return [result for result in found if result is not None] if None not in found else None
 
 
 def _finished(night: Night, recipe: str) -> dict[str, Any] | None:
@@ -143,6 +151,7 @@ def _watch(night: Night, spec: EngineSpec, workshop: Workshop, ready: _Ready) ->
     one = RecipeNight(night=night, spec=spec, policy=night.bound(spec.name), started_at=ready.started_at)
     if ready.reasons or ready.baseline is None:
         return failed_result(one, ready.reasons)
+    _forget_empty(one)
     before, workshop.policy_sha256 = workshop.policy_sha256, one.policy.sha256
     try:
         return watch_recipe(one, ready.baseline, ready.orders, workshop)
@@ -152,3 +161,10 @@ def _watch(night: Night, spec: EngineSpec, workshop: Workshop, ready: _Ready) ->
         return failed_result(one, (NightReason(code=code, message=f"{spec.name}: {error}"),))
     finally:
         workshop.policy_sha256 = before
+
+
+def _forget_empty(one: RecipeNight) -> None:
+    """Remove the folder of an INVALID night in which nothing was asked: the engine may be another one by now."""
+    files = (one.path / "records").glob("*.jsonl")
+    if (one.path / RESULT).exists() and not any(file.stat().st_size for file in files):
+        shutil.rmtree(one.path)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from evalkit.records import ChoiceReply, Item, Record
+from evalkit.records import ChoiceReply, Item, Record, TextReply
 from evalkit.statistics.distributions import log_probability_correct
 
 LARGEST = 10
@@ -60,11 +60,13 @@ class Triage:
         largest: items that lost most log-probability of the right choice, the largest loss first.
         subjects: subjects with flips, the largest net loss first.
         mean_change: mean change of log p(right choice) over the items with choices; None without any.
+        unreadable: share of the candidate's generated answers that cannot be read; None without any.
     """
 
     largest: tuple[LogLoss, ...]
     subjects: tuple[SubjectFlips, ...]
     mean_change: float | None
+    unreadable: float | None
 
 
 def triage(
@@ -106,6 +108,7 @@ def triage(
         largest=tuple(largest),
         subjects=_subjects(pairs, metric),
         mean_change=float(np.mean(values)) if values else None,
+        unreadable=_unreadable([right for _, _, right in pairs]),
     )
 
 
@@ -140,6 +143,11 @@ def _subjects(pairs: list[tuple[str, Record, Record]], metric: str) -> tuple[Sub
         if losses[name] or gains[name]
     ]
     return tuple(sorted(rows, key=lambda row: (row.gains - row.losses, -row.losses, row.subject)))
+
+
+def _unreadable(records: list[Record]) -> float | None:
+    written = [record for record in records if isinstance(record.reply, TextReply)]
+    return sum(record.invalid is not None for record in written) / len(written) if written else None
 
 
 def _question(item: Item | None) -> str:

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 from evalkit.policy.binding import ResolvedPolicy, bind
 from evalkit.policy.endpoints import Endpoint, MeanEndpoint, ProportionEndpoint, SoftAccuracyEndpoint
+from evalkit.policy.judging import JudgeBars, JudgeRules
 from evalkit.policy.library import load_policy, policy_names
 from evalkit.policy.model import Policy
 
 __all__ = [
     "Endpoint",
+    "JudgeBars",
+    "JudgeRules",
     "MeanEndpoint",
     "Policy",
     "ProportionEndpoint",

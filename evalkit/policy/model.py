@@ -7,12 +7,13 @@ May not know: how a threshold is used.
 from __future__ import annotations
 
 from collections import Counter
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from evalkit.configuration import Section
 from evalkit.policy.endpoints import Alpha, Count, Endpoint, Points, Positive
+from evalkit.policy.judging import JudgeRules
 
 Share = Annotated[float, Field(ge=0, lt=1)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
@@ -169,6 +170,7 @@ class Policy(Section):
         claims: what a certificate calls each margin, weakest first.
         release: who is compared; None until `bind` names them.
         endpoints: what is compared, by name.
+        judge: what is asked of judges before their word counts; None lets every judge count.
         overrides: differences between two runs that are tolerated, by name (`device`, `versions`, `options.scoring`).
     """
 
@@ -184,11 +186,20 @@ class Policy(Section):
     missing: Missing = Missing()
     assay: Assay = Assay()
     guards: Guards = Guards()
+    judge: JudgeRules | None = None
     overrides: tuple[str, ...] = ()
     fidelity: Fidelity = Fidelity()
     nightly: Nightly = Nightly()
     planning: Planning = Planning()
     seeds: Seeds = Seeds()
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_not_asked(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """A policy written before there were rules for judges keeps its digest."""
+        data: dict[str, Any] = dump(self)
+        if data.get("judge") is None:
+            data.pop("judge", None)
+        return data
 
     @model_validator(mode="after")
     def _parts_fit(self) -> Policy:

@@ -73,6 +73,11 @@ class Qualification:
         return plain
 
     @property
+    def summary(self) -> dict[str, Any]:
+        """The content without the rows: what a certificate repeats."""
+        return {name: value for name, value in self.content.items() if name != "rows"}
+
+    @property
     def sha256(self) -> str:
         """Digest of the content: what a certificate cites."""
         return digest(self.content)

@@ -11,6 +11,7 @@ from typing import Any
 
 from evalkit.report.comparison import comparison_sections
 from evalkit.report.figures import count, interval, percent, points, probability, rating
+from evalkit.report.judging import judge_sentences, judges_section
 from evalkit.report.sections import Section, Table
 
 Data = Mapping[str, Any]
@@ -38,6 +39,7 @@ def certificate_sections(certificate: Data, *, evidence: bool = True) -> list[Se
         Section(title=title, level=1, body=[*_sentences(certificate), _recipes(certificate), *_not_said(certificate)]),
         Section(title="Why", body=list(_reasons(decision))),
         Section(title="Could this evaluation have seen a loss?", body=list(_checks(decision["assay"]))),
+        *judges_section(certificate),
     ]
     if not evidence:
         return sections
@@ -159,6 +161,7 @@ def _not_said(certificate: Data) -> Iterator[str]:
         yield "- Fidelity 'simulated': quantization was computed in PyTorch; an engine's kernels need their own run."
     if certificate["policy"]["document"]["tier"] != "release":
         yield f"- The policy is of tier '{certificate['policy']['document']['tier']}': it is no release sign-off."
+    yield from judge_sentences(certificate)
     yield "- 'No significant difference' is never a reason here: only a loss that is ruled out certifies."
 
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from evalkit.report.figures import count, interval, percent, points, probability, rating
+from evalkit.report.judging import judging_sections
 from evalkit.report.sections import Section, Table
 
 Data = Mapping[str, Any]
@@ -42,6 +43,7 @@ def comparison_sections(comparison: Data, *, subjects: bool = True, level: int =
     sections = [Section(title=title, body=body, level=level)]
     if comparison["rating"] is not None:
         sections.append(Section(title="Ratings", body=list(_ratings(comparison)), level=level + 1))
+    sections += judging_sections(comparison, level + 1)
     rows = (comparison["proportion"] or {}).get("subjects") or ()
     if subjects and len(rows) > 1:
         sections.append(Section(title="By subject", body=[_subjects(rows)], level=level + 1))

@@ -13,19 +13,24 @@ from typing import Any
 from evalkit.report import document_sections
 from evalkit.report.evidence import Evidence
 from evalkit.report.extras import extra_sections
-from evalkit.report.power import power_curves
+from evalkit.report.power import PowerCurve, power_curves
 from evalkit.report.sections import Section, Table
 
 Data = Mapping[str, Any]
 
 
-def whole_sections(document: Data, evidence: Evidence | None = None, throughput: Data | None = None) -> list[Section]:
-    """Return everything a report says."""
+def whole_sections(
+    document: Data,
+    evidence: Evidence | None = None,
+    throughput: Data | None = None,
+    curves: Sequence[PowerCurve] | None = None,
+) -> list[Section]:
+    """Return everything a report says; `curves` are power curves that are known already."""
     sections = document_sections(document)
     if document.get("kind") == "unpaired":
         return sections
-    curves = power_curves(document)
-    return [*sections, *extra_sections(document, evidence or Evidence(), curves=curves, throughput=throughput)]
+    known = power_curves(document) if curves is None else curves
+    return [*sections, *extra_sections(document, evidence or Evidence(), curves=known, throughput=throughput)]
 
 
 def as_data(sections: Sequence[Section]) -> list[dict[str, Any]]:

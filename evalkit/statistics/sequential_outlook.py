@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -84,6 +85,7 @@ class Outlook:
     items_p90: int
 
 
+@lru_cache(maxsize=256)
 def outlook(
     rules: SequentialRules, *, discordance: float, difference: float = 0.0, nights: int = 300, seed: int = 0
 ) -> Outlook:

@@ -10,6 +10,7 @@ from evalkit.verdict.assay import AssayCheck, AssayReport, NoiseFloor
 from evalkit.verdict.decide import Decision, Evidence, Verdict, decide
 from evalkit.verdict.endpoints import EndpointResult, MarginStep, Role
 from evalkit.verdict.guards import GuardResult
+from evalkit.verdict.judges import JudgeStanding
 from evalkit.verdict.outcome import REASONS, EndpointState, Outcome, Reason, exit_code
 from evalkit.verdict.published import UnpairedDecision, UnpairedResult, decide_unpaired
 
@@ -22,6 +23,7 @@ __all__ = [
     "EndpointState",
     "Evidence",
     "GuardResult",
+    "JudgeStanding",
     "MarginStep",
     "NoiseFloor",
     "Outcome",

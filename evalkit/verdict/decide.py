@@ -17,11 +17,13 @@ from typing import Any
 from evalkit.comparison import Comparison, to_plain
 from evalkit.errors import EstimateError, ExitCode
 from evalkit.policy import ResolvedPolicy
+from evalkit.qualification import Qualification
 from evalkit.statistics.multiplicity import holm
 from evalkit.verdict.assay import AssayReport, Comparisons, assess
 from evalkit.verdict.endpoints import EndpointResult, evaluate, role
 from evalkit.verdict.gate import OUTCOMES, STATES, outcomes, recipe_p
 from evalkit.verdict.guards import GuardResult, guard_results
+from evalkit.verdict.judges import JudgeStanding, demoted, judge_reasons, standings
 from evalkit.verdict.outcome import EndpointState, Outcome, Reason, exit_code
 from evalkit.verdict.resolving import resolution
 from evalkit.verdict.validity import (
@@ -42,12 +44,19 @@ class Evidence:
         rerun: the baseline against its own rerun; None if there is none.
         controls: name of each recipe broken on purpose to its comparisons.
         post_hoc: the policy was chosen after the runs began; then nothing is certified or rejected.
+        qualifications: judges that were tried.
     """
 
     candidates: Mapping[str, Comparisons]
     rerun: Comparisons | None = None
     controls: Mapping[str, Comparisons] = field(default_factory=dict)
     post_hoc: bool = False
+    qualifications: Sequence[Qualification] = ()
+
+    @property
+    def everything(self) -> list[Comparisons]:
+        """Comparisons of candidates, controls and the rerun."""
+        return [*self.candidates.values(), *self.controls.values(), self.rerun or {}]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,6 +99,7 @@ class Decision:
         gating: endpoints the verdicts rest on.
         assay: could this evaluation have seen a loss?
         verdicts: one for each recipe of the policy, by name.
+        judges: what is known of every judge that has a say.
     """
 
     policy: str
@@ -98,6 +108,7 @@ class Decision:
     gating: tuple[str, ...]
     assay: AssayReport
     verdicts: tuple[Verdict, ...]
+    judges: tuple[JudgeStanding, ...] = ()
 
     @property
     def exit_code(self) -> ExitCode:
@@ -126,7 +137,8 @@ class _Case:
 
 def decide(policy: ResolvedPolicy, evidence: Evidence) -> Decision:
     """Decide on every recipe of a policy."""
-    gating = _gating(policy, evidence)
+    judges = standings(policy, evidence.everything, evidence.qualifications)
+    gating = _gating(policy, evidence, judges)
     assay = assess(
         policy,
         gating,
@@ -139,7 +151,7 @@ def decide(policy: ResolvedPolicy, evidence: Evidence) -> Decision:
         ],
     )
     names = policy.release.recipes
-    cases = {name: _case(policy, evidence, name, gating, assay) for name in names}
+    cases = {name: _case(policy, evidence, name, gating, assay, judges) for name in names}
     family = policy.policy.multiplicity.family_alpha
     claims = (
         [holm([cases[name].p[at] for name in names], family) for at in range(len(policy.policy.claims))]
@@ -164,21 +176,28 @@ def decide(policy: ResolvedPolicy, evidence: Evidence) -> Decision:
         gating=tuple(gating),
         assay=assay,
         verdicts=verdicts,
+        judges=judges,
     )
 
 
-def _gating(policy: ResolvedPolicy, evidence: Evidence) -> list[str]:
-    """Return the gating endpoints: from the policy and planned sizes alone, never from results."""
-    everything = [*evidence.candidates.values(), *evidence.controls.values(), evidence.rerun or {}]
+def _gating(policy: ResolvedPolicy, evidence: Evidence, judges: Sequence[JudgeStanding]) -> list[str]:
+    """Return the gating endpoints: from the policy, planned sizes and the standing of judges, never from results."""
     gating = []
     for name, endpoint in policy.endpoints.items():
-        planned = max((found[name].planned for found in everything if name in found), default=None)
-        if role(name, endpoint, planned).gating:
+        planned = max((found[name].planned for found in evidence.everything if name in found), default=None)
+        if role(name, endpoint, planned).gating and name not in demoted(judges):
             gating.append(name)
     return gating
 
 
-def _case(policy: ResolvedPolicy, evidence: Evidence, name: str, gating: Sequence[str], assay: AssayReport) -> _Case:
+def _case(
+    policy: ResolvedPolicy,
+    evidence: Evidence,
+    name: str,
+    gating: Sequence[str],
+    assay: AssayReport,
+    judges: Sequence[JudgeStanding],
+) -> _Case:
     comparisons = evidence.candidates.get(name)
     ones = (1.0,) * len(policy.policy.claims)
     if comparisons is None:
@@ -189,7 +208,7 @@ def _case(policy: ResolvedPolicy, evidence: Evidence, name: str, gating: Sequenc
     results: list[EndpointResult] = []
     guards: list[GuardResult] = []
     for endpoint, comparison in comparisons.items():
-        found = data_reasons(policy, endpoint, comparison)
+        found = [*data_reasons(policy, endpoint, comparison), *judge_reasons(judges, endpoint)]
         if not found:
             found = variance_reasons(endpoint, policy.endpoints[endpoint], comparison)
         if not found:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from scipy.special import bdtrc, stdtrit
 
-from evalkit.comparison import AnswerComparison, Comparison, RatingComparison, count_drops
+from evalkit.comparison import AnswerComparison, Comparison, GateComparison, RatingComparison, count_drops
 from evalkit.policy import Endpoint, MeanEndpoint, ResolvedPolicy
 from evalkit.statistics.paired_means import johnson_t
 from evalkit.verdict.assay import NoiseFloor
@@ -23,7 +23,7 @@ class GuardResult:
     """One guard on one endpoint.
 
     Attributes:
-        guard: "invalid-answers", "length", "catastrophic", "skew" or "implausible-gain".
+        guard: "invalid-answers", "length", "gates", "catastrophic", "skew" or "implausible-gain".
         endpoint: name.
         breached: whether it fired.
         value: what was measured.
@@ -53,6 +53,9 @@ def guard_results(
         found += _answers(policy, result, comparison, comparison.answers, noise)
     if comparison.rating is not None:
         found.append(_catastrophic(policy, result, comparison.rating, noise))
+    rules = policy.policy.judge
+    if comparison.gates is not None and rules is not None and rules.gate_increase_max is not None:
+        found.append(_gates(result, comparison.gates, rules.gate_increase_max))
     if isinstance(endpoint, MeanEndpoint):
         found.append(_skew(result, endpoint, comparison))
     return tuple(found)
@@ -120,6 +123,22 @@ def _length(policy: ResolvedPolicy, result: EndpointResult, answers: AnswerCompa
         value=value,
         limit=low if value < low else high,
         message=f"{shown}; {low:g} to {high:g} is wanted",
+    )
+
+
+def _gates(result: EndpointResult, found: GateComparison, most: float) -> GuardResult:
+    """Is some deterministic gate tripped more often for sure?"""
+    known = [(row.interval.lower, row) for row in found.gates if row.available and row.interval is not None]
+    worst, gate = max(known, key=lambda pair: pair[0], default=(0.0, None))
+    shown = "no gate could be compared" if gate is None else f"{gate.gate}: {gate.baseline} -> {gate.candidate}"
+    return GuardResult(
+        guard="gates",
+        endpoint=result.name,
+        breached=100.0 * worst > most,
+        value=worst,
+        limit=most / 100.0,
+        message=f"{shown} questions; the lower limit of the increase is {100 * worst:+.1f} points, at most {most:g} is "
+        "wanted",
     )
 
 

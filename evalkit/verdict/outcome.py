@@ -46,6 +46,7 @@ REASONS: Mapping[str, str] = {
     "assay-failed": "the evaluation could not be shown to work",
     "baseline-sanity": "the baseline is not sure to be better than guessing, or not where it was published",
     "same-model": "candidate and baseline gave identical replies throughout",
+    "judge-unqualified": "the policy asks for qualified judges, and one was not tried or did not reach its bars",
     "zero-variance": "no question's score differs from the baseline's by more or less than another's",
     "no-endpoint": "the policy names no gating endpoint, or there are no data at all",
     # REJECTED
@@ -58,6 +59,7 @@ REASONS: Mapping[str, str] = {
     "unpaired": "the baseline is a published number, so nothing is paired",
     "exploratory": "analysed after the fact, under another policy than the run's own",
     "guard:invalid-answers": "more answers cannot be read",
+    "guard:gates": "more answers trip a deterministic gate",
     "guard:length": "answers have another length",
     "guard:catastrophic": "more questions than chance explains lost very much",
     "guard:skew": "rare large losses carry the test",

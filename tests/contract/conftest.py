@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
+import sys
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -30,6 +33,21 @@ ADAPTERS = {
         "options": {"calibration": {"samples": 4, "tokens": 64}},
         "tolerance": 0.5,
     },
+    "lm_eval": {
+        "model": "hf",
+        "dtype": "float32",
+        "packages": ("torch", "transformers", "gguf", "lm_eval"),
+        "options": {"asset": MODEL},
+        "tolerance": 1e-3,
+    },
+    "llama_cpp": {"model": MODEL, "packages": ("xllamacpp", "httpx"), "tolerance": 1e-3},
+    "openai_server": {
+        "model": MODEL,
+        "packages": ("xllamacpp", "httpx"),
+        "options": {"concurrency": 1, "api_key_env": "EVALKIT_CONTRACT_KEY"},
+        "server": True,
+        "tolerance": 1e-3,
+    },
 }
 """Adapter to what it runs; `tolerance` is how far a log-probability may move with its neighbours, nats."""
 
@@ -54,6 +72,9 @@ def engine(request: pytest.FixtureRequest) -> Iterator[Engine]:
             assets.fetch(MODEL)
         except AssetError as error:
             pytest.skip(f"no source of the model is reachable: {error}")
+    if about.get("server"):
+        del options["threads"]
+        options["base_url"] = request.getfixturevalue("llama_address")
     spec = EngineSpec(
         name=request.param,
         adapter=request.param,
@@ -65,6 +86,26 @@ def engine(request: pytest.FixtureRequest) -> Iterator[Engine]:
     yield made
     made.close()
     made.close()
+
+
+@pytest.fixture(scope="session")
+def llama_address() -> Iterator[str]:
+    """llama.cpp's own HTTP server, which takes a key."""
+    server = loaded("llama_server")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EVALKIT_CONTRACT_KEY", server.KEY)
+        with server.llama_server(AssetStore(ROOT).fetch(MODEL).path, MODEL) as address:
+            yield address
+
+
+def loaded(name: str) -> ModuleType:
+    """Load a module of the tests' own folder once."""
+    if name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(name, ROOT / "tests" / f"{name}.py")
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[name] = module
+        spec.loader.exec_module(module)
+    return sys.modules[name]
 
 
 @pytest.fixture

@@ -650,6 +650,12 @@ def test_every_sentence_has_a_scene_and_a_reason_that_exists() -> None:
     assert {exit_code for exit_code, _ in ROWS.values()} == {code.value for code in ExitCode}
 
 
+@pytest.fixture(autouse=True)
+def without_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Write the HTML report as where matplotlib is not installed: drawing takes longer than deciding."""
+    monkeypatch.setattr("evalkit.report.html.plots.available", lambda: False)
+
+
 @pytest.mark.parametrize("sentence", ROWS)
 def test_the_row_holds(sentence: str, made: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     expected, reason = ROWS[sentence]

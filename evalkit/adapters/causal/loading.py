@@ -7,7 +7,7 @@ May not know: recipes, scoring, generation.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -17,7 +17,7 @@ import transformers
 import transformers.modeling_gguf_pytorch_utils as gguf
 
 from evalkit.adapters.causal.options import CausalOptions
-from evalkit.adapters.causal.source import ModelFiles, find_model, read_config
+from evalkit.adapters.causal.source import Kind, ModelFiles, find_model, read_config
 from evalkit.errors import EngineError, UsageError, suggestion
 
 if TYPE_CHECKING:
@@ -46,7 +46,9 @@ class LoadedModel:
     tokenizer_text: str
 
 
-def load_model(spec: EngineSpec, options: CausalOptions, resources: Resources) -> LoadedModel:
+def load_model(
+    spec: EngineSpec, options: CausalOptions, resources: Resources, *, kinds: Collection[Kind] = ("original",)
+) -> LoadedModel:
     """Load model and tokenizer.
 
     Raises:
@@ -54,12 +56,12 @@ def load_model(spec: EngineSpec, options: CausalOptions, resources: Resources) -
         EngineError: transformers cannot load them, or tensors are missing.
     """
     device = choose_device(spec.device)
-    files = find_model(spec.model, resources, revision=options.revision)
+    files = find_model(spec.model, resources, revision=options.revision, kinds=kinds)
     dtype = choose_dtype(spec.dtype, files)
     if options.threads is not None:
         torch.set_num_threads(options.threads)
-    with _quiet(resources.progress):
-        tokenizer = _from_pretrained(transformers.AutoTokenizer, files, trust_remote_code=options.trust_remote_code)
+    with quiet_loading(resources.progress):
+        tokenizer = load_tokenizer(files, options)
         keywords = {
             "dtype": dtype,
             "attn_implementation": options.attention,
@@ -71,9 +73,23 @@ def load_model(spec: EngineSpec, options: CausalOptions, resources: Resources) -
         if files.gguf is None:
             keywords["use_safetensors"] = True
         model, info = _from_pretrained(transformers.AutoModelForCausalLM, files, **keywords)
-    _check_complete(files, info)
+    check_complete(files, info)
     if options.device_map is None:
         model = model.to(device)
+    return loaded_model(model, tokenizer, files, device)
+
+
+def load_tokenizer(files: ModelFiles, options: CausalOptions) -> Any:
+    """Load a model's tokenizer.
+
+    Raises:
+        EngineError: transformers cannot load it.
+    """
+    return _from_pretrained(transformers.AutoTokenizer, files, trust_remote_code=options.trust_remote_code)
+
+
+def loaded_model(model: Any, tokenizer: Any, files: ModelFiles, device: str) -> LoadedModel:
+    """Return model and tokenizer in evaluation mode, with the tokenizer as it is before its first call."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     text = backend.to_str() if backend is not None else repr(sorted(tokenizer.get_vocab().items()))
     return LoadedModel(model=model.eval(), tokenizer=tokenizer, files=files, device=device, tokenizer_text=text)
@@ -123,7 +139,12 @@ def _from_pretrained(auto: Any, files: ModelFiles, **keywords: Any) -> Any:
         ) from error
 
 
-def _check_complete(files: ModelFiles, info: Any) -> None:
+def check_complete(files: ModelFiles, info: Any) -> None:
+    """Refuse a model of which transformers left a part at random.
+
+    Raises:
+        EngineError: names the tensors.
+    """
     missing, wrong = sorted(info.get("missing_keys", ())), sorted(map(str, info.get("mismatched_keys", ())))
     if missing or wrong:
         shown = ", ".join([*missing, *wrong][:4])
@@ -134,7 +155,7 @@ def _check_complete(files: ModelFiles, info: Any) -> None:
 
 
 @contextmanager
-def _quiet(progress: bool) -> Iterator[None]:
+def quiet_loading(progress: bool) -> Iterator[None]:
     """Keep loaders' advice and progress bars off stderr; failures still raise."""
     level, bar = transformers.logging.get_verbosity(), gguf.tqdm
     hidden = not progress and transformers.logging.is_progress_bar_enabled()

@@ -9,10 +9,10 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from evalkit.errors import EngineError, UsageError, suggestion
 from evalkit.records import digest
@@ -23,6 +23,12 @@ if TYPE_CHECKING:
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _HUB_FILES = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt", "*.py")
 _BLOCK = 1 << 22
+
+Kind = Literal["original", "state", "exported"]
+"""What a folder holds: weights as published, weights with ModelOpt's state beside them, or weights ModelOpt packed."""
+
+STATE_FILE = "modelopt_state.pth"
+QUANT_FILE = "hf_quant_config.json"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,8 +50,16 @@ class ModelFiles:
     weights_sha256: str
 
 
-def find_model(model: str, resources: Resources, *, revision: str | None = None) -> ModelFiles:
+def find_model(
+    model: str, resources: Resources, *, revision: str | None = None, kinds: Collection[Kind] = ("original",)
+) -> ModelFiles:
     """Resolve an asset name, a local path or a hub id.
+
+    Args:
+        model: one of the three.
+        resources: where assets come from.
+        revision: commit or tag of a hub model.
+        kinds: what the caller knows how to read; any other folder would be misread and is refused.
 
     Raises:
         UsageError: no such model, or files that would be misread.
@@ -55,19 +69,19 @@ def find_model(model: str, resources: Resources, *, revision: str | None = None)
     names = [declared.name for declared in resources.assets.declared()]
     if model in names:
         asset = resources.assets.fetch(model)
-        return _files(model, asset.path, f"{asset.source} {asset.revision}".strip(), known=asset.sha256)
+        return _files(model, asset.path, f"{asset.source} {asset.revision}".strip(), kinds, known=asset.sha256)
     path = Path(model).expanduser()
     if path.exists():
-        return _files(path.resolve().name, path, "local")
+        return _files(path.resolve().name, path, "local", kinds)
     if _HUB_ID.fullmatch(model):
-        folder, commit = _download(model, revision)
-        return _files(model, folder, f"hub {commit}")
+        folder, commit = _download(model, revision, (*_HUB_FILES, *([STATE_FILE] if "state" in kinds else [])))
+        return _files(model, folder, f"hub {commit}", kinds)
     raise UsageError(
         f"model {model!r} is no asset, no existing path and no hub id (owner/name){suggestion(model, names)}"
     )
 
 
-def _files(name: str, path: Path, source: str, known: str | None = None) -> ModelFiles:
+def _files(name: str, path: Path, source: str, kinds: Collection[Kind], known: str | None = None) -> ModelFiles:
     if path.is_file():
         if path.suffix != ".gguf":
             raise UsageError(
@@ -75,7 +89,7 @@ def _files(name: str, path: Path, source: str, known: str | None = None) -> Mode
             )
         weights = known or file_sha256(path)
         return ModelFiles(name=name, folder=path.parent, gguf=path.name, source=source, weights_sha256=weights)
-    refuse_exports(path)
+    refuse_kinds(path, kinds)
     shards = sorted(path.glob("*.safetensors"))
     if not shards:
         found = sorted(item.name for item in path.glob("*.gguf"))
@@ -87,24 +101,45 @@ def _files(name: str, path: Path, source: str, known: str | None = None) -> Mode
     return ModelFiles(name=name, folder=path, gguf=None, source=source, weights_sha256=weights)
 
 
-def refuse_exports(folder: Path) -> None:
-    """Refuse folders that transformers would load without their quantization, silently.
+def kind_of(folder: Path) -> Kind:
+    """Say what a folder holds.
 
     Raises:
-        UsageError: a ModelOpt export or state checkpoint, or no readable config.json.
+        UsageError: no readable config.json.
     """
-    if (folder / "modelopt_state.pth").exists():
-        raise UsageError(
-            f"{folder}: modelopt_state.pth marks a ModelOpt state checkpoint, which transformers loads as a plain "
-            "unquantized model; next step: give the original model and use adapter 'modelopt' with a recipe"
-        )
+    if (folder / STATE_FILE).exists():
+        return "state"
     method = str((read_config(folder).get("quantization_config") or {}).get("quant_method", ""))
-    if method.startswith("modelopt") or (folder / "hf_quant_config.json").exists():
+    return "exported" if method.startswith("modelopt") or (folder / QUANT_FILE).exists() else "original"
+
+
+def refuse_kinds(folder: Path, kinds: Collection[Kind]) -> None:
+    """Refuse a folder that would be loaded without its quantization, silently.
+
+    Raises:
+        UsageError: the folder holds another kind of checkpoint, or no readable config.json.
+    """
+    kind = kind_of(folder)
+    if kind in kinds:
+        return
+    if kind == "state":
+        raise UsageError(
+            f"{folder}: {STATE_FILE} marks a ModelOpt state checkpoint, which transformers loads as a plain "
+            "unquantized model; next step: give the original model and use adapter 'modelopt' with a recipe, or restore "
+            "the state with its option checkpoint: state"
+        )
+    if kind == "exported":
         raise UsageError(
             f"{folder}: this is an exported ModelOpt checkpoint; transformers would skip its scales and run raw "
             "quantized codes as weights. Engines that read it: TensorRT-LLM and vLLM; next step: serve it with one of "
-            "them, or give the original model and use adapter 'modelopt' with the recipe"
+            "them, expand it by adapter 'modelopt' with the option checkpoint: exported, or give the original model "
+            "and a recipe"
         )
+    missing = STATE_FILE if "state" in kinds else QUANT_FILE
+    raise UsageError(
+        f"{folder}: no {missing}, so this is no {'state' if 'state' in kinds else 'exported'} checkpoint of ModelOpt; "
+        "next step: leave out the option checkpoint"
+    )
 
 
 def read_config(folder: Path) -> dict[str, Any]:

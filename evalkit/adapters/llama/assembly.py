@@ -36,6 +36,9 @@ LENGTH = 8192
 _SLACK = 8
 """Tokens of context beyond the limit, so that llama.cpp's own limit is never the one that is met."""
 
+_PROBED = 128
+"""Tokens of context that the probe needs."""
+
 
 def load_gguf(spec: EngineSpec, options: LlamaOptions, resources: Resources) -> ServerEngine:
     """Load a GGUF model.
@@ -70,7 +73,7 @@ def find_gguf(model: str, resources: Resources) -> ModelFiles:
     path = Path(model).expanduser()
     if model not in names and not path.is_file():
         raise UsageError(
-            f"model {model!r} is no asset and no file{suggestion(model, names)}; next step: give the path of a .gguf file"
+            f"model {model!r} is no asset and no file{suggestion(model, names)}; next step: the path of a .gguf file"
         )
     files = find_model(model, resources)
     if files.gguf is None:
@@ -85,7 +88,7 @@ def _asked(spec: EngineSpec, files: ModelFiles, options: LlamaOptions, length: i
     return {
         "model": str(files.folder / str(files.gguf)),
         "alias": files.name,
-        "context": (length + _SLACK) * options.parallel,
+        "context": (max(length, _PROBED) + _SLACK) * options.parallel,
         "parallel": options.parallel,
         "threads": options.threads,
         "kv_cache": options.kv_cache,
@@ -130,7 +133,7 @@ def _own(served: Served, card: ServerCard, header: GgufHeader, process: LlamaPro
 
     llama.cpp takes a template of its own where the file has none; that would be a guess.
     """
-    can = served.can
+    can = replace(served.can, seen={**served.can.seen, "too long a prompt": "measured before it is sent"})
     if header.chat_template_sha256 is None:
         can = replace(can, chat=False, seen={**can.seen, "/v1/chat/completions": "the file has no chat template"})
 
@@ -151,7 +154,7 @@ def _read_back(files: ModelFiles, header: GgufHeader, card: ServerCard) -> None:
         "n_ctx_train": header.trained_length,
         "n_vocab": len(header.metadata.get("tokenizer.ggml.tokens") or ()) or None,
     }
-    wrong = {
+    wrong: dict[str, tuple[Any, Any]] = {
         name: (card.facts[name], value)
         for name, value in expected.items()
         if value is not None and name in card.facts and card.facts[name] != value

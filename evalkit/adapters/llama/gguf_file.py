@@ -26,18 +26,19 @@ TENSOR_TYPES: Mapping[int, str] = dict(
             *("Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "Q8_K", "IQ2_XXS", "IQ2_XS", "IQ3_XXS", "IQ1_S"),
             *("IQ4_NL", "IQ3_S", "IQ2_S", "IQ4_XS", "I8", "I16", "I32", "I64", "F64", "IQ1_M", "BF16"),
             *("Q4_0_4_4", "Q4_0_4_8", "Q4_0_8_8", "TQ1_0", "TQ2_0", "IQ4_NL_4_4", "IQ4_NL_4_8", "IQ4_NL_8_8"),
-            *("MXFP4", "NVFP4"),
+            *("MXFP4", "NVFP4", "Q1_0", "Q2_0"),
         ]
     )
 )
 """Number to name, in the order of ggml's own list."""
 
+_FILE_TYPES = (
+    "0 F32, 1 F16, 2 Q4_0, 3 Q4_1, 7 Q8_0, 8 Q5_0, 9 Q5_1, 10 Q2_K, 11 Q3_K_S, 12 Q3_K_M, 13 Q3_K_L, 14 Q4_K_S, "
+    "15 Q4_K_M, 16 Q5_K_S, 17 Q5_K_M, 18 Q6_K, 19 IQ2_XXS, 20 IQ2_XS, 21 Q2_K_S, 22 IQ3_XS, 23 IQ3_XXS, 24 IQ1_S, "
+    "25 IQ4_NL, 26 IQ3_S, 27 IQ3_M, 28 IQ2_S, 29 IQ2_M, 30 IQ4_XS, 31 IQ1_M, 32 BF16, 36 TQ1_0, 37 TQ2_0, 38 MXFP4"
+)
 FILE_TYPES: Mapping[int, str] = {
-    **{0: "F32", 1: "F16", 2: "Q4_0", 3: "Q4_1", 7: "Q8_0", 8: "Q5_0", 9: "Q5_1", 10: "Q2_K", 11: "Q3_K_S"},
-    **{12: "Q3_K_M", 13: "Q3_K_L", 14: "Q4_K_S", 15: "Q4_K_M", 16: "Q5_K_S", 17: "Q5_K_M", 18: "Q6_K"},
-    **{19: "IQ2_XXS", 20: "IQ2_XS", 21: "Q2_K_S", 22: "IQ3_XS", 23: "IQ3_XXS", 24: "IQ1_S", 25: "IQ4_NL"},
-    **{26: "IQ3_S", 27: "IQ3_M", 28: "IQ2_S", 29: "IQ2_M", 30: "IQ4_XS", 31: "IQ1_M", 32: "BF16"},
-    **{36: "TQ1_0", 37: "TQ2_0", 38: "MXFP4"},
+    int(number): name for number, name in (pair.split() for pair in _FILE_TYPES.split(", "))
 }
 """`general.file_type` to name."""
 
@@ -122,7 +123,9 @@ def split_parts(path: Path) -> list[Path]:
     number, count = int(found[1]), int(found[2])
     if number != 1:
         raise UsageError(f"{path}: part {number} of {count}; next step: name part 1")
-    paths = [path.with_name(f"{path.name[: found.start()]}-{one:05d}-of-{found[2]}.gguf") for one in range(1, count + 1)]
+    paths = [
+        path.with_name(f"{path.name[: found.start()]}-{one:05d}-of-{found[2]}.gguf") for one in range(1, count + 1)
+    ]
     lacking = [one.name for one in paths if not one.is_file()]
     if lacking:
         raise UsageError(f"{path.parent}: {len(lacking)} of {count} parts are missing, first {lacking[0]}")
@@ -141,7 +144,9 @@ def read_header(path: Path) -> GgufHeader:
     except OSError as error:
         raise UsageError(f"{path}: cannot be read: {error}") from error
     except (struct.error, KeyError, ValueError, MemoryError, RecursionError) as error:
-        raise UsageError(f"{path}: the header is damaged ({type(error).__name__}: {error}); fetch the file again") from error
+        raise UsageError(
+            f"{path}: the header is damaged ({type(error).__name__}: {error}); fetch the file again"
+        ) from error
 
 
 def _read(path: Path, stream: BinaryIO) -> GgufHeader:

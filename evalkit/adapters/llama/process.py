@@ -52,12 +52,11 @@ class LlamaProcess:
         self._finalizer = weakref.finalize(self, _end, self._process, self._log)
         said = self._started({**asked, "key": key}, timeout_s)
         if "error" in said:
+            words = _tail(self._log)
             self.end()
-            raise EngineError(f"{Path(asked['model']).name}: llama.cpp cannot load it: {said['error']}{self._words}")
+            raise EngineError(f"{Path(asked['model']).name}: llama.cpp cannot load it: {said['error']}{words}")
         self.address = str(said["address"])
         self.devices: list[dict[str, Any]] = list(said.get("devices") or ())
-
-    _words = ""
 
     def check(self) -> None:
         """See that the process lives.
@@ -74,7 +73,6 @@ class LlamaProcess:
 
     def end(self) -> None:
         """End the process; calling it twice is harmless."""
-        self._words = self._words or _tail(self._log)
         self._finalizer()
 
     def _started(self, asked: dict[str, Any], timeout_s: float) -> dict[str, Any]:

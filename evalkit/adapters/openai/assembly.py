@@ -98,7 +98,7 @@ def probed(
 
 
 def tokenizer_seen(served: Served) -> str:
-    """Return the digest of what the server's tokenizer did with the probe's texts: ids, or counts where it gives none."""
+    """Return the digest of what the server's tokenizer makes of `PROBES`: ids, or counts where it gives none."""
     tokenizer = served.tokenizer
     if isinstance(tokenizer, (ServerTokenizer, LocalTokenizer)):
         return seen_digest(tokenizer(list(PROBES), add_special_tokens=True, verbose=False)["input_ids"])
@@ -107,7 +107,7 @@ def tokenizer_seen(served: Served) -> str:
     try:
         return seen_digest([attempt(lambda text=text: served.asker.prompt_tokens(text)) for text in PROBES])  # type: ignore[misc]
     except NotProvedError as error:
-        raise EngineError(f"{served.asker.transport!r}: tokens cannot be counted: {error}") from error
+        raise EngineError(f"{served.asker.transport}: tokens cannot be counted: {error}") from error
 
 
 def template_seen(asker: Asker) -> str:
@@ -125,7 +125,7 @@ def _chat_tokens(asker: Asker, text: str) -> int:
     try:
         return attempt(lambda: asker.transport.post(CHAT, body, read))
     except (NotProvedError, UnusableError) as error:
-        raise EngineError(f"{asker.transport!r}: tokens cannot be counted: {error}") from error
+        raise EngineError(f"{asker.transport}: tokens cannot be counted: {error}") from error
 
 
 def ready_options(base_url: str, **given: object) -> ServerOptions:

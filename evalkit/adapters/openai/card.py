@@ -58,17 +58,17 @@ def read_card(transport: Transport, model: str) -> ServerCard:
         EngineError: it does not answer, or refuses the key.
     """
     try:
-        listed = transport.get("/v1/models")
+        listed = transport.get("/v1/models", "data")
     except UnusableError as error:
-        raise EngineError(f"{transport!r}: no list of models: {error.failure.message}") from error
+        raise EngineError(f"{transport}: no list of models: {error.failure.message}") from error
     if listed is None:
-        raise EngineError(f"{transport!r}: no page /v1/models; next step: give the address of an OpenAI-like server")
-    entry = _entry(listed, model, repr(transport))
+        raise EngineError(f"{transport}: no page /v1/models; next step: give the address of an OpenAI-like server")
+    entry = _entry(listed, model, str(transport))
     family = str(entry.get("owned_by") or "unknown")
     facts = _facts(entry)
     # Only where the server is known to have a page: a strange page is not asked for, let alone every few seconds.
-    props = _page(transport, "/props") if family == "llamacpp" else {}
-    info = _page(transport, "/get_server_info") if family == "sglang" else {}
+    props = _page(transport, "/props", "model_path") if family == "llamacpp" else {}
+    info = _page(transport, "/get_server_info", "model_path") if family == "sglang" else {}
     told = {**facts, **{name: value for name, value in _leaves(info) if name in (*_QUANTIZATION, *_KV_CACHE)}}
     template = props.get("chat_template")
     return ServerCard(
@@ -101,17 +101,21 @@ def _facts(entry: Mapping[str, Any]) -> Mapping[str, Any]:
     return {**{name: entry[name] for name in _STABLE if entry.get(name) is not None}, **inner}
 
 
-def _page(transport: Transport, path: str) -> Json:
+def _page(transport: Transport, path: str, field: str) -> Json:
+    """Return a page; an empty one where the server has none.
+
+    A page that cannot be read at the moment is an error: the server would seem to have changed when it can be again.
+    """
     try:
-        return transport.get(path) or {}
-    except UnusableError:
-        return {}
+        return transport.get(path, field) or {}
+    except UnusableError as error:
+        raise EngineError(f"{transport}: {error.failure.message}") from error
 
 
 def _version(transport: Transport, family: str, props: Json, info: Json) -> str:
     found = props.get("build_info") or info.get("version")
     if not found and family != "llamacpp":
-        found = _page(transport, "/version").get("version")
+        found = _page(transport, "/version", "version").get("version")
     return str(found) if found else "unknown"
 
 

@@ -86,7 +86,7 @@ class ServerEngine:
         served = self._live()
         if requests and served.can.scoring == "none":
             raise EngineError(
-                f"{served.asker.transport!r}: {served.can.refusal}; next step: serve the model with log-probabilities "
+                f"{served.asker.transport}: {served.can.refusal}; next step: serve the model with log-probabilities "
                 "(vLLM, SGLang, llama.cpp, trtllm-serve with the PyTorch backend), or choose tasks that generate"
             )
         # Equal beginnings become neighbours, so that a server's prefix cache is hit.

@@ -43,7 +43,7 @@ class Generator:
         path = COMPLETIONS if isinstance(request.prompt, str) else CHAT
         if not (self._can.completions if path == COMPLETIONS else self._can.chat):
             raise UsageError(
-                f"{self._asker.transport!r} does not answer at {path}: {self._can.seen.get(path, 'not tried')}; "
+                f"{self._asker.transport} does not answer at {path}: {self._can.seen.get(path, 'not tried')}; "
                 f"next step: {_STEPS[path]}"
             )
         prompt = self._prompt(request)

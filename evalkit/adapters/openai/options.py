@@ -6,6 +6,7 @@ May not know: what any server answers.
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
@@ -14,11 +15,14 @@ from pydantic import Field, field_validator
 from evalkit.configuration import Section
 
 OWN_FIELDS = frozenset(
-    "model prompt messages max_tokens temperature top_p stop seed n echo logprobs top_logprobs logit_bias stream".split()
+    {"model", "prompt", "messages", "max_tokens", "temperature", "top_p", "stop", "seed"}
+    | {"n", "echo", "logprobs", "top_logprobs", "logit_bias", "stream"}
 )
 """Fields of a request that evalkit sets itself."""
 
 _SECRET_WORDS = ("key", "token", "secret", "password", "authorization")
+
+_VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]{0,63}")
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
@@ -28,8 +32,8 @@ class ServerOptions(Section):
 
     Attributes:
         base_url: address of the server, with or without `/v1`.
-        api_key_env: name of the environment variable that holds the key; None sends none. The key itself is never
-            part of a configuration.
+        api_key_env: name of the environment variable that holds the key, in capitals as usual, so that no key is
+            taken for a name; None sends none.
         scoring: "echo" (the server scores the prompt's own tokens), "next-token" (log-probabilities of one generated
             token), "none" (generation only), or "auto" for the first of them that the probe proves.
         top_logprobs: candidates asked for at each position; None for the most the server gives, up to 100.
@@ -51,7 +55,7 @@ class ServerOptions(Section):
     """
 
     base_url: str
-    api_key_env: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")] | None = None
+    api_key_env: str | None = None
     scoring: Literal["auto", "echo", "next-token", "none"] = "auto"
     top_logprobs: Annotated[int, Field(ge=4)] | None = None
     tokenizer: str | None = None
@@ -78,6 +82,14 @@ class ServerOptions(Section):
             # The value is not repeated: it may hold the very secret that this rule keeps out of files.
             raise ValueError("must hold no user, password, query or fragment; name a key's variable in api_key_env")
         return value.rstrip("/").removesuffix("/v1")
+
+    @field_validator("api_key_env")
+    @classmethod
+    def _name_of_a_variable(cls, value: str | None) -> str | None:
+        if value is not None and not _VARIABLE.fullmatch(value):
+            # Not repeated: whoever is wrong here has likely written the key itself.
+            raise ValueError("must be the name of an environment variable (A-Z, 0-9 and _), not the key itself")
+        return value
 
     @field_validator("extra_body")
     @classmethod

@@ -76,7 +76,7 @@ class Probe:
                 works[path], self._seen[path] = True, "answers"
         if not any(works.values()):
             raise EngineError(
-                f"{self._asker.transport!r}: neither endpoint answers for model {self._card.model!r}: "
+                f"{self._asker.transport}: neither endpoint answers for model {self._card.model!r}: "
                 + "; ".join(f"{path}: {self._seen[path]}" for path in works)
             )
         return Capabilities(completions=works[COMPLETIONS], chat=works[CHAT])
@@ -122,8 +122,8 @@ class Probe:
             return start, False
         if top_text(again.candidates) != top_text(start.found.candidates):
             raise EngineError(
-                f"the tokenizer at hand is not the server's: after the same text, sent as token ids, the likeliest token "
-                f"is {top_text(again.candidates)!r} and not {top_text(start.found.candidates)!r}"
+                "the tokenizer at hand is not the server's: after the same text, sent as token ids, the likeliest "
+                f"token is {top_text(again.candidates)!r} and not {top_text(start.found.candidates)!r}"
             )
         self._seen["token ids"] = f"taken: {len(ids)} ids for {KNOWN!r}"
         return replace(start, prompt=list(ids), found=again), True
@@ -165,7 +165,7 @@ class Probe:
             fixed = accepted_of(self._asker, path, prompt, FIXED.get(family, {}))
             sampled = accepted_of(self._asker, path, prompt, SAMPLED.get(family, {}))
         except NotProvedError as error:
-            raise EngineError(f"{self._asker.transport!r}: the probe got no usable replies: {error}") from error
+            raise EngineError(f"{self._asker.transport}: the probe got no usable replies: {error}") from error
         self._seen["unknown fields"] = "refused with 400" if strict else "ignored"
         refused = sorted({*FIXED.get(family, {}), *SAMPLED.get(family, {})} - {*fixed, *sampled})
         self._seen["seed"] = "taken" if seed else "refused"
@@ -173,8 +173,8 @@ class Probe:
             self._warnings.append(f"the server refuses {', '.join(refused)}; its own default applies")
         if not SAMPLED.get(family):
             self._warnings.append(
-                f"server family {family!r} is unknown: a default of its own (top_k, repetition penalty, ...) may apply; "
-                "set what it needs in extra_body"
+                f"server family {family!r} is unknown: a default of its own (top_k, repetition penalty, ...) may apply "
+                "where answers are sampled; set what it needs in extra_body"
             )
         if not seed:
             self._warnings.append("the server takes no seed: sampled answers differ from run to run")
@@ -217,6 +217,6 @@ class Probe:
         self._seen["too long a prompt"] = f"accepted: {fed} tokens fed, the limit is {limit}"
         if fed <= limit:
             raise EngineError(
-                f"{self._asker.transport!r} cuts prompts: {limit + 64} tokens were sent, {fed} fed; scores of cut prompts "
-                "are worthless; next step: switch the server's truncation off"
+                f"{self._asker.transport} cuts prompts: {limit + 64} tokens were sent, {fed} fed, and scores of cut "
+                "prompts are worthless; next step: switch the server's truncation off"
             )

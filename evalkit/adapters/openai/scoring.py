@@ -82,7 +82,7 @@ class Scorer:
             if tail is None:
                 return Failure(
                     kind="missing-token",
-                    message=f"no run of the echoed tokens is the continuation {text[:40]!r}; next step: option tokenizer",
+                    message=f"the echoed tokens do not end in the continuation {text[:40]!r}; see option tokenizer",
                 )
             rows.append(tail)
         return _from_positions(rows)

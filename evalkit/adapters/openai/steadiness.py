@@ -47,7 +47,8 @@ def check_steady(asker: Asker, card: ServerCard, can: Capabilities) -> None:
     moved = furthest(can.canary, found.candidates, can.matching)
     if moved > SAME:
         raise EngineError(
-            f"the server changed its model in between: after the known prompt a log-probability moved by {moved:.3f}; {_NEXT}"
+            "the server changed its model in between: after the known prompt a log-probability moved by "
+            f"{moved:.3f}; {_NEXT}"
         )
 
 

@@ -40,9 +40,11 @@ class Tokenizer(Protocol):
     bos_token: str | None
     eos_token: str | None
 
-    def __call__(self, texts: list[str], *, add_special_tokens: bool, verbose: bool) -> Mapping[str, Any]: ...
+    def __call__(self, texts: list[str], *, add_special_tokens: bool, verbose: bool) -> Mapping[str, Any]:
+        """Return the ids of each text under `input_ids`."""
 
-    def decode(self, ids: Any, **options: Any) -> str: ...
+    def decode(self, ids: Any, **options: Any) -> str:
+        """Return the text of one id or several."""
 
 
 class ServerTokenizer:
@@ -169,7 +171,7 @@ def local_tokenizer(name: str, resources: Resources, *, trusted: bool = False) -
 
 
 def seen_digest(rows: Sequence[Any]) -> str:
-    """Return the digest of what a tokenizer did with `PROBES`: equal for equal tokenizers, as far as these texts tell."""
+    """Return the digest of what a tokenizer makes of `PROBES`: equal for equal tokenizers, as far as they tell."""
     return digest(["what the tokenizer did with", list(PROBES), list(rows)])
 
 

@@ -61,17 +61,30 @@ class Transport:
         self._finalizer = weakref.finalize(self, self._client.close)
 
     def __repr__(self) -> str:
-        return f"Transport({self._options.base_url})"
+        return f"Transport({self})"
 
-    def get(self, path: str) -> Json | None:
+    def __str__(self) -> str:
+        return self._options.base_url
+
+    def get(self, path: str, field: str) -> Json | None:
         """Read a page the server may lack; None where it does.
+
+        Args:
+            path: path from the server's root.
+            field: a field that the page has; without it the reply was somebody else's.
 
         Raises:
             UnusableError: no readable reply after all retries.
             EngineError: the server refuses the key, or the budget is spent.
         """
+
+        def read(reply: Json) -> Json:
+            if field not in reply:
+                raise MalformedError(f"the page has no field {field!r}")
+            return reply
+
         try:
-            return self._ask("GET", path, None, lambda reply: reply)
+            return self._ask("GET", path, None, read)
         except RejectedError:
             return None
 
@@ -133,8 +146,8 @@ class Transport:
             raise MalformedError(f"HTTP {status}: {words}")
         if status < 400:
             raise EngineError(
-                f"{self._options.base_url} answers HTTP {status}, a redirect, which is not followed for the key's sake; "
-                "next step: give the final address as base_url"
+                f"{self._options.base_url} answers HTTP {status}, a redirect, which is not followed for the key's "
+                "sake; next step: give the final address as base_url"
             )
         if status in (401, 403):
             name = self._options.api_key_env
@@ -143,7 +156,7 @@ class Transport:
         raise RejectedError(status, words)
 
     def _backoff(self, attempt: int, body: Mapping[str, Any] | None) -> float:
-        """Return the seconds before the next try: doubled each time, spread so that threads do not come back at once."""
+        """Return the seconds before the next try: doubled each time, spread so that threads do not return at once."""
         spread = 0.5 + int(digest([attempt, dict(body or {})])[:4], 16) / 65536
         return min(self._options.backoff_s * 2.0**attempt, self._options.backoff_max_s) * spread
 

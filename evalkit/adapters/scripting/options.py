@@ -25,7 +25,8 @@ class ScriptedOptions(Section):
 
     Attributes:
         seed: seed of every draw.
-        accuracy: share of the scored requests in which the favoured continuation gets the highest log-probability.
+        accuracy: share of the scored requests in which the favoured continuation gets the highest log-probability, in
+            all and for each character.
         favour: which one is favoured: the "first", the "longest", or one drawn from the request alone ("hash"), so
             that all scripted engines agree on it.
         key: file that names the favoured continuation of requests, for an engine that is right in the share

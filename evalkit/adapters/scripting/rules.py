@@ -59,9 +59,12 @@ def score(request: ScoreRequest, options: ScriptedOptions, key: Mapping[str, int
     if others and draw(options.seed, "slip", name) >= options.accuracy:
         best = others[int(draw(options.seed, "other", name) * len(others))]
     top = -0.5 - draw(options.seed, "top", name)
+    sizes = [len(text.strip()) or 1 for text in request.continuations]
     gaps = [0.0 if place == best else 0.05 + 3.0 * draw(options.seed, "gap", name, place) for place in places]
     return ScoreReply(
-        logprobs=tuple(top - gap for gap in gaps), greedy=tuple(place == best for place in places), tokens=lengths
+        logprobs=tuple(top * max(1.0, sizes[place] / sizes[best]) - gaps[place] for place in places),
+        greedy=tuple(place == best for place in places),
+        tokens=lengths,
     )
 
 

@@ -6,7 +6,8 @@ May not know: HTML around them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from markupsafe import Markup
@@ -19,23 +20,26 @@ from evalkit.statistics.tango import tango_interval
 
 Data = Mapping[str, Any]
 
+BLANK = "<svg/>"
+"""What stands for a picture where only the words of a page are wanted."""
 
-def recipe_plots(document: Data, rows: Sequence[Row]) -> dict[str, Markup]:
+
+def recipe_plots(document: Data, rows: Sequence[Row], *, blank: bool) -> dict[str, Markup]:
     """Return a small picture of each run's difference by its name, and the axis under "axis"."""
     margin = margin_points(document)
     if margin is None:
         return {}
     reach = limits(document, list(rows))
-    found = {"axis": _safe(plots.scale("axis", margin, reach, "points"))}
+    found = {"axis": _picture(blank, lambda: plots.scale("axis", margin, reach, "points"))}
     for at, row in enumerate(rows):
         if row.drawn is not None:
             bar = plots.Bar(name=row.name, difference=row.drawn[0], lower=row.drawn[1], upper=row.drawn[2])
             label = f"difference {row.difference} {row.difference_limits}; the margin is at {-margin:g} points"
-            found[row.name] = _safe(plots.strip(f"row{at}", bar, margin, reach, label))
+            found[row.name] = _picture(blank, partial(plots.strip, f"row{at}", bar, margin, reach, label))
     return found
 
 
-def subject_plots(document: Data) -> list[tuple[str, Markup]]:
+def subject_plots(document: Data, *, blank: bool) -> list[tuple[str, Markup]]:
     """Return a forest plot by subject for each candidate."""
     name, margin = main_endpoint(document), margin_points(document)
     if name is None or margin is None:
@@ -49,7 +53,7 @@ def subject_plots(document: Data) -> list[tuple[str, Markup]]:
             continue
         bars = [_overall(effects), *(_subject(row) for row in sorted(subjects, key=lambda row: row["difference"]))]
         label = f"{run}: difference by subject, {len(subjects)} subjects; the table of subjects has the same numbers"
-        found.append((run, _safe(plots.forest(f"forest{at}", bars, margin, "points", label))))
+        found.append((run, _picture(blank, partial(plots.forest, f"forest{at}", bars, margin, "points", label))))
     return found
 
 
@@ -78,22 +82,18 @@ def _subject(row: Data) -> plots.Bar:
     )
 
 
-def power_plots(curves: Sequence[PowerCurve]) -> dict[str, Markup]:
+def power_plots(curves: Sequence[PowerCurve], *, blank: bool) -> dict[str, Markup]:
     """Return one plot for each endpoint."""
     names = list(dict.fromkeys(curve.endpoint for curve in curves))
-    return {
-        name: _safe(
-            plots.power(
-                f"power{at}",
-                [curve for curve in curves if curve.endpoint == name],
-                f"{name}: chance of passing by the true difference; the table below has numbers",
-            )
-        )
-        for at, name in enumerate(names)
-    }
+    found = {}
+    for at, name in enumerate(names):
+        chosen = [curve for curve in curves if curve.endpoint == name]
+        label = f"{name}: chance of passing by the true difference; the table below has numbers"
+        found[name] = _picture(blank, partial(plots.power, f"power{at}", chosen, label))
+    return found
 
 
-def category_plots(document: Data) -> list[tuple[str, str, Markup]]:
+def category_plots(document: Data, *, blank: bool) -> list[tuple[str, str, Markup]]:
     """Return a plot of mean ratings by category for each candidate and judged endpoint."""
     found: list[tuple[str, str, Markup]] = []
     recipes = document["policy"]["document"]["release"]["recipes"]
@@ -107,11 +107,12 @@ def category_plots(document: Data) -> list[tuple[str, str, Markup]]:
                 for g in (*rating["turns"], *rating["categories"])
             ]
             label = f"{run}, {endpoint}: mean rating by turn and category; the table of parts has the same numbers"
-            drawn = plots.dots(f"dots{len(found)}", rows, tuple(rating["mean"]["scale"]), label)
-            found.append((run, endpoint, _safe(drawn)))
+            scale = tuple(rating["mean"]["scale"])
+            draw = partial(plots.dots, f"dots{len(found)}", rows, scale, label)
+            found.append((run, endpoint, _picture(blank, draw)))
     return found
 
 
-def _safe(svg: str) -> Markup:
-    """Mark our own drawing as HTML; the plotting library and the parser escaped every name in it."""
-    return Markup(svg)  # noqa: S704
+def _picture(blank: bool, draw: Callable[[], str]) -> Markup:
+    """Draw, or leave a blank place; the plotting library and the parser escape every name in a drawing of ours."""
+    return Markup(BLANK if blank else draw())  # noqa: S704

@@ -15,7 +15,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
@@ -34,6 +34,8 @@ from evalkit.report.unpaired import unpaired_sections
 
 Data = Mapping[str, Any]
 
+Pictures = Literal["drawn", "blank", "none"]
+
 FOLDER = Path(__file__).resolve().parent / "assets"
 
 MARKS = {"CERTIFIED": "✓", "REJECTED": "✕", "INCONCLUSIVE": "?", "INVALID": "!"}
@@ -45,7 +47,8 @@ def html_report(
     *,
     evidence: Evidence | None = None,
     throughput: Data | None = None,
-    with_plots: bool | None = None,
+    curves: Sequence[PowerCurve] | None = None,
+    pictures: Pictures | None = None,
 ) -> str:
     """Write a certificate, or a run against published numbers, as one HTML page.
 
@@ -53,12 +56,14 @@ def html_report(
         document: what `certificate.json` holds.
         evidence: what the run folders add; None for a report from the certificate alone.
         throughput: tables as `throughput_sections` takes them.
-        with_plots: None draws plots where matplotlib is installed; the page says so where it is not.
+        curves: power curves, if they are known already.
+        pictures: "drawn", "none", or "blank" places for them; None draws where matplotlib is installed, and the page
+            says so where it is not.
     """
     found = evidence or Evidence()
-    drawn = plots.available() if with_plots is None else with_plots
+    how = pictures or ("drawn" if plots.available() else "none")
     paired = document.get("kind") != "unpaired"
-    view = _paired(document, found, throughput, drawn=drawn) if paired else _unpaired(document)
+    view = _paired(document, found, throughput, curves, how) if paired else _unpaired(document)
     script, style = ((FOLDER / name).read_text(encoding="utf-8") for name in ("report.js", "report.css"))
     return (
         _environment()
@@ -128,9 +133,16 @@ def _groups(body: Sequence[str | Table]) -> list[tuple[str, Any]]:
     return found
 
 
-def _paired(document: Data, evidence: Evidence, throughput: Data | None, *, drawn: bool) -> dict[str, Any]:
+def _paired(
+    document: Data,
+    evidence: Evidence,
+    throughput: Data | None,
+    known: Sequence[PowerCurve] | None,
+    pictures: Pictures,
+) -> dict[str, Any]:
     decision = document["decision"]
-    curves: Sequence[PowerCurve] = power_curves(document)
+    curves = power_curves(document) if known is None else known
+    drawn, blank = pictures != "none", pictures == "blank"
     first, *rest = certificate_sections(document)
     extras = [
         section
@@ -151,12 +163,12 @@ def _paired(document: Data, evidence: Evidence, throughput: Data | None, *, draw
         "rows": rows,
         "caption": caption(document),
         "rated": _rated_task(document),
-        "strips": recipe_plots(document, rows) if drawn else {},
+        "strips": recipe_plots(document, rows, blank=blank) if drawn else {},
         "not_said": [part[2:] for part in said[begins + 1 :] if isinstance(part, str)],
         "no_plots": None if drawn else plots.MISSING,
-        "forests": subject_plots(document) if drawn else [],
-        "powers": power_plots(curves) if drawn else {},
-        "categories": category_plots(document) if drawn else [],
+        "forests": subject_plots(document, blank=blank) if drawn else [],
+        "powers": power_plots(curves, blank=blank) if drawn else {},
+        "categories": category_plots(document, blank=blank) if drawn else [],
         "sections": _ordered([*rest, *extras]),
         "changes": script_data(changes_data(evidence.changes)),
         "changed": sum(len(found.items) for found in evidence.changes),

@@ -103,7 +103,7 @@ def forest(name: str, bars: Sequence[Bar], margin: float, unit: str, label: str)
         axes.grid(axis="x", color=COLOUR["grid"], linewidth=0.5)
         largest = max((bar.size for bar in bars), default=1) or 1
         for row, bar in enumerate(bars):
-            _draw(axes, bar, row, 2.5 + 4.5 * (bar.size / largest) ** 0.5)
+            _draw(axes, bar, row, 6.0 if bar.marked else 2.5 + 4.5 * (bar.size / largest) ** 0.5)
         axes.set_xlabel(f"difference, candidate minus baseline, {unit}; dashed: the margin")
         return _written(figure, name, label)
 
@@ -115,19 +115,11 @@ def power(name: str, curves: Sequence[PowerCurve], label: str) -> str:
             x = [step.true_difference for step in curve.steps]
             style = ("-", (0, (5, 2)))[at % 2]
             colour = COLOUR[("first", "second")[at % 2]]
-            axes.plot(x, [step.passes for step in curve.steps], color=colour, linestyle=style, linewidth=1.6)
-            half = min(range(len(x)), key=lambda k, c=curve: abs(c.steps[k].passes - (0.75 - 0.4 * (at % 2))))  # type: ignore[misc]
             told = _text(curve.assumption)
-            axes.annotate(
-                told,
-                (x[half], curve.steps[half].passes),
-                xytext=(-8, 0),
-                textcoords="offset points",
-                color=colour,
-                ha="right",
-                va="center",
-                fontsize=8,
+            axes.plot(
+                x, [step.passes for step in curve.steps], color=colour, linestyle=style, linewidth=1.6, label=told
             )
+        axes.legend(loc="upper left", frameon=False, handlelength=3.2, borderaxespad=0.2)
         margin = curves[0].margin
         axes.axvline(-margin, color=COLOUR["margin"], linewidth=1.2, linestyle=(0, (4, 2)))
         axes.axvline(0, color=COLOUR["ink"], linewidth=0.8)

@@ -48,6 +48,13 @@ def test_the_favoured_continuation_wins_in_the_share_asked_for(tmp_path):
         assert low <= share([a == b for a, b in zip(found, RIGHTS, strict=True)]) <= high
 
 
+def test_the_winner_wins_by_sum_and_by_character():
+    for request, reply in zip(QUIZ, scores(engine(accuracy=0.6)), strict=True):
+        pairs = zip(request.continuations, reply.logprobs, strict=True)
+        by_character = [value / len(text.strip()) for text, value in pairs]
+        assert by_character.index(max(by_character)) == reply.logprobs.index(max(reply.logprobs))
+
+
 def test_favoured_may_be_the_first_the_longest_or_what_all_scripted_engines_agree_on():
     assert set(winners(engine(favour="first"))) == {0}
     assert set(winners(engine(favour="longest"))) == {2}

@@ -62,7 +62,7 @@ def test_certificate_and_report_are_written_and_the_first_screen_printed(
 ) -> None:
     assert cli.main([*argv, "--output", str(tmp_path)]) == ExitCode.CERTIFIED
     captured = capsys.readouterr()
-    assert {file.name for file in tmp_path.iterdir()} == {"certificate.json", "report.md"}
+    assert {file.name for file in tmp_path.iterdir()} == {"certificate.json", "report.md", "report.html"}
     assert "int4-awq: CERTIFIED (comparable)" in captured.out
     assert str(tmp_path / "report.md") in captured.err
     assert "By subject" not in captured.out
@@ -95,11 +95,11 @@ def test_without_output_a_suite_writes_beside_its_runs(
 
 
 def test_the_report_can_be_written_again_to_the_letter(
-    argv: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    argv: list[str], release: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     cli.main([*argv, "--output", str(tmp_path)])
     first_screen = capsys.readouterr().out
-    assert cli.main(["report", str(tmp_path / "certificate.json")]) == 0
+    assert cli.main(["report", str(tmp_path / "certificate.json"), "--runs", str(release / "runs")]) == 0
     assert capsys.readouterr().out == (tmp_path / "report.md").read_text("utf-8")
     assert cli.main(["report", str(tmp_path / "certificate.json"), "--format", "text", "--no-evidence"]) == 0
     assert capsys.readouterr().out.strip() == first_screen.strip()

@@ -140,3 +140,27 @@ def test_a_suite_that_cannot_work_is_refused(tmp_path: Path, old: str, new: str,
 def test_wrong_shapes_are_reported_and_never_crash(tmp_path: Path) -> None:
     for text in ("", "[]", "name: x\nengine: 3\nbaseline: [1]\njudge: {engine: 7}\nassets: {a: 1}\ncandidates: [q]\n"):
         assert faults(tmp_path, text)
+
+
+def test_files_in_options_are_relative_to_the_suite_file(tmp_path: Path) -> None:
+    file = tmp_path / "suite.yaml"
+    file.write_text(
+        """
+name: s
+policy: demo
+engine: {adapter: scripted, model: m}
+baseline: {name: b, options: {replies: ./b.jsonl, base_url: 'http://localhost/v1', seed: 3}}
+rerun: {options: {replies: ../r.jsonl}}
+candidates: [{name: c, options: {nested: [{file: ./deep.txt}], word: plain.txt}}]
+tasks: [mmlu]
+"""
+    )
+    suite = load_suite(file)
+    assert suite.baseline.options == {
+        "replies": str(tmp_path / "b.jsonl"),
+        "base_url": "http://localhost/v1",
+        "seed": 3,
+    }
+    assert suite.rerun_engine is not None
+    assert Path(suite.rerun_engine.options["replies"]).resolve() == tmp_path.parent / "r.jsonl"
+    assert suite.candidates[0].options == {"nested": [{"file": str(tmp_path / "deep.txt")}], "word": "plain.txt"}

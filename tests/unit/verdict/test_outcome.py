@@ -12,7 +12,7 @@ import pytest
 
 from evalkit.comparison import PublishedAccuracy
 from evalkit.errors import ExitCode
-from evalkit.policy import load_policy
+from evalkit.policy import JudgeRules, load_policy
 from evalkit.verdict import REASONS, Outcome, Reason, decide_unpaired, exit_code
 
 Make = Callable[..., Any]
@@ -119,6 +119,11 @@ def truncated_answers(make: Make) -> Any:
     return bench.verdict(bench.truncated(bench.run(), 4))
 
 
+def six_cut_off_answers(make: Make) -> Any:
+    bench = make(judge=JudgeRules(gate_increase_max=0.0))
+    return bench.verdict(bench.truncated(bench.run(), 6))
+
+
 def barely_enough_for_one(make: Make) -> Any:
     bench = make(recipes=("candidate", *(f"never-{number}" for number in range(1, 9))))
     return bench.verdict(bench.run(losses=15, gains=5))
@@ -140,6 +145,7 @@ CASES: dict[str, tuple[Outcome, Callable[[Make], Any]]] = {
     "baseline-sanity": (INVALID, a_baseline_near_chance),
     "same-model": (INVALID, identical_replies),
     "zero-variance": (INVALID, equal_loss_on_every_question),
+    "judge-unqualified": (INVALID, lambda make: make(judge=JudgeRules(qualification="required")).verdict()),
     "no-endpoint": (INVALID, lambda make: make(mmlu={"gating": False}, mt_bench={"gating": False}).verdict()),
     "endpoint-fail": (REJECTED, lambda make: make().verdict(make().run(losses=60))),
     "endpoint-open": (INCONCLUSIVE, lambda make: make().verdict(make().run(losses=36))),
@@ -149,13 +155,19 @@ CASES: dict[str, tuple[Outcome, Callable[[Make], Any]]] = {
     "exploratory": (INCONCLUSIVE, lambda make: make().verdict(make().run(policy_sha256=None), post_hoc=True)),
     "guard:invalid-answers": (INCONCLUSIVE, truncated_answers),
     "guard:length": (INCONCLUSIVE, longer_answers),
+    "guard:gates": (INCONCLUSIVE, six_cut_off_answers),
     "guard:catastrophic": (INCONCLUSIVE, four_ruined_questions),
     "guard:skew": (INCONCLUSIVE, two_ruined_questions),
     "guard:implausible-gain": (INCONCLUSIVE, gains_of_rating),
 }
 """Reason code to the outcome it belongs to and evidence that leads there."""
 
-ALSO = {"wrong-run": {"policy-missing"}, "estimate": {"too-few"}, "guard:catastrophic": {"guard:skew"}}
+ALSO = {
+    "wrong-run": {"policy-missing"},
+    "estimate": {"too-few"},
+    "guard:gates": {"guard:invalid-answers"},
+    "guard:catastrophic": {"guard:skew"},
+}
 """What the evidence of some codes cannot but show as well."""
 
 

@@ -43,7 +43,7 @@
   if (talks && talks.length) browseTalks(talks);
 
   function browseChanges(all) {
-    const PAGE = 50;
+    const PAGE = 25;
     const field = function (name) { return document.getElementById("change-" + name); };
     const search = field("search"), run = field("run"), endpoint = field("endpoint");
     const subject = field("subject"), kind = field("kind"), list = field("list"), more = field("more");
@@ -183,7 +183,7 @@
       const one = chosen().questions[Number(question.value)], base = chosen().runs[0];
       talk.replaceChildren();
       if (!one) return;
-      const sides = [["Baseline: " + base, one.answers[base]], ["Candidate: " + run.value, one.answers[run.value]]];
+      const sides = [["Baseline", one.answers[base]], ["Candidate: " + run.value, one.answers[run.value]]];
       const turns = Math.max.apply(null, [one.turns.length].concat(sides.map(function (side) { return side[1] ? side[1].turns.length : 0; })));
       for (let turn = 0; turn < turns; turn++) {
         put(talk, make("h3", "", "Turn " + (turn + 1)), make("pre", "", one.turns[turn] || ""));

@@ -1,0 +1,146 @@
+"""What a checkpoint's own files say about its quantization.
+
+In: `config.json` and `hf_quant_config.json` of a folder. Out: `Declared`.
+May not know: whether it is true; `stored` looks at the tensors.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from evalkit.adapters.causal.source import QUANT_FILE, read_config
+from evalkit.errors import UsageError
+
+NONE = "none"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Declared:
+    """Quantization as a checkpoint declares it.
+
+    Attributes:
+        algorithm: `FP8`, `W4A16_AWQ`, ...; the `quant_method` where that is all there is; "none" without quantization.
+        kv_cache: type of the key-value cache; "none" if it is not quantized.
+        group_size: values that share a scale; None if not declared.
+        excluded: patterns of modules that stay as they were.
+        method: `quant_method` of config.json; "" without.
+        producer: name and version of the program that wrote it.
+    """
+
+    algorithm: str = NONE
+    kv_cache: str = NONE
+    group_size: int | None = None
+    excluded: tuple[str, ...] = ()
+    method: str = ""
+    producer: str = ""
+
+    def record(self) -> dict[str, Any]:
+        """Return what an identity says about it."""
+        return {
+            "algorithm": self.algorithm,
+            "kv_cache": self.kv_cache,
+            "group_size": self.group_size,
+            "excluded": list(self.excluded),
+            "producer": self.producer,
+        }
+
+
+def read_declared(folder: Path) -> Declared:
+    """Read what a folder declares.
+
+    Raises:
+        UsageError: a file is unreadable, the two files contradict each other, or layers are quantized in different ways.
+    """
+    inside = read_config(folder).get("quantization_config") or {}
+    beside = _beside(folder)
+    first, second = _from_config(inside), _from_modelopt(beside) if beside else None
+    if second is None:
+        found = first
+    elif not inside:
+        found = second
+    else:
+        _same(folder, first, second)
+        found = second
+    if found.algorithm == "MIXED_PRECISION":
+        raise UsageError(
+            f"{folder}: MIXED_PRECISION, layers quantized in different ways, cannot be compared with one recipe yet; "
+            "next step: a checkpoint with one format"
+        )
+    return found
+
+
+def layer_count(folder: Path) -> int:
+    """Return the number of decoder layers.
+
+    Raises:
+        UsageError: config.json does not say.
+    """
+    config = read_config(folder)
+    for place in (config, config.get("text_config") or {}):
+        count = place.get("num_hidden_layers")
+        if isinstance(count, int) and count >= 1:
+            return count
+    raise UsageError(f"{folder / 'config.json'}: no num_hidden_layers, so a recipe cannot be resolved for this model")
+
+
+def _beside(folder: Path) -> Mapping[str, Any]:
+    path = folder / QUANT_FILE
+    if not path.exists():
+        return {}
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+        details = document["quantization"]
+        return {**details, "producer": document.get("producer") or {}}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UsageError(f"{path}: no ModelOpt quantization ({type(error).__name__}: {error})") from error
+
+
+def _from_modelopt(details: Mapping[str, Any]) -> Declared:
+    return Declared(
+        algorithm=str(details.get("quant_algo") or NONE),
+        kv_cache=str(details.get("kv_cache_quant_algo") or NONE),
+        group_size=details.get("group_size"),
+        excluded=tuple(map(str, details.get("exclude_modules") or ())),
+        method="modelopt",
+        producer=_producer(details.get("producer")),
+    )
+
+
+def _from_config(details: Mapping[str, Any]) -> Declared:
+    if not details:
+        return Declared()
+    method = str(details.get("quant_method", ""))
+    cache = details.get("kv_cache_scheme")
+    return Declared(
+        algorithm=str(details.get("quant_algo") or method or NONE),
+        kv_cache=_cache(cache),
+        group_size=details.get("group_size"),
+        excluded=tuple(map(str, details.get("ignore") or details.get("modules_to_not_convert") or ())),
+        method=method,
+        producer=_producer(details.get("producer")),
+    )
+
+
+def _cache(scheme: Any) -> str:
+    if isinstance(scheme, Mapping):
+        eight_bit_float = scheme.get("type") == "float" and scheme.get("num_bits") == 8
+        return "FP8" if eight_bit_float else json.dumps(dict(scheme), sort_keys=True)
+    return str(scheme) if scheme else NONE
+
+
+def _producer(value: Any) -> str:
+    return f"{value.get('name', '')} {value.get('version', '')}".strip() if isinstance(value, Mapping) else ""
+
+
+def _same(folder: Path, config: Declared, beside: Declared) -> None:
+    for name in ("algorithm", "kv_cache", "excluded"):
+        left, right = getattr(config, name), getattr(beside, name)
+        if (sorted(left) if name == "excluded" else left) != (sorted(right) if name == "excluded" else right):
+            raise UsageError(
+                f"{folder}: config.json declares {name} {left!r}, {QUANT_FILE} declares {right!r}; engines read one or "
+                "the other. Next step: export the checkpoint again"
+            )

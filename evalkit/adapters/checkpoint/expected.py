@@ -1,0 +1,103 @@
+"""Does a checkpoint hold what a recipe makes? Layer by layer.
+
+In: a resolved recipe, what files declare and hold. Out: one sentence for each contradiction.
+May not know: ModelOpt; its rule that the last matching entry of `quant_cfg` wins is all that is needed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Mapping
+from fnmatch import fnmatchcase
+from typing import Any
+
+from evalkit.adapters.checkpoint.declared import NONE, Declared
+from evalkit.adapters.checkpoint.stored import Stored
+from evalkit.recipes import ResolvedRecipe
+
+_SHOWN = 3
+
+
+def quantized_by(recipe: ResolvedRecipe, linear: Iterable[str]) -> frozenset[str] | None:
+    """Return the linear layers whose weights a recipe quantizes; None where the recipe imports parts from ModelOpt."""
+    entries = recipe.document["quantize"]["quant_cfg"]
+    if any("$import" in entry for entry in entries):
+        return None
+    return frozenset(module for module in linear if _enabled(f"{module}.weight_quantizer", entries))
+
+
+def _enabled(quantizer: str, entries: Iterable[Mapping[str, Any]]) -> bool:
+    enabled = True
+    for entry in entries:
+        applies = entry.get("parent_class") in (None, "nn.Linear")
+        if applies and fnmatchcase(quantizer, entry["quantizer_name"]):
+            enabled = entry.get("enable") is not False
+    return enabled
+
+
+def label_faults(recipe: ResolvedRecipe, what: str, algorithm: str, kv_cache: str) -> list[str]:
+    """Compare labels with a recipe's expectation; a recipe without one cannot be told apart from any other."""
+    expected = recipe.expectation
+    if not expected.declared:
+        return [
+            f"recipe '{recipe.name}' has no expectation file, so nothing can be compared with it; "
+            f"next step: write {recipe.name}.expect.yaml beside it"
+        ]
+    pairs = (("algorithm", expected.algorithm, algorithm), ("KV cache", expected.kv_cache, kv_cache))
+    return [
+        f"{name} {what} is {found}, recipe '{recipe.name}' makes {wanted}"
+        for name, wanted, found in pairs
+        if wanted != found
+    ]
+
+
+def layer_faults(recipe: ResolvedRecipe, held: Stored) -> list[str]:
+    """Compare the layers that hold codes with those the recipe quantizes."""
+    wanted = quantized_by(recipe, held.linear)
+    if wanted is None:
+        return []
+    found = frozenset(held.quantized)
+    return [
+        *_named(wanted - found, f"stored unquantized, recipe '{recipe.name}' quantizes them"),
+        *_named(found - wanted, f"stored quantized, recipe '{recipe.name}' leaves them alone"),
+    ]
+
+
+def declaration_faults(declared: Declared, held: Stored) -> list[str]:
+    """Compare what the files declare with what the tensors show."""
+    if (declared.algorithm == NONE) and held.quantized:
+        kinds = ", ".join(sorted(set(held.quantized.values())))
+        return [f"{len(held.quantized)} layers hold codes ({kinds}), but no quantization is declared"]
+    if declared.algorithm == NONE:
+        return []
+    if not held.quantized:
+        return [f"{declared.algorithm} is declared, but no layer holds codes"]
+    return exclusion_faults("declared", declared.excluded, held)
+
+
+def exclusion_faults(
+    what: str, excluded: Collection[str], held: Stored, match: Callable[[str], bool] | None = None
+) -> list[str]:
+    """Compare a list of excluded modules with the layers that hold codes.
+
+    Args:
+        what: who excludes, for the sentence.
+        excluded: patterns.
+        held: what the tensors show.
+        match: whoever knows better than the patterns; None for the patterns.
+    """
+    out = match or (lambda module: any(fnmatchcase(module, pattern) for pattern in excluded))
+    left_out = {module for module in held.linear if out(module)}
+    missing = {module for module in held.linear if module not in held.quantized and module not in left_out}
+    return [
+        *_named(left_out & held.quantized.keys(), f"hold codes, but are excluded as {what}"),
+        *_named(missing - {"lm_head"}, f"hold no codes, but are not excluded as {what}"),
+    ]
+
+
+def _named(modules: Collection[str], fault: str) -> list[str]:
+    if not modules:
+        return []
+    shown = ", ".join(sorted(modules)[:_SHOWN]) + (
+        f" and {len(modules) - _SHOWN} more" if len(modules) > _SHOWN else ""
+    )
+    return [f"{shown}: {fault}"]

@@ -1,0 +1,156 @@
+"""The identity of a model that lm-eval built, as far as it can be read back.
+
+In: lm-eval's object and the arguments it was built with. Out: `EngineIdentity`, and what it may not rest on.
+May not know: requests.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from evalkit.adapters.causal.source import ModelFiles, find_model
+from evalkit.adapters.harness.options import HarnessOptions
+from evalkit.records import EngineIdentity, digest, text_digest
+
+if TYPE_CHECKING:
+    from evalkit.adapters.base import Resources
+    from evalkit.suite import EngineSpec
+
+_PACKAGES = {"torch": "torch", "transformers": "transformers", "vllm": "vllm", "sglang": "sglang"}
+"""Module to distribution; only those that were imported can matter."""
+
+_PLACES = ("pretrained", "model", "tokenizer", "gguf_file")
+"""Arguments that may be paths; their last part is the name."""
+
+
+def torch_model(model: Any) -> Any | None:
+    """Return the torch module inside lm-eval's object; None where there is none in this process."""
+    inner = getattr(model, "_model", None)
+    return inner if hasattr(inner, "parameters") and hasattr(inner, "config") else None
+
+
+def identify(
+    spec: EngineSpec,
+    options: HarnessOptions,
+    model: Any,
+    arguments: Mapping[str, Any],
+    files: ModelFiles | None,
+    resources: Resources,
+) -> tuple[EngineIdentity, list[str]]:
+    """Return the identity and what it may not rest on."""
+    inner = torch_model(model)
+    name = files.name if files else _named(arguments.get("pretrained") or arguments.get("model") or spec.model)
+    weights, doubts = _weights(options, arguments, files, inner, resources)
+    tokenizer = getattr(model, "tokenizer", None)
+    template = getattr(tokenizer, "chat_template", None)
+    quantization, more = _quantization(inner)
+    identity = EngineIdentity(
+        adapter="lm_eval",
+        model=name,
+        weights_sha256=weights,
+        recipe="none",
+        recipe_sha256=None,
+        fidelity="engine",
+        quantization=quantization,
+        dtype=_dtype(inner),
+        tokenizer_sha256=_tokenizer(tokenizer),
+        chat_template_sha256=text_digest(str(template)) if template else None,
+        versions={"lm-eval": metadata.version("lm-eval"), **_versions()},
+        device=_device(model, inner),
+        options={
+            "lm_eval_model": spec.model,
+            "model_args": {
+                key: _named(value) if key in _PLACES else value
+                for key, value in arguments.items()
+                if options.asset is None or key not in ("pretrained", "gguf_file")  # the asset's own place
+            },
+            "scoring": "loglikelihood",
+            "max_length": length_limit(model, options),
+        },
+    )
+    return identity, [*doubts, *more]
+
+
+def length_limit(model: Any, options: HarnessOptions) -> int | None:
+    """Return the tokens a request may need: the lower of the model's own limit and the option's."""
+    own = getattr(model, "max_length", None)
+    found = [one for one in (own if isinstance(own, int) else None, options.max_length) if one is not None]
+    return min(found) if found else None
+
+
+def _weights(
+    options: HarnessOptions,
+    arguments: Mapping[str, Any],
+    files: ModelFiles | None,
+    inner: Any,
+    resources: Resources,
+) -> tuple[str, list[str]]:
+    if options.weights_sha256 is not None:
+        return options.weights_sha256, ["the digest of the weights is declared, not read back"]
+    if files is not None:
+        return files.weights_sha256, []
+    place = arguments.get("pretrained")
+    if isinstance(place, str) and Path(place).is_dir():
+        gguf = arguments.get("gguf_file")
+        return find_model(str(Path(place) / gguf) if gguf else place, resources).weights_sha256, []
+    commit = getattr(getattr(inner, "config", None), "_commit_hash", None)
+    if commit:
+        return digest({"hub": str(place), "commit": str(commit)}), []
+    return digest({"arguments": {key: str(value) for key, value in arguments.items()}}), [
+        "the weights cannot be read back: the arguments stand in; declare their digest in weights_sha256"
+    ]
+
+
+def _quantization(inner: Any) -> tuple[Mapping[str, Any], list[str]]:
+    found: dict[str, Any] = {"algorithm": "unknown", "kv_cache": "unknown", "enabled": {}}
+    if inner is None:
+        return found, ["how the model is quantized cannot be read back: it is not in this process"]
+    declared = getattr(inner.config, "quantization_config", None)
+    found |= {"algorithm": "none", "kv_cache": "none"}
+    if declared is not None:
+        values = declared if isinstance(declared, dict) else declared.to_dict()
+        method = values.get("quant_method")
+        found["algorithm"] = str(getattr(method, "value", method))
+    return found, []
+
+
+def _dtype(inner: Any) -> str:
+    return "unknown" if inner is None else str(next(inner.parameters()).dtype).removeprefix("torch.")
+
+
+def _tokenizer(tokenizer: Any) -> str:
+    if tokenizer is None:
+        return text_digest("unknown")
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is not None:
+        return text_digest(backend.to_str())
+    if hasattr(tokenizer, "get_vocab"):
+        return text_digest(repr(sorted(tokenizer.get_vocab().items())))
+    return text_digest(type(tokenizer).__name__)
+
+
+def _versions() -> dict[str, str]:
+    return {name: metadata.version(name) for module, name in _PACKAGES.items() if module in sys.modules}
+
+
+def _device(model: Any, inner: Any) -> str:
+    if inner is None:
+        return "unknown"
+    from evalkit.adapters.causal.identity import device_name  # noqa: PLC0415 - needs torch
+
+    return device_name(str(getattr(model, "device", "cpu")))
+
+
+def _named(value: Any) -> Any:
+    """Return the last part of a path, the value itself where it is none.
+
+    >>> _named("/data/models/llama"), _named("meta-llama/Llama-3.1-8B")
+    ('llama', 'meta-llama/Llama-3.1-8B')
+    """
+    if isinstance(value, str) and (value.startswith(("/", "~", ".")) or Path(value).exists()):
+        return Path(value).name
+    return value

@@ -1,0 +1,102 @@
+"""`evalkit history`: what nights and certificates have shown over time.
+
+In: a database. Out: tables, plots, the nights where something changed.
+May not know: how a trend is found.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from evalkit.cli.options import any_path, existing_file, json_option, print_json, say
+from evalkit.errors import MissingExtraError, UsageError
+
+if TYPE_CHECKING:
+    from evalkit.history import History
+
+DEFAULT = Path("outputs/history.sqlite")
+
+
+@click.command(epilog="Example: evalkit history --history outputs/history.sqlite --last 30")
+@click.option(
+    "--history", "url", envvar="EVALKIT_HISTORY", metavar="URL", help="Database; outputs/history.sqlite by default."
+)
+@click.option("--suite", help="Of this suite only.")
+@click.option("--site", help="Of this site only.")
+@click.option("--recipe", help="Of this recipe only.")
+@click.option("--last", type=click.IntRange(min=1), default=60, show_default=True, help="The newest so many nights.")
+@click.option("--record", multiple=True, type=existing_file, help="Keep a certificate.json first; may be repeated.")
+@click.option("--svg", type=any_path, help="Also draw the trends into this file.")
+@click.option("--format", "form", type=click.Choice(("text", "markdown")), default="text", show_default=True)
+@json_option
+def command(url: str | None, as_json: bool, form: str, **given: Any) -> int:
+    """List and plot trends of each recipe: accuracy, difference with its interval, flips, ratings, speed.
+
+    A change names the first night on which a measure was another one, and what changed in the environment then. Nights
+    reuse the items of one list, so they are never pooled into one estimate.
+    """
+    try:
+        from evalkit.history import open_history
+    except ModuleNotFoundError as error:
+        raise MissingExtraError("the history", str(error.name), "history") from error
+    from evalkit.nightly.history_page import page_data, page_text
+
+    if url is None and not DEFAULT.exists() and not given["record"]:
+        raise UsageError(
+            f"{DEFAULT}: there is no history yet; next step: run 'evalkit nightly', or name one: --history"
+        )
+    with open_history(url or f"sqlite:///{DEFAULT}") as history:
+        for file in given["record"]:
+            _record(history, file, given)
+        found, compared = _read(history, given)
+    if given["svg"] is not None:
+        _draw(given["svg"], found, compared)
+    if as_json:
+        print_json(page_data(found, compared))
+    else:
+        click.echo(page_text(found, compared, markdown=form == "markdown"), nl=False)
+    return 0
+
+
+def _record(history: History, file: Path, given: dict[str, Any]) -> None:
+    from evalkit.errors import DataError, EvalkitError
+    from evalkit.history import write_certificate_run
+    from evalkit.history.certificates import certified_runs
+    from evalkit.records import parse_object
+    from evalkit.store import read_manifest
+
+    document = parse_object(file.read_text(encoding="utf-8"), str(file))
+    if document.get("certificate_version") != 1:
+        raise DataError(f"{file}: certificate_version is {document.get('certificate_version')!r}, not 1")
+    begun = {}
+    for name, run in document.get("runs", {}).items():
+        try:
+            begun[name] = read_manifest(file.parent / run["folder"]).created_at
+        except EvalkitError:
+            continue  # the certificate was moved away from its runs; then the order of recording stands in
+    suite = given["suite"] or file.resolve().parent.name
+    for one in certified_runs(document, suite=suite, site=given["site"] or "default", begun=begun):
+        written = write_certificate_run(history, one.run, one.comparisons, one.verdict)
+        say(f"{file}: {one.run.name}: {written.value}")
+
+
+def _read(history: History, given: dict[str, Any]) -> tuple[list[Any], list[Any]]:
+    from evalkit.history import read_comparisons, read_nights
+    from evalkit.nightly.trends import trends
+
+    rows = read_nights(history, suite=given["suite"], site=given["site"], recipe=given["recipe"], last=given["last"])
+    compared = read_comparisons(history, suite=given["suite"], site=given["site"], name=given["recipe"])
+    return trends(rows), [row for row in compared if row.night is None][-given["last"] :]
+
+
+def _draw(file: Path, found: Sequence[Any], compared: Sequence[Any]) -> None:
+    from evalkit.certify import write_certificate
+    from evalkit.nightly.charts import certificate_series, night_series, svg
+
+    drawn = [series for trend in found for series in night_series(trend)] + certificate_series(compared)
+    write_certificate(file.parent, {file.name: svg(drawn)})
+    say(f"written: {file}")

@@ -1,0 +1,135 @@
+"""`evalkit judge qualify`: is a judge good enough for its word to count?
+
+In: a run folder, a judge, votes of people where they are at hand. Out: a file with a digest, and its bars in words.
+May not know: how a judge is tried.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from evalkit.cli.judging_options import judge_engine, judge_options, judged_tasks, workshop_of
+from evalkit.cli.options import (
+    any_path,
+    definitions_option,
+    existing_folder,
+    json_option,
+    print_json,
+    quiet_option,
+    say,
+)
+from evalkit.errors import ExitCode
+
+if TYPE_CHECKING:
+    from evalkit.certify.qualifying import Votes
+    from evalkit.policy import JudgeBars
+    from evalkit.qualification import Qualification
+
+
+@click.command(
+    epilog="Example: evalkit judge qualify outputs/cpu-demo/official-fp8 --profile evalkit-rating-logprob "
+    "--adapter hf --model smollm2-135m-instruct"
+)
+@click.argument("run", type=existing_folder)
+@judge_options
+@click.option("--task", help="Judged task; by default the only conversation of the run.")
+@click.option(
+    "--answers", type=click.IntRange(min=2), default=30, show_default=True, help="Answers to make probes from."
+)
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the choice of answers and pairs.")
+@click.option("--policy", default="release", show_default=True, help="Policy whose bars are applied.")
+@click.option("--votes", type=existing_folder, help="Folder with human.jsonl, and gpt4_pair.jsonl if there is one.")
+@click.option(
+    "--vote-answers", type=existing_folder, help="FastChat's folder model_answer with the answers that were voted on."
+)
+@click.option("--vote-pairs", type=click.IntRange(min=1), default=80, show_default=True, help="Voted pairs to judge.")
+@click.option("--output", type=any_path, help="File to write; by default where `certify` looks for it.")
+@definitions_option
+@quiet_option
+@json_option
+def command(run: Path, as_json: bool, **given: Any) -> int:
+    """Try a judge: corrupted answers, planted verdicts, the same question twice, both orders, votes of people.
+
+    The probes are made from the run's own answers. Exit code 0 if the judge reaches every bar of the policy, 1 if not.
+    """
+    from evalkit.certify.judging import STORE, Bench
+    from evalkit.certify.qualifying import qualification_file, qualify_judge
+    from evalkit.collect.budget import Budget
+    from evalkit.policy import load_policy
+    from evalkit.policy.judging import JudgeRules
+    from evalkit.qualification import write_qualification
+    from evalkit.records import judging_name
+    from evalkit.suite import Panelist
+
+    tasks = judged_tasks([run], [given["task"]] if given["task"] else [])
+    if len(tasks) > 1:
+        raise click.UsageError(f"{run} has several conversations: {', '.join(tasks)}; name one with --task")
+    workshop = workshop_of(given)
+    profile = workshop.definitions.judge(given["profile"])
+    bars = (load_policy(given["policy"]).judge or JudgeRules()).bars
+    judge = Panelist(profile=profile.name, engine=judge_engine(given))
+    by = judging_name(tasks[0], profile.name if profile.mode == "pairwise" else None)
+    file = given["output"] or qualification_file(run.resolve().parent, by)
+    budget = Budget(max_calls=given["max_calls"], max_tokens=given["max_tokens"])
+    with Bench(workshop, store=given["store"] or run.resolve().parent / STORE, budget=budget) as bench:
+        found = qualify_judge(
+            run, tasks[0], judge, bench, answers=given["answers"], seed=given["seed"], votes=_votes(given)
+        )
+    write_qualification(file, found)
+    passed = _show(found, bars, as_json=as_json)
+    say(f"written: {file}")
+    return ExitCode.CERTIFIED if passed else ExitCode.REJECTED
+
+
+def _votes(given: dict[str, Any]) -> Votes | None:
+    if given["votes"] is None:
+        if given["vote_answers"] is not None:
+            raise click.UsageError("--vote-answers needs --votes")
+        return None
+    from evalkit.interop.voted import voted_pairs
+
+    found = voted_pairs(given["votes"], given["vote_answers"], count=given["vote_pairs"], seed=given["seed"])
+    if found is None:
+        say(
+            f"{given['votes']}: the votes come without the answers that were voted on, so the judge cannot be compared "
+            "with people; next step: --vote-answers FOLDER with FastChat's model_answer files"
+        )
+    return found
+
+
+def _show(found: Qualification, bars: JudgeBars, *, as_json: bool) -> bool:
+    from evalkit.comparison import to_plain
+    from evalkit.qualification import check_qualification
+
+    people = found.agreement["judge"] if found.agreement is not None else None
+    checks = check_qualification(found.estimates, bars, people)
+    passed = all(check.passed for check in checks)
+    if as_json:
+        print_json({**found.summary, "sha256": found.sha256, "checks": to_plain(checks), "qualified": passed})
+        return passed
+    who = f"judge {found.judge['model']}, profile {found.profile}"
+    click.echo(f"{who}: {'qualified' if passed else 'NOT qualified'}")
+    for check in checks:
+        click.echo(f"- {check.check}: {'passed' if check.passed else 'FAILED'}: {check.message}")
+    for line in _more(found):
+        click.echo(line)
+    return passed
+
+
+def _more(found: Qualification) -> Sequence[str]:
+    estimates = found.estimates
+    lines = [
+        f"- {what} {row.name}: {row.successes} of {row.n}"
+        for what, rows in (("above its twin,", estimates.ranking[1:]), ("not moved by", estimates.resistance[1:]))
+        for row in rows
+    ]
+    lines.append("- verdicts: " + ", ".join(f"{n} {status}" for status, n in estimates.statuses.items()))
+    for who in ("judge", "gpt4", "people") if found.agreement is not None else ():
+        row = (found.agreement or {}).get(who)
+        if row and row["rate"] is not None:
+            lines.append(f"- agreement with people, {who}: {row['agreed']} of {row['n']} ({row['rate']:.1%})")
+    return lines

@@ -1,0 +1,288 @@
+"""`evalkit nightly`: watch every candidate with as few items as the evidence needs.
+
+In: a suite, and a policy that certifies nothing. Out: a night's folder, an entry in the history, an exit code.
+May not know: how an outcome is reached.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from evalkit.cli.options import (
+    any_path,
+    cache_folder,
+    command_line,
+    definitions_option,
+    existing_file,
+    json_option,
+    print_json,
+    quiet_option,
+    say,
+)
+from evalkit.errors import MissingExtraError, StoreError, UsageError
+
+if TYPE_CHECKING:
+    from evalkit.certify import Workshop
+    from evalkit.history import History
+    from evalkit.nightly import Night, NightPlan
+    from evalkit.nightly.plan import Known
+
+COMMIT_VARIABLES = ("EVALKIT_COMMIT", "GITHUB_SHA", "CI_COMMIT_SHA", "GIT_COMMIT", "BUILDKITE_COMMIT")
+"""Where CI servers say which commit is under test; the first that is set counts."""
+
+Results = Sequence[Mapping[str, Any]]
+
+
+@click.command(epilog="Example: evalkit nightly examples/nightly.yaml --plan")
+@click.argument("suite_file", metavar="SUITE", type=existing_file)
+@click.option("--night", metavar="LABEL", help="Label of the night; today's date (UTC) by default.")
+@click.option("--site", default="default", show_default=True, help="Machine or lane, where several watch one suite.")
+@click.option("--policy", help="Policy name or file; that of the suite by default. It must certify nothing.")
+@click.option("--plan", "only_plan", is_flag=True, help="Print what a night will cost and can find; run nothing.")
+@click.option("--full/--no-full", default=True, show_default=True, help="Full comparison after an alarm or the cap.")
+@click.option("--block", type=click.IntRange(min=1), help="Items asked between two looks at the evidence.")
+@click.option("--discordance", type=click.FloatRange(0, 1), help="Share of items that flip, for the plan.")
+@click.option("--rate", type=click.FloatRange(0, min_open=True), help="Items a second, for the plan.")
+@click.option("--commit", help="What is under test; $EVALKIT_COMMIT, or what the CI server says, by default.")
+@click.option("--history", "url", envvar="EVALKIT_HISTORY", metavar="URL", help="Database, or 'none'.")
+@click.option("--junit", type=any_path, help="Also write the JUnit report here.")
+@click.option("--summary", type=any_path, help='Append a Markdown summary here, such as "$GITHUB_STEP_SUMMARY".')
+@click.option("--webhook", envvar="EVALKIT_WEBHOOK", metavar="URL", help="POST the result here, as JSON.")
+@click.option("--webhook-secret", metavar="VARIABLE", help="Name of the variable that holds the signature's secret.")
+@click.option("--line", is_flag=True, help="Print one line, for chat, in place of tables.")
+@definitions_option
+@quiet_option
+@json_option
+def command(suite_file: Path, as_json: bool, line: bool, **given: Any) -> int:
+    """Watch every candidate of a suite tonight, with as few items as the evidence needs.
+
+    Stored replies of the baseline are reused; the night stops at OK, ALARM or its cap, and goes on where it was stopped
+    when the command is repeated. It certifies nothing. Exit codes: 0 OK, 1 ALARM, 3 undecided, 4 invalid (no
+    regression: outage, coverage, a failed check), 2 wrong request, 5 evalkit failed.
+    """
+    from evalkit.nightly import finished_night, night_exit_code, run_night
+    from evalkit.nightly.plan import plan_lines
+    from evalkit.nightly.report import night_sections, one_line, outcomes
+    from evalkit.report import as_text
+
+    night, workshop = _night(suite_file, given)
+    secret = _secret(given)
+    url = _address(given["url"], night)
+    results = None if given["only_plan"] else finished_night(night)
+    if results is not None:
+        say(f"night {night.settings.night}: finished before, results reused from {night.path}")
+    else:
+        plan = _plan(night, workshop, url, given)
+        lines = "\n".join(plan_lines(plan))
+        if given["only_plan"]:
+            click.echo(lines) if not as_json else print_json(plan.to_dict())
+            return 0
+        workshop.say(lines)
+        results = run_night(night, workshop, plan.to_dict())
+    _write(night, results, given)
+    with _warned():
+        _keep(night, url, workshop)
+    with _warned():
+        _tell(night, results, given, secret)
+    if as_json:
+        print_json(list(results))
+    else:
+        click.echo(one_line(results) if line else as_text(night_sections(results)), nl=line)
+    say(f"written: {night.path}")
+    return night_exit_code(outcomes(results))
+
+
+def _night(file: Path, given: Mapping[str, Any]) -> tuple[Night, Workshop]:
+    from evalkit.assets import AssetStore
+    from evalkit.certify import Workshop
+    from evalkit.definitions import find_definitions
+    from evalkit.nightly import NightSettings, open_night
+    from evalkit.nightly.environment import environment
+    from evalkit.nightly.settings import BLOCK
+    from evalkit.policy import load_policy
+    from evalkit.suite import load_suite
+
+    suite, now = load_suite(file), datetime.now(timezone.utc)
+    told = (lambda _line: None) if given["quiet"] else say
+    definitions = find_definitions(given["definitions"] or suite.definitions)
+    settings = NightSettings(
+        night=given["night"] or now.date().isoformat(),
+        started_at=now.isoformat(timespec="microseconds"),
+        site=given["site"],
+        full=given["full"],
+        block=given["block"] or BLOCK,
+        discordance=given["discordance"],
+        rate=given["rate"],
+        environment=environment(commit=given["commit"] or _commit()),
+    )
+    workshop = Workshop(
+        assets=AssetStore(definitions.root, overrides=suite.assets, cache=cache_folder(), progress=told),
+        definitions=definitions,
+        say=told,
+        progress=not given["quiet"],
+        command=command_line(),
+        overrides=suite.assets,
+    )
+    return open_night(suite, load_policy(given["policy"] or suite.policy), settings), workshop
+
+
+def _commit() -> str | None:
+    return next((os.environ[name] for name in COMMIT_VARIABLES if os.environ.get(name)), None)
+
+
+def _secret(given: Mapping[str, Any]) -> str | None:
+    """Read the secret by the name of its variable: it is on no command line and in no file."""
+    from evalkit.nightly.webhook import checked_url
+
+    if given["webhook"]:
+        checked_url(given["webhook"])
+    name = given["webhook_secret"]
+    if name is None:
+        return None
+    if not os.environ.get(name):
+        raise UsageError(
+            f"--webhook-secret {name}: the variable is not set; give the name of one that holds the secret"
+        )
+    return os.environ[name]
+
+
+def _address(url: str | None, night: Night) -> str | None:
+    """Return the database: as given, or one file beside the suite's outputs; None for none."""
+    if url == "none":
+        return None
+    if url:
+        return url
+    try:
+        import alembic  # noqa: F401
+        import sqlalchemy  # noqa: F401
+    except ImportError as error:
+        missing = MissingExtraError("the history of nights", str(error.name), "history")
+        say(f"no history is kept: {missing}")
+        return None
+    return f"sqlite:///{night.suite.outputs.parent / 'history.sqlite'}"
+
+
+@contextmanager
+def _warned() -> Iterator[None]:
+    """Let a failure of what comes after the night be seen, and not change its outcome."""
+    try:
+        yield
+    except StoreError as error:
+        say(f"WARNING: {error}")
+
+
+@contextmanager
+def _history(url: str) -> Iterator[History]:
+    try:
+        from evalkit.history import open_history
+    except ModuleNotFoundError as error:
+        raise MissingExtraError("the history of nights", str(error.name), "history") from error
+    with open_history(url) as history:
+        yield history
+
+
+def _plan(night: Night, workshop: Workshop, url: str | None, given: Mapping[str, Any]) -> NightPlan:
+    from evalkit.nightly import plan_night
+    from evalkit.nightly.plan import Known
+    from evalkit.nightly.speed import speed_of
+
+    usual = night.policy.planning.discordance
+    known: dict[tuple[str, str], Known] = {}
+    if url is not None:
+        with _warned():
+            known = _known(night, url)
+    rate = speed_of(night.suite.outputs / night.suite.baseline.name, night.tasks).rate
+    for spec in night.suite.candidates:
+        for name in night.endpoints:
+            found = known.get((spec.name, name), Known(discordance=usual, source="the policy's assumption"))
+            flips, source = found.discordance, found.source
+            if given["discordance"] is not None:
+                flips, source = given["discordance"], "as given"
+            known[spec.name, name] = Known(discordance=flips, source=source, rate=given["rate"] or found.rate or rate)
+    sizes = {name: _size(night, name, workshop) for name in night.endpoints}
+    return plan_night(
+        night.policy, [spec.name for spec in night.suite.candidates], sizes, known, full=night.settings.full
+    )
+
+
+def _known(night: Night, url: str) -> dict[tuple[str, str], Known]:
+    from evalkit.history import read_nights
+    from evalkit.nightly.keeping import known_before
+
+    with _history(url) as history:
+        rows = read_nights(history, suite=night.suite.name, site=night.settings.site, last=30)
+    return known_before(rows, night.policy.planning.discordance)
+
+
+def _size(night: Night, name: str, workshop: Workshop) -> int:
+    """Return the items of an endpoint from the cheapest source that knows: policy, stored run, the task itself."""
+    from evalkit.store import read_manifest
+
+    endpoint = night.endpoints[name]
+    if endpoint.size is not None:
+        return endpoint.size
+    stored = night.suite.outputs / night.suite.baseline.name
+    if (stored / "manifest.json").exists():
+        tasks = read_manifest(stored).tasks
+        if endpoint.task in tasks:
+            return tasks[endpoint.task].planned
+    return workshop.benchmark(endpoint.task).task_run.planned
+
+
+def _write(night: Night, results: Results, given: Mapping[str, Any]) -> None:
+    from evalkit.certify import write_certificate
+    from evalkit.interop.job_summary import append_summary
+    from evalkit.nightly.report import job_summary, junit_xml, night_sections, one_line
+    from evalkit.report import as_markdown
+
+    junit, summary = junit_xml(results), job_summary(results)
+    files = {
+        "report.md": as_markdown(night_sections(results)),
+        "junit.xml": junit,
+        "summary.md": summary,
+        "line.txt": one_line(results) + "\n",
+    }
+    write_certificate(night.path, files)
+    if given["junit"] is not None:
+        write_certificate(given["junit"].parent, {given["junit"].name: junit})
+    if given["summary"] is not None:
+        append_summary(given["summary"], summary)
+
+
+def _keep(night: Night, url: str | None, workshop: Workshop) -> None:
+    """Write the night, and whatever earlier nights could not write, into the history."""
+    from evalkit.nightly.night import NIGHTS
+
+    nights = night.suite.outputs / NIGHTS
+    if url is not None:
+        from evalkit.nightly.keeping import keep_nights, unfinished
+
+        with _history(url) as history:
+            for told in keep_nights(history, nights, night.suite.name, night.settings.site):
+                workshop.say(f"history: {told}")
+        for label in unfinished(nights, night.path, night.settings.site):
+            say(f"night {label} was begun and has no result; next step: the same command with --night {label}")
+
+
+def _tell(night: Night, results: Results, given: Mapping[str, Any], secret: str | None) -> None:
+    """Post the result once; a repeated command does not post it again."""
+    from evalkit.certify import write_certificate
+    from evalkit.nightly.report import payload
+    from evalkit.nightly.webhook import deliver
+    from evalkit.records import digest
+
+    if not given["webhook"]:
+        return
+    data = payload(results)
+    delivery, told = digest(data), night.path / "told.txt"
+    if told.exists() and told.read_text(encoding="utf-8").strip() == delivery:
+        return
+    deliver(given["webhook"], {**data, "url": os.environ.get("EVALKIT_JOB_URL")}, delivery=delivery, secret=secret)
+    write_certificate(night.path, {told.name: delivery + "\n"})

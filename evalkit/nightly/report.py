@@ -1,0 +1,252 @@
+"""A night for people and machines: report, one line for chat, JUnit, job summary, payload of a webhook.
+
+In: results. Out: text, or plain data.
+May not know: how anything was found. Rounding happens here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from evalkit.interop.job_summary import cut, escaped
+from evalkit.interop.junit import Case, suites_xml
+from evalkit.nightly.conclude import plain_e
+from evalkit.nightly.outcome import NightOutcome, night_exit_code, worst
+from evalkit.nightly.result import Result
+from evalkit.report.figures import count, points
+from evalkit.report.sections import Section, Table
+
+SUMMARY_BYTES = 64 * 1024
+
+LINE_CHARACTERS = 600
+"""Longest line for chat."""
+
+_MEANING = {
+    "OK": "a loss beyond the margin is refuted",
+    "ALARM": "a loss beyond the margin is shown",
+    "UNDECIDED": "the evidence does not decide",
+    "INVALID": "the night may not be judged; this is no regression",
+}
+
+_CAPTION = (
+    "e: evidence that less than the margin is lost; e': that more is. The limits of a watch hold at any stop and speak "
+    "for the items of the task alone; those of a full comparison are Tango's. An early stop biases a difference upward."
+)
+
+_FAULTS: Mapping[str, Any] = {"ALARM": "failure", "UNDECIDED": "failure", "INVALID": "error"}
+
+
+def outcomes(results: Sequence[Result]) -> list[NightOutcome]:
+    """Return the outcome of each recipe."""
+    return [NightOutcome(result["outcome"]) for result in results]
+
+
+def one_line(results: Sequence[Result]) -> str:
+    """Return a night in one line, the worst recipe first."""
+    first = results[0]
+    order = ("ALARM", "INVALID", "UNDECIDED", "OK")
+    told = [_short(result) for word in order for result in results if result["outcome"] == word]
+    where = "" if first["site"] == "default" else f" at {first['site']}"
+    line = f"{first['suite']}, night {first['night']}{where}: {'; '.join(told)}"
+    line = " ".join(line.split())
+    return line if len(line) <= LINE_CHARACTERS else f"{line[: LINE_CHARACTERS - 3]}..."
+
+
+def _short(result: Result) -> str:
+    told = [_numbers(name, found) for name, found in result["endpoints"].items() if found["watch"]]
+    if result["outcome"] == "INVALID":
+        told = [reason["message"] for reason in result["reasons"][:1]]
+    return f"{result['outcome']} {result['recipe']}" + (f" ({'; '.join(told)})" if told else "")
+
+
+def _numbers(name: str, found: Mapping[str, Any]) -> str:
+    full, watch = found["full"], found["watch"]
+    if full and full["difference"] is not None:
+        return f"{name} {_difference(full)} on all {count(full['n'])} items, {full['state']}"
+    known = sum(watch[cell] for cell in ("n11", "n10", "n01", "n00"))
+    if not known:
+        return f"{name}: nothing compared"
+    difference = points((watch["n01"] - watch["n10"]) / known)
+    return f"{name} {difference} after {count(watch['used'])} items, e = {plain_e(watch['log_e'])}"
+
+
+def _difference(found: Mapping[str, Any]) -> str:
+    interval = found["interval"]
+    limits = f" [{100 * interval['lower']:+.2f}, {100 * interval['upper']:+.2f}]" if interval else ""
+    return f"{points(found['difference'])}{limits}"
+
+
+def payload(results: Sequence[Result]) -> dict[str, Any]:
+    """Return what a webhook is told: plain data, unrounded."""
+    first = results[0]
+    return {
+        "kind": "evalkit.night",
+        "version": 1,
+        **{name: first[name] for name in ("suite", "site", "night")},
+        "outcome": worst(outcomes(results)).value,
+        "exit_code": int(night_exit_code(outcomes(results))),
+        "line": one_line(results),
+        "recipes": [
+            {
+                "recipe": result["recipe"],
+                "outcome": result["outcome"],
+                "reasons": result["reasons"],
+                "identity_sha256": result["identity_sha256"],
+                "endpoints": {
+                    name: {
+                        key: found[key] for key in ("task", "metric", "outcome", "asked", "watch", "confirm", "full")
+                    }
+                    for name, found in result["endpoints"].items()
+                },
+            }
+            for result in results
+        ],
+    }
+
+
+def junit_xml(results: Sequence[Result]) -> str:
+    """Write a night as JUnit XML: a case for each recipe and endpoint, with its reason as the message."""
+    cases = [_case(result, name) for result in results for name in result["watched"]]
+    return suites_xml(f"nightly {results[0]['suite']}", {results[0]["suite"]: cases})
+
+
+def _case(result: Result, name: str) -> Case:
+    found = result["endpoints"].get(name)
+    general = [reason for reason in result["reasons"] if reason["endpoint"] is None]
+    outcome = "INVALID" if general or not found else found["outcome"]
+    reasons = [reason for reason in result["reasons"] if reason["endpoint"] in (name, None)]
+    text = "\n".join(f"{reason['code']}: {reason['message']}" for reason in reasons)
+    message = f"{outcome}: {_MEANING[outcome]}" + (f"; {reasons[0]['message']}" if reasons else "")
+    return Case(
+        name=f"{result['recipe']}: {name}",
+        classname=f"nightly.{result['suite']}",
+        fault=_FAULTS.get(outcome),
+        type=outcome.lower() if outcome in _FAULTS else "",
+        message=message,
+        text=text or message,
+    )
+
+
+def job_summary(results: Sequence[Result], *, limit_bytes: int = SUMMARY_BYTES) -> str:
+    """Write a night as the Markdown summary of a CI job."""
+    first = results[0]
+    lines = [
+        f"## {worst(outcomes(results)).value}: {escaped(first['suite'])}, night {escaped(first['night'])}",
+        "",
+        "| recipe | outcome | endpoint | seen |",
+        "|---|---|---|---|",
+    ]
+    for result in results:
+        for name in result["watched"]:
+            found = result["endpoints"].get(name)
+            seen = _numbers(name, found) if found and found["watch"] else "not watched"
+            lines.append(
+                f"| {escaped(result['recipe'])} | **{result['outcome']}** | {escaped(name)} | {escaped(seen)} |"
+            )
+    for result in results:
+        if result["reasons"]:
+            lines += ["", f"**{escaped(result['recipe'])}**", ""]
+            lines += [f"- {reason['code']}: {escaped(reason['message'])}" for reason in result["reasons"]]
+    return cut("\n".join(lines) + "\n", limit_bytes)
+
+
+def night_sections(results: Sequence[Result]) -> list[Section]:
+    """Return the sections of a night's report."""
+    first = results[0]
+    title = f"Night {first['night']} of {first['suite']}: {worst(outcomes(results)).value}"
+    sections = [Section(title=title, level=1, body=[*_sentences(results), _table(results)])]
+    for result in results:
+        if result["reasons"]:
+            body = [f"- {reason['code']}: {reason['message']}" for reason in result["reasons"]]
+            sections.append(Section(title=f"Why: {result['recipe']}", body=body))
+        for name, found in result["endpoints"].items():
+            if found["triage"] and result["outcome"] != "OK":
+                sections.append(_triage(result, name, found["triage"]))
+    return sections
+
+
+def _sentences(results: Sequence[Result]) -> Iterator[str]:
+    for result in results:
+        yield f"- {result['recipe']}: {result['outcome']}: {_MEANING[result['outcome']]}."
+    first = results[0]
+    policy, margin = first["policy"]["name"], first["margin_points"]
+    yield f"A watch under policy '{policy}' for a loss of {margin:g} points or more. It certifies nothing."
+    yield "Items come in an order drawn for this night; the night stops as soon as the evidence decides."
+
+
+def _table(results: Sequence[Result]) -> Table:
+    rows = [row for result in results for row in _rows(result)]
+    return Table(
+        headers=("recipe", "endpoint", "outcome", "items used", "flips", "difference", "95 % limits", "e", "e'"),
+        rows=rows,
+        caption=_CAPTION,
+    )
+
+
+def _rows(result: Result) -> Iterator[tuple[str, ...]]:
+    for name in result["watched"]:
+        found = result["endpoints"].get(name)
+        if not found or not found["watch"]:
+            yield (result["recipe"], name, result["outcome"], "", "", "", "", "", "")
+            continue
+        watch = found["watch"]
+        for label, part in (("", watch), (", confirming", found["confirm"])):
+            if part:
+                yield _watch_row(result["recipe"], name + label, part)
+        if found["full"] and found["full"]["n"]:
+            full = found["full"]
+            cells = (count(full["n"]), f"-{full['n10']} +{full['n01']}", points(full["difference"]))
+            yield (result["recipe"], f"{name}, all items", full["state"], *cells, _limits(full["interval"]), "", "")
+
+
+def _watch_row(recipe: str, name: str, part: Mapping[str, Any]) -> tuple[str, ...]:
+    n = sum(part[cell] for cell in ("n11", "n10", "n01", "n00"))
+    return (
+        recipe,
+        name,
+        part["state"],
+        count(part["used"]),
+        f"-{part['n10']} +{part['n01']}",
+        points((part["n01"] - part["n10"]) / n) if n else "",
+        _limits(part["interval"]),
+        plain_e(part["log_e"]),
+        plain_e(part["log_e_loss"]),
+    )
+
+
+def _limits(interval: Mapping[str, Any] | None) -> str:
+    return f"[{100 * interval['lower']:+.2f}, {100 * interval['upper']:+.2f}]" if interval else ""
+
+
+def _triage(result: Result, name: str, triage: Mapping[str, Any]) -> Section:
+    body: list[str | Table] = []
+    if triage["largest"]:
+        rows = [
+            (
+                row["subject"],
+                row["question"],
+                f"{math.exp(row['baseline']):.3f}",
+                f"{math.exp(row['candidate']):.3f}",
+                f"{row['change']:+.2f}",
+                "lost" if row["flipped"] else "",
+            )
+            for row in triage["largest"]
+        ]
+        columns = ("subject", "item", "p(right), baseline", "candidate", "change of log p", "mark")
+        body.append(Table(headers=columns, rows=rows, caption="The largest losses of log-probability first."))
+    if triage["subjects"]:
+        flips = [
+            (
+                row["subject"],
+                count(row["items"]),
+                str(row["losses"]),
+                str(row["gains"]),
+                f"{row['gains'] - row['losses']:+d}",
+            )
+            for row in triage["subjects"]
+        ]
+        headers = ("subject", "items asked", "lost", "gained", "net")
+        body.append(Table(headers=headers, rows=flips, caption="Flips by subject, the largest net loss first."))
+    return Section(title=f"What to look at first: {result['recipe']}, {name}", body=body or ["Nothing flipped."])

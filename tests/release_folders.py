@@ -1,0 +1,235 @@
+"""A decided release on the disk: run folders with items and texts, a certificate, its reports.
+
+Load it from a conftest.py with `importlib.util.spec_from_file_location`; tests do not import one another. It needs
+`synthetic_runs`, which it loads in the same way.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import yaml
+
+from evalkit import cli
+from evalkit.policy import ResolvedPolicy, bind, load_policy
+from evalkit.records import Item, digest
+from evalkit.store import RunFolder
+
+
+def synthetic() -> ModuleType:
+    """Load the factory of synthetic runs."""
+    if "synthetic_runs" not in sys.modules:
+        file = Path(__file__).resolve().parent / "synthetic_runs.py"
+        spec = importlib.util.spec_from_file_location("synthetic_runs", file)
+        module = importlib.util.module_from_spec(spec)
+        sys.modules["synthetic_runs"] = module
+        spec.loader.exec_module(module)
+    return sys.modules["synthetic_runs"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Texts:
+    """What people read: every place that text from outside can reach."""
+
+    subject: Callable[[str], str] = lambda name: name
+    context: Callable[[int], str] = lambda at: f"Worked example.\n\nQuestion {at}: which word is right?\nAnswer:"
+    choice: Callable[[int], str] = lambda at: f" {('amber', 'birch', 'cedar', 'delta')[at]}"
+    question: Callable[[int, int], str] = lambda at, turn: f"Question {at}, turn {turn + 1}."
+    answer: Callable[[str], str] = lambda text: text
+    judged: str = "Clear and correct."
+    model: str = "small-model"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Release:
+    """Folders of one release.
+
+    Attributes:
+        folder: where certificate, reports and run folders lie.
+        policy: bound to its runs.
+        policy_file: the same as a file.
+        candidates: name to (losses, gains) on the items.
+    """
+
+    folder: Path
+    policy: ResolvedPolicy
+    policy_file: Path
+    candidates: Mapping[str, tuple[int, int]]
+
+    def certify(self) -> int:
+        """Decide through the program; return its exit code."""
+        argv = ["certify", "--policy", str(self.policy_file), "--output", str(self.folder)]
+        argv += ["--baseline", str(self.folder / "official"), "--rerun", str(self.folder / "official-rerun")]
+        argv += ["--control", str(self.folder / "broken"), "--quiet"]
+        for name in self.candidates:
+            argv += ["--candidate", str(self.folder / name)]
+        return cli.main(argv)
+
+
+def make_release(
+    folder: Path,
+    *,
+    items: int = 600,
+    subjects: int = 6,
+    questions: int = 8,
+    candidates: Mapping[str, tuple[int, int]] | None = None,
+    texts: Texts | None = None,
+    policy_changes: Mapping[str, Any] | None = None,
+) -> Release:
+    """Write runs of a baseline, its rerun, a broken control and candidates, all of them with items.
+
+    Args:
+        folder: where everything goes.
+        items: right-or-wrong items.
+        subjects: of the items.
+        questions: judged conversations of two turns, three judgments of each.
+        candidates: name to (losses, gains); by default one that is equal and one that lost much.
+        texts: what people read.
+        policy_changes: endpoint to changed keys.
+    """
+    made, said = synthetic(), texts or Texts()
+    asked = dict(candidates or {"equal": (4, 5), "worse": (70, 10)})
+    file = _policy_file(folder, policy_changes or {})
+    policy = bind(load_policy(str(file)), "official", sorted(asked), ["broken"])
+    rng = np.random.default_rng(7)
+    marks = (rng.random(items) < 0.7).astype(float)
+    scores = rng.integers(4, 8, size=(questions, 2, 3)).astype(float)
+
+    def write(name: str, flips: tuple[int, int], shift: float, seed: int, bound: str | None, recipe: str) -> None:
+        moved = np.clip(scores + shift + (seed > 1) * rng.choice([-1, 0, 0, 1], size=scores.shape), 1, 10)
+        run = made.make_run(
+            name,
+            marks=_flipped(marks, *flips, seed=seed),
+            scores=moved,
+            seed=seed,
+            policy_sha256=bound,
+            recipe=recipe,
+        )
+        rows = _items(items, subjects, questions, said, made)
+        _write(folder / name, _of_items(_with_texts(run, said, subjects, made), rows), rows)
+
+    write("official", (0, 0), 0.0, 1, None, "official-fp8")
+    write("official-rerun", (1, 1), 0.0, 2, None, "official-fp8")
+    write("broken", (items // 4, items // 60), -2.5, 3, policy.sha256, "broken")
+    for at, (name, flips) in enumerate(asked.items()):
+        write(name, flips, -0.05, 10 + at, policy.sha256, name)
+    return Release(folder=folder, policy=policy, policy_file=file, candidates=asked)
+
+
+def _policy_file(folder: Path, changes: Mapping[str, Any]) -> Path:
+    document = load_policy("demo").model_dump(mode="json")
+    document["endpoints"]["mmlu"] |= {"task": "mmlu", "metric": "acc", "protocol": "ll-5shot"}
+    document["endpoints"]["mt_bench"] |= {"task": "mt-bench", "protocol": "mt-bench-greedy"}
+    for name, change in changes.items():
+        document["endpoints"][name] |= change
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / "policy.yaml"
+    file.write_text(yaml.safe_dump({key: value for key, value in document.items() if key != "release"}), "utf-8")
+    return file
+
+
+def _flipped(marks: np.ndarray, losses: int, gains: int, *, seed: int) -> np.ndarray:
+    rng, moved = np.random.default_rng(seed), marks.copy()
+    moved[rng.permutation(np.flatnonzero(marks == 1.0))[:losses]] = 0.0
+    moved[rng.permutation(np.flatnonzero(marks == 0.0))[:gains]] = 1.0
+    return moved
+
+
+def _items(n: int, subjects: int, questions: int, texts: Texts, made: ModuleType) -> dict[str, list[Item]]:
+    rows = {made.MMLU: [], made.MT_BENCH: []}
+    for at in range(n):
+        subject, sha, prompt, target = made.item(made.MMLU, at, made.SUBJECTS)
+        rows[made.MMLU].append(
+            Item(
+                task=made.MMLU,
+                subject=texts.subject(_place(subject, subjects)),
+                item_sha256=sha,
+                occurrence=0,
+                prompt_sha256=prompt,
+                target_sha256=target,
+                doc={"number": at},
+                context=texts.context(at),
+                continuations=tuple(texts.choice(k) for k in range(4)),
+                target=at % 4,
+            )
+        )
+    for at in range(questions):
+        subject, sha, prompt, target = made.item(made.MT_BENCH, at, 8)
+        rows[made.MT_BENCH].append(
+            Item(
+                task=made.MT_BENCH,
+                subject=texts.subject(subject),
+                item_sha256=sha,
+                occurrence=0,
+                prompt_sha256=prompt,
+                target_sha256=target,
+                doc={"number": at},
+                turns=tuple(texts.question(at, turn) for turn in range(2)),
+            )
+        )
+    return rows
+
+
+def _place(subject: str, subjects: int) -> str:
+    return f"subject-{int(subject.rpartition('-')[2]) % subjects:02d}"
+
+
+def _with_texts(run: Any, texts: Texts, subjects: int, made: ModuleType) -> Any:
+    records, judgments = {}, {}
+    for task, found in run.records.items():
+        named = _place if task == made.MMLU else (lambda subject, _n: subject)
+        records[task] = tuple(
+            replace(
+                record,
+                subject=texts.subject(named(record.subject, subjects)),
+                reply=replace(
+                    record.reply,
+                    turns=tuple(replace(turn, text=texts.answer(turn.text)) for turn in record.reply.turns),
+                )
+                if task == made.MT_BENCH
+                else record.reply,
+            )
+            for record in found
+        )
+    answers = {record.item_sha256: record for record in records.get(made.MT_BENCH, ())}
+    for task, found in run.judgments.items():
+        judgments[task] = tuple(
+            replace(
+                judgment,
+                subject=texts.subject(judgment.subject),
+                text=texts.judged,
+                answer_sha256=digest(
+                    [turn.text for turn in answers[judgment.item_sha256].reply.turns][: judgment.turn]
+                ),
+            )
+            for judgment in found
+        )
+    engine = replace(run.manifest.engine, model=texts.model)
+    return replace(run, manifest=replace(run.manifest, engine=engine), records=records, judgments=judgments)
+
+
+def _of_items(run: Any, rows: Mapping[str, list[Item]]) -> Any:
+    """The run, planned for exactly these items."""
+    tasks = {
+        name: replace(task, item_set_sha256=digest(sorted(item.key for item in rows[name])))
+        for name, task in run.manifest.tasks.items()
+    }
+    return replace(run, manifest=replace(run.manifest, tasks=tasks))
+
+
+def _write(path: Path, run: Any, items: Mapping[str, list[Item]]) -> None:
+    with RunFolder.create_or_resume(path, run.manifest) as folder:
+        for task, records in run.records.items():
+            folder.write_items(task, items[task])
+            folder.append_records(task, sorted(records, key=lambda record: record.key))
+            folder.finish(task)
+        for task, judged in run.judgments.items():
+            folder.append_judgments(task, judged)
+            folder.finish_judgments(task)

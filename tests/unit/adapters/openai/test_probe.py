@@ -1,0 +1,155 @@
+"""The probe chooses a way of scoring by what a server was seen to do, and refuses by what it was seen to do wrong."""
+
+from __future__ import annotations
+
+import pytest
+
+from evalkit.adapters.base import Generation, GenerateRequest, ScoreRequest
+from evalkit.errors import EngineError, UsageError
+
+ITEM = ScoreRequest(context="Question: Say no\n\nAnswer:", continuations=(" A", " B"))
+
+
+@pytest.mark.parametrize(
+    ("family", "quirks", "scoring", "forced"),
+    [
+        ("vllm", {}, "echo", True),
+        ("vllm", {"echo": "ignored"}, "next-token", True),
+        ("vllm", {"echo": "shifted"}, "next-token", True),
+        ("vllm", {"echo": "short"}, "next-token", True),
+        ("vllm", {"echo": "ignored", "bias": "processed"}, "next-token", False),
+        ("vllm", {"echo": "ignored", "bias": "ignored"}, "next-token", False),
+        ("vllm", {"echo": "ignored", "names": "marked"}, "next-token", True),
+        ("vllm", {"tokenize": False, "echo": "ignored"}, "next-token", False),
+        ("vllm", {"ids": False, "echo": "ignored"}, "next-token", False),
+        ("vllm", {"tokenize": False}, "echo", False),
+        ("trtllm", {}, "next-token", False),
+        ("trtllm", {"names": "stripped"}, "none", False),
+        ("trtllm", {"logprobs": "refused"}, "none", False),
+        ("trtllm", {"logprobs": "none"}, "none", False),
+        ("trtllm", {"logprobs": "nan"}, "none", False),
+        ("trtllm", {"logprobs": "processed"}, "none", False),
+        ("trtllm", {"most": 3}, "none", False),
+    ],
+)
+def test_the_way_of_scoring_follows_from_what_was_seen(doubles, serve, connect, family, quirks, scoring, forced):
+    engine = connect(serve(getattr(doubles, family)(**quirks)).url)
+    assert (engine.identity.options["scoring"], engine.identity.options["forced_tokens"]) == (scoring, forced)
+    assert engine.identity.fidelity == "engine"
+
+
+@pytest.mark.parametrize(
+    ("quirks", "words"),
+    [
+        ({"logprobs": "refused"}, "logprobs is not supported"),
+        ({"logprobs": "none"}, "no log-probabilities"),
+        ({"logprobs": "nan"}, "NaN"),
+        ({"logprobs": "processed"}, "only 1 candidates"),
+        ({"names": "stripped"}, "' A' and 'A' would be one"),
+    ],
+)
+def test_a_server_that_cannot_score_is_refused_with_what_was_seen_and_may_still_generate(
+    doubles, serve, connect, quirks, words
+):
+    server = serve(doubles.trtllm(**quirks))
+    engine = connect(server.url)
+    asked = len(server.bodies)
+    with pytest.raises(EngineError, match=words):
+        list(engine.score([ITEM]))
+    assert len(server.bodies) == asked, "nothing is asked of a server that cannot score"
+    assert list(engine.score([])) == []
+    ((_, answer),) = engine.generate([GenerateRequest(prompt="Hello", max_tokens=3)])
+    assert isinstance(answer, Generation)
+
+
+def test_a_wanted_way_that_is_not_offered_is_not_replaced_by_another(doubles, serve, connect):
+    engine = connect(serve(doubles.trtllm()).url, scoring="echo")
+    with pytest.raises(EngineError, match=r"echo: missing-token: the prompt has \d+ tokens, and 1 came"):
+        list(engine.score([ITEM]))
+    assert connect(serve().url, scoring="next-token").identity.options["scoring"] == "next-token"
+    assert connect(serve().url, scoring="none").identity.options["scoring"] == "none"
+
+
+def test_every_request_says_its_temperature_and_a_strict_server_gets_no_unknown_field(doubles, serve, connect):
+    server = serve(doubles.trtllm())
+    engine = connect(server.url)
+    list(engine.score([ITEM]))
+    list(engine.generate([GenerateRequest(prompt="Hello", max_tokens=3)]))
+    asked = [body for path, body in server.bodies if path.startswith("/v1/")]
+    assert len(asked) > 10
+    assert all(body["temperature"] == 0 and body["top_p"] == 1.0 for body in asked)
+    unknown = [body for body in asked if "evalkit_unknown_field" in body]
+    assert len(unknown) == 1, "the probe's own trial"
+    assert engine.findings["unknown fields"] == "refused with 400"
+    list(engine.generate([GenerateRequest(prompt="Hello", max_tokens=3, temperature=0.7, seed=5)]))
+    sampled = {"temperature": 0.7, "seed": 5, "top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0}
+    assert any(sampled.items() <= body.items() for _, body in server.bodies)
+
+
+def test_fields_that_a_server_refuses_are_not_sent_and_their_lack_is_a_warning(doubles, serve, connect):
+    server = serve(doubles.trtllm(refused=frozenset({"min_p", "seed"})))
+    engine = connect(server.url)
+    assert engine.identity.options["fields_when_sampled"] == {"top_k": 0}
+    assert any("min_p" in line for line in engine.warnings)
+    assert any("no seed" in line for line in engine.warnings)
+    list(engine.generate([GenerateRequest(prompt="Hello", max_tokens=3, temperature=0.7)]))
+    (body,) = [body for _, body in server.bodies if body.get("temperature") == 0.7]
+    assert body["top_k"] == 0
+    assert not {"min_p", "seed"} & body.keys()
+
+
+def test_the_double_samples_when_no_temperature_is_sent(doubles, serve):
+    """What a client would get that trusts a server's default."""
+    server = serve(doubles.trtllm())
+    body = {"model": "toy", "prompt": "Hello", "max_tokens": 8}
+    texts = {server.answer("POST", "/v1/completions", body)["choices"][0]["text"] for _ in range(8)}
+    assert len(texts) > 1
+    greedy = {**body, "temperature": 0}
+    assert len({server.answer("POST", "/v1/completions", greedy)["choices"][0]["text"] for _ in range(8)}) == 1
+
+
+def test_a_server_that_cuts_prompts_is_refused(doubles, serve, connect):
+    with pytest.raises(EngineError, match="cuts prompts: 576 tokens were sent, 511 fed"):
+        connect(serve(doubles.vllm(truncates=True)).url)
+
+
+def test_a_tokenizer_that_is_not_the_servers_is_refused(doubles, serve, connect):
+    class Shifted(doubles.Toy):
+        def encode(self, text, special=True):
+            found = super().encode(text, special)
+            return found if special == "own" else [(token + 1) % len(self.pieces) for token in found]
+
+    server = serve(doubles.vllm())
+    shifted = Shifted()
+    real = server._tokens
+    server._tokens = lambda path, body: (
+        real(path, body) if path == "/detokenize" else {"tokens": shifted.encode(body["prompt"])}
+    )
+    with pytest.raises(EngineError, match="the tokenizer at hand is not the server's"):
+        connect(server.url)
+
+
+def test_a_model_that_is_not_served_is_named_with_those_that_are(serve, connect):
+    with pytest.raises(UsageError, match="serves no model 'toi'; did you mean 'toy'"):
+        connect(serve().url, model="toi")
+
+
+def test_a_server_that_does_not_answer_is_named(connect):
+    with pytest.raises(EngineError, match=r"http://127.0.0.1:9: no list of models: GET /v1/models: ConnectError: .* \(after 2 tries\)"):
+        connect("http://127.0.0.1:9", retries=1)
+
+
+def test_a_server_without_endpoints_is_refused_and_one_of_them_is_enough(doubles, serve, connect):
+    with pytest.raises(EngineError, match="neither endpoint answers"):
+        connect(serve(doubles.vllm(paths=frozenset())).url)
+    chat = connect(serve(doubles.vllm(paths=frozenset({"/v1/chat/completions"}))).url)
+    with pytest.raises(UsageError, match="does not answer at /v1/completions"):
+        list(chat.generate([GenerateRequest(prompt="Hello", max_tokens=3)]))
+    text = connect(serve(doubles.vllm(paths=frozenset({"/v1/completions"}))).url)
+    assert text.identity.chat_template_sha256 is None
+
+
+def test_an_unknown_family_is_a_warning_and_its_version_is_unknown(doubles, serve, connect):
+    engine = connect(serve(doubles.vllm(family="homemade")).url)
+    assert any("server family 'homemade' is unknown" in line for line in engine.warnings)
+    assert engine.identity.options["fields_when_sampled"] == {}

@@ -1,0 +1,83 @@
+"""No reply of another model is taken for one of this engine."""
+
+from __future__ import annotations
+
+import pytest
+
+from evalkit.adapters.base import GenerateRequest, ScoreRequest
+from evalkit.errors import EngineError
+
+LETTERS = (" A", " B", " C", " D")
+REQUESTS = [ScoreRequest(context=f"Question: {n}\n\nAnswer:", continuations=LETTERS) for n in range(40)]
+
+
+def after(server, count, change):
+    """Make a change once so many completions have been served."""
+    real, served = server._complete, []
+
+    def complete(path, body):
+        served.append(path)
+        if len(served) == count:
+            change()
+        return real(path, body)
+
+    server._complete = complete
+
+
+def test_other_weights_under_the_same_name_are_noticed_and_none_of_their_numbers_is_used(doubles, serve, connect):
+    server = serve(doubles.vllm(echo="ignored", most=400))
+    engine = connect(server.url, check_every=8, concurrency=2, top_logprobs=400)
+    expected = {}
+    for index, request in enumerate(REQUESTS):
+        context = server.brain.encode(request.context)
+        numbers = server.brain.next(context)
+        expected[index] = [float(numbers[server.brain.encode(letter, False)[0]]) for letter in LETTERS]
+    after(server, 24, lambda: setattr(server, "brain", doubles.Toy(seed=1)))
+    found = {}
+    with pytest.raises(EngineError, match="the server changed its model in between: after the known prompt"):
+        for index, reply in engine.score(REQUESTS):
+            found[index] = reply
+    assert 8 <= len(found) <= 24
+    for index, reply in found.items():
+        assert reply.logprobs == pytest.approx(expected[index], abs=1e-9)
+
+
+def test_another_model_in_the_list_is_noticed(doubles, serve, connect):
+    server = serve(doubles.vllm())
+    engine = connect(server.url)
+    server.model = "toy-int4"
+    with pytest.raises(EngineError, match="changed its model in between|does not exist"):
+        list(engine.generate([GenerateRequest(prompt="Hello", max_tokens=3)] * 3))
+
+
+def test_another_limit_is_another_serving(doubles, serve, connect):
+    server = serve(doubles.vllm())
+    engine = connect(server.url)
+    server.brain.max_length = 256
+    with pytest.raises(EngineError, match=r"max_length was 512, is 256"):
+        list(engine.score(REQUESTS[:2]))
+
+
+def test_a_reply_that_names_another_model_stops_the_run(doubles, serve, connect):
+    server = serve(doubles.vllm())
+    engine = connect(server.url)
+    real = server._complete
+    server._complete = lambda path, body: {**real(path, body), "model": "something-else"}
+    with pytest.raises(EngineError, match="replies came from 'toy', now from 'something-else'"):
+        list(engine.score(REQUESTS[:2]))
+
+
+def test_a_server_that_goes_away_ends_the_run_with_its_name(doubles, serve, connect):
+    server = serve(doubles.vllm())
+    engine = connect(server.url, retries=1)
+    engine._served.asker.transport._client.base_url = "http://127.0.0.1:9"  # where nobody listens
+    with pytest.raises(EngineError, match=f"{server.url}: no list of models: .*refused"):
+        list(engine.score(REQUESTS[:2]))
+
+
+def test_a_caller_that_wants_no_more_is_not_waited_for(doubles, serve, connect):
+    engine = connect(serve(doubles.vllm()).url, check_every=1)
+    replies = engine.score(REQUESTS)
+    next(replies)
+    replies.close()
+    assert len(list(engine.score(REQUESTS[:3]))) == 3, "and the engine goes on working"

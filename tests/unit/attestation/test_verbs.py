@@ -1,0 +1,135 @@
+"""keygen, sign and verify as a person types them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("cryptography")
+
+from evalkit import cli
+from evalkit.attestation import ENVELOPE
+from evalkit.errors import ExitCode
+
+BLOCKED = ("torch", "lm_eval", "transformers", "modelopt", "matplotlib", "httpx", "datasets")
+
+
+@pytest.fixture
+def release(signed, tmp_path) -> Path:
+    shutil.copytree(signed.folder, tmp_path / "elsewhere" / "release")
+    return tmp_path / "elsewhere" / "release"
+
+
+@pytest.fixture
+def pair(tmp_path) -> tuple[Path, Path]:
+    assert cli.main(["keygen", str(tmp_path / "me.pem")]) == 0
+    return tmp_path / "me.pem", tmp_path / "me.pub.pem"
+
+
+def test_a_private_key_is_readable_by_its_owner_alone_and_never_replaced(pair, capsys) -> None:
+    private, public = pair
+    assert stat.S_IMODE(private.stat().st_mode) == 0o600
+    before = private.read_bytes()
+    assert cli.main(["keygen", str(private)]) == ExitCode.USAGE
+    assert private.read_bytes() == before
+    private.unlink()
+    assert cli.main(["keygen", str(private)]) == ExitCode.USAGE, "the public key alone is enough to refuse"
+    assert "PRIVATE" not in capsys.readouterr().out + public.read_text()
+
+
+def test_signed_and_verified_from_the_command_line(release, pair, capsys) -> None:
+    private, public = pair
+    assert cli.main(["sign", str(release), "--key", str(private)]) == 0
+    capsys.readouterr()
+    assert cli.main(["verify", str(release), "--key", str(public)]) == 0
+    out = capsys.readouterr().out
+    assert "HOLDS" in out
+    assert "equal: CERTIFIED" in out
+    assert "worse: REJECTED" in out
+
+
+def test_the_gate_gives_the_verdict_s_exit_code(release, pair) -> None:
+    private, public = pair
+    cli.main(["sign", str(release), "--key", str(private)])
+    assert cli.main(["verify", str(release), "--key", str(public), "--gate"]) == ExitCode.REJECTED
+
+
+def test_the_key_may_come_from_the_environment_and_be_encrypted(release, tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.setenv("EVALKIT_SIGNING_KEY_PASSWORD", "a password")
+    assert cli.main(["keygen", str(tmp_path / "safe.pem")]) == 0
+    monkeypatch.setenv("EVALKIT_SIGNING_KEY", (tmp_path / "safe.pem").read_text())
+    assert cli.main(["sign", str(release)]) == 0
+    assert cli.main(["verify", str(release), "--key", str(tmp_path / "safe.pub.pem")]) == 0
+    monkeypatch.setenv("EVALKIT_SIGNING_KEY_PASSWORD", "another")
+    assert cli.main(["sign", str(release)]) == ExitCode.USAGE
+    monkeypatch.delenv("EVALKIT_SIGNING_KEY")
+    assert cli.main(["sign", str(release)]) == ExitCode.USAGE
+    assert "a password" not in "".join(capsys.readouterr())
+
+
+def test_a_second_person_signs_beside_the_first_and_a_stale_signature_is_dropped(release, signed, pair, capsys) -> None:
+    private, _ = pair
+    assert cli.main(["sign", str(release), "--key", str(private)]) == 0
+    assert len(json.loads((release / ENVELOPE).read_text())["signatures"]) == 2
+    (release / "report.md").unlink()
+    assert cli.main(["sign", str(release), "--key", str(private)]) == 0
+    assert len(json.loads((release / ENVELOPE).read_text())["signatures"]) == 1
+
+
+def test_what_does_not_hold_is_not_signed(release, pair, capsys) -> None:
+    (release / ENVELOPE).unlink()
+    file = release / "certificate.json"
+    file.write_text(file.read_text().replace('"outcome": "REJECTED"', '"outcome": "CERTIFIED"'))
+    assert cli.main(["sign", str(release), "--key", str(pair[0])]) == ExitCode.INVALID
+    assert "verdict-differs" in capsys.readouterr().err
+    assert not (release / ENVELOPE).exists()
+
+
+def test_verify_says_everything_as_json(release, signed, tmp_path, capsys) -> None:
+    from evalkit.attestation.keys import public_pem  # noqa: PLC0415
+
+    key = tmp_path / "signer.pub.pem"
+    key.write_text(public_pem(signed.key.public_key()))
+    (release / "equal" / "records" / "mmlu.jsonl").write_text("")
+    assert cli.main(["verify", str(release), "--key", str(key), "--json"]) == ExitCode.INVALID
+    row = json.loads(capsys.readouterr().out)
+    assert row["sound"] is False
+    assert {"file-changed", "records-differ"} <= {found["code"] for found in row["findings"]}
+    assert row["outcomes"]["worse"] == "REJECTED"
+
+
+def test_without_a_key_one_must_say_so(release, pair, capsys) -> None:
+    assert cli.main(["verify", str(release)]) == ExitCode.USAGE
+    assert cli.main(["verify", str(release), "--unsigned", "--key", str(pair[1])]) == ExitCode.USAGE
+    capsys.readouterr()
+    assert cli.main(["verify", str(release), "--unsigned"]) == 0
+    assert "no signature was checked" in capsys.readouterr().out
+    assert cli.main(["verify", str(release), "--key", str(pair[0])]) == ExitCode.USAGE, "a private key is no public one"
+
+
+def test_verify_needs_no_engine_no_plots_and_no_network(release, signed, tmp_path) -> None:
+    """On a machine that has none of the packages, in another process, in another folder."""
+    from evalkit.attestation.keys import public_pem  # noqa: PLC0415
+
+    key = tmp_path / "signer.pub.pem"
+    key.write_text(public_pem(signed.key.public_key()))
+    program = (
+        "import sys\nclass Absent:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        f"        if name.split('.')[0] in {BLOCKED!r}: raise ImportError(name)\n"
+        "sys.meta_path.insert(0, Absent())\n"
+        "import socket\ndef no(*a, **k): raise OSError('no network')\nsocket.socket.connect = no\n"
+        "from evalkit import cli\n"
+        f"sys.exit(cli.main(['verify', '.', '--key', {str(key)!r}]))"
+    )
+    out = subprocess.run(
+        [sys.executable, "-c", program], cwd=release, capture_output=True, text=True, check=False, timeout=120
+    )
+    assert out.returncode == 0, out.stdout + out.stderr
+    assert "HOLDS" in out.stdout

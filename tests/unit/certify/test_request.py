@@ -1,0 +1,27 @@
+"""What was asked for must change whenever an answer could."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from evalkit.assets import AssetStore
+from evalkit.certify.request import requested
+from evalkit.suite import EngineSpec
+
+
+def asked(tmp_path: Path, **options: object) -> dict[str, object]:
+    spec = EngineSpec(name="a", adapter="scripted", model="m", options=options)
+    return requested(spec, AssetStore(tmp_path))
+
+
+def test_a_changed_file_behind_an_option_is_another_request(tmp_path: Path) -> None:
+    file = tmp_path / "replies.jsonl"
+    file.write_text("one\n")
+    before = asked(tmp_path, replies=str(file), more=[{"deep": str(file)}])
+    assert before == asked(tmp_path, replies=str(file), more=[{"deep": str(file)}])
+    file.write_text("two\n")
+    assert before != asked(tmp_path, replies=str(file), more=[{"deep": str(file)}])
+
+
+def test_options_that_name_no_file_stay_as_they_are(tmp_path: Path) -> None:
+    assert asked(tmp_path, text="no file\nat all", base_url="http://localhost/v1")["option_files"] == {}
