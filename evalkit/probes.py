@@ -65,3 +65,21 @@ class ProbeRow:
             DataError: an unknown or missing field.
         """
         return build(cls, {**row, "probe": build(Probe, row.get("probe", {}))})
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class VotedPair:
+    """Two conversations about one question.
+
+    Attributes:
+        name: name of the pair, the same as in the votes.
+        question_id: number of the question.
+        turn: 1-based turn that was voted on.
+        answers_a, answers_b: answers up to that turn.
+    """
+
+    name: str
+    question_id: int
+    turn: int
+    answers_a: tuple[str, ...]
+    answers_b: tuple[str, ...]

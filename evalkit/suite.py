@@ -83,13 +83,14 @@ class JudgeSpec(Panelist):
     Attributes:
         panel: further judges of the same answers; each is averaged by itself, then all are.
         pairwise: profile with which the same engine also compares every answer with the baseline's, in both orders.
-        qualify: try the judge on corrupted and planted answers made from the baseline's own, before its word counts.
+        qualify: try every judge, before its word counts, on corrupted and planted answers made from so many of the
+            baseline's own; None for no trial.
         max_calls, max_tokens: caps on what one invocation may ask of all judges together; None for none.
     """
 
     panel: tuple[Panelist, ...] = ()
     pairwise: Name | None = None
-    qualify: bool = False
+    qualify: Annotated[int, Field(ge=2)] | None = None
     max_calls: Annotated[int, Field(ge=1)] | None = None
     max_tokens: Annotated[int, Field(ge=1)] | None = None
 

@@ -230,10 +230,10 @@ class ModelServer:
         """Return a row for each token of the prompt; None for its numbers where there are none."""
         if self.quirks.echo == "ignored":
             return []
-        places = [None, *(self.brain.next(ids[:end]) for end in range(1, len(ids)))]
+        places = [None, *self.brain.rows(ids)]
         if self.quirks.echo == "shifted":  # every token under the distribution of the place after it
-            places = [*places[1:], self.brain.next(ids)]
-        rows = list(zip(ids, places, strict=True))
+            places = places[1:]
+        rows = list(zip(ids, places, strict=False))
         return rows[:-1] if self.quirks.echo == "short" else rows
 
     def _lists(self, rows: Sequence[tuple[int, Any]], k: int) -> dict[str, Any]:

@@ -1,12 +1,14 @@
-"""Models quantized in this process by nvidia-modelopt: fake quantization, any recipe, CPU or CUDA.
+"""Models quantized by nvidia-modelopt, in this process or before: fake quantization, any recipe, CPU or CUDA.
 
-In: an engine specification with a recipe. Out: a `CausalEngine` of fidelity "simulated".
+In: an engine specification with a recipe. Out: a `CausalEngine` of fidelity "simulated", or "dequantised" for an
+exported checkpoint; or such a checkpoint, written.
 May not know: tasks.
 """
 
 from __future__ import annotations
 
 from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from evalkit.adapters.base import Engine, Resources
@@ -15,13 +17,14 @@ from evalkit.adapters.fakequant.options import ModelOptOptions
 from evalkit.errors import MissingExtraError, UsageError
 
 if TYPE_CHECKING:
+    from evalkit.adapters.checkpoint.trace import Trace
     from evalkit.suite import EngineSpec
 
 SUMMARY = "transformers models with a quantization recipe simulated by nvidia-modelopt"
 
 
 def load(spec: EngineSpec, resources: Resources) -> Engine:
-    """Load a model and apply a recipe.
+    """Load a model and apply a recipe, or load a checkpoint that one was applied to (option `checkpoint`).
 
     Raises:
         UsageError: no recipe was named, an option is wrong, or the recipe does not run on the device.
@@ -29,6 +32,29 @@ def load(spec: EngineSpec, resources: Resources) -> Engine:
         RecipeError: what was made is not what the recipe declares.
         EngineError: the model cannot be loaded.
     """
+    options = _checked(spec)
+    from evalkit.adapters.fakequant.assembly import load_quantized  # noqa: PLC0415 - torch is optional and slow
+
+    return load_quantized(spec, options, resources)
+
+
+def write_checkpoint(spec: EngineSpec, resources: Resources, output: Path) -> Trace:
+    """Apply a recipe and write the model as a checkpoint for TensorRT-LLM and vLLM.
+
+    Raises:
+        UsageError: as for `load`, or the folder holds something already.
+        MissingExtraError, RecipeError: as for `load`.
+        EngineError: the model cannot be loaded, or ModelOpt cannot write it.
+    """
+    options = _checked(spec)
+    if options.checkpoint != "original":
+        raise UsageError(f"option checkpoint is '{options.checkpoint}'; a checkpoint is written from original weights")
+    from evalkit.adapters.fakequant.publishing import publish  # noqa: PLC0415 - torch is optional and slow
+
+    return publish(spec, options, resources, output)
+
+
+def _checked(spec: EngineSpec) -> ModelOptOptions:
     for package in ("torch", "transformers", "modelopt", "requests"):
         if find_spec(package) is None:
             raise MissingExtraError("adapter 'modelopt'", package, "modelopt")
@@ -38,6 +64,4 @@ def load(spec: EngineSpec, resources: Resources) -> Engine:
             "or adapter: hf for the model as it is stored"
         )
     options: ModelOptOptions = read_options(ModelOptOptions, spec)
-    from evalkit.adapters.fakequant.assembly import load_quantized  # noqa: PLC0415 - torch is optional and slow
-
-    return load_quantized(spec, options, resources)
+    return options

@@ -58,9 +58,10 @@ def _judge_task(
     jobs = jobs_of(task, judge, first)
     for job in jobs:
         bench.judge(paths if job.opponent is None else others, job, retry_failed=retry_failed)
-    for job in jobs if judge.qualify else ():
-        run = first if job.opponent is None else others[0]
-        qualify_for_suite(first, task, job.judge, job.judging, bench, qualification_file(outputs, job.judging), run)
+    for job in jobs if judge.qualify is not None else ():
+        file = qualification_file(outputs, job.judging)
+        judged = first if job.opponent is None else others[0]
+        qualify_for_suite(first, job, bench, file, judged, answers=judge.qualify or 0)
 
 
 def run_path(suite: Suite, spec: EngineSpec) -> Path:

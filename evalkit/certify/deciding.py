@@ -22,6 +22,7 @@ from evalkit.errors import ExitCode, StoreError, UsageError
 from evalkit.policy import Policy, ResolvedPolicy
 from evalkit.qualification import read_qualification
 from evalkit.records import digest
+from evalkit.redaction import redact_values
 from evalkit.store import Run, read_run
 from evalkit.suite import Suite
 from evalkit.verdict import Decision, Evidence, decide, decide_unpaired
@@ -220,7 +221,7 @@ def write_certificate(folder: Path, files: Mapping[str, str]) -> None:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             with temporary.open("w", encoding="utf-8") as stream:
-                stream.write(text)
+                stream.write(redact_values(text))
                 stream.flush()
                 os.fsync(stream.fileno())
             temporary.replace(target)

@@ -6,43 +6,27 @@ May not know: which run is the baseline, bars, verdicts.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from evalkit.certify.deciding import QUALIFICATIONS
-from evalkit.certify.judging import Bench
+from evalkit.certify.judging import Bench, Job
 from evalkit.collect.qualify import qualify
 from evalkit.errors import EvalkitError, UsageError
 from evalkit.judging import load_words
 from evalkit.judging.plan import Material
 from evalkit.judging.probing import probe_questions
-from evalkit.judging.votes import VotedPair, vote_questions
-from evalkit.qualification import Qualification, Vote, read_qualification, write_qualification
-from evalkit.qualification.replay import Key, replayed_agreement
+from evalkit.judging.votes import vote_questions
+from evalkit.qualification import Qualification, read_qualification, write_qualification
+from evalkit.qualification.replay import Votes, replayed_agreement
 from evalkit.records import Manifest
 from evalkit.store import Run, VerdictStore, read_items, read_manifest, read_records
 from evalkit.suite import Panelist
 
 ANSWERS = 30
 """Answers a judge is tried on, each of another question."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Votes:
-    """Pairs that people voted on, with their texts.
-
-    Attributes:
-        keys: what was voted on.
-        pairs: the same with the answers, in the same order.
-        people, gpt4: votes; the latter may be empty.
-    """
-
-    keys: Sequence[Key]
-    pairs: Sequence[VotedPair]
-    people: Sequence[Vote]
-    gpt4: Sequence[Vote] = ()
 
 
 def qualify_judge(
@@ -99,19 +83,22 @@ def qualify_judge(
     )
 
 
-def qualify_for_suite(
-    path: Path, task: str, judge: Panelist, judging: str, bench: Bench, file: Path, judged: Path
-) -> None:
+def qualify_for_suite(path: Path, job: Job, bench: Bench, file: Path, judged: Path, *, answers: int) -> None:
     """Try a suite's judge on the answers of one run, unless the file of this very trial is there; errors as above.
 
-    `judged` is a run that the judge has judged under this name.
+    Args:
+        path: run whose answers the probes are made from.
+        job: the judging.
+        bench: where the judge sits.
+        file: where the trial is kept.
+        judged: a run that the judge has judged under the job's name.
+        answers: how many answers the probes are made from.
     """
-    if _current(path, task, judging, file, judged):
-        bench.workshop.say(f"{judging}: the judge was tried before, {file} reused")
+    if _current(path, job, file, judged, answers):
+        bench.workshop.say(f"{job.judging}: the judge was tried before, {file} reused")
         return
-    found = qualify_judge(path, task, judge, bench)
-    write_qualification(file, found)
-    bench.workshop.say(f"{judging}: the judge was tried, written: {file}")
+    write_qualification(file, qualify_judge(path, job.task, job.judge, bench, answers=answers))
+    bench.workshop.say(f"{job.judging}: the judge was tried, written: {file}")
 
 
 def qualification_file(outputs: Path, judging: str) -> Path:
@@ -119,17 +106,17 @@ def qualification_file(outputs: Path, judging: str) -> Path:
     return outputs / QUALIFICATIONS / f"{judging}.json"
 
 
-def _current(path: Path, task: str, judging: str, file: Path, by: Path) -> bool:
-    """Say whether a file is about the judge that judged a run, and about that run's answers as they are now."""
+def _current(path: Path, job: Job, file: Path, by: Path, answers: int) -> bool:
+    """Say whether a file is about the judge that judged a run, and about these answers as they are now."""
     try:
-        found, judged = read_qualification(file), read_manifest(by).judges.get(judging)
+        found, judged = read_qualification(file), read_manifest(by).judges.get(job.judging)
     except EvalkitError:
         return False
     if judged is None:
         return False
     same = (judged.identity.sha256, judged.profile_sha256) == (found.judge.get("sha256"), found.profile_sha256)
     no_reply = found.estimates.statuses.get("api_error", 0)
-    return same and not no_reply and dict(found.source) == _source(path, task, ANSWERS, 0)
+    return same and not no_reply and dict(found.source) == _source(path, job.task, answers, 0)
 
 
 def _source(path: Path, task: str, answers: int, seed: int) -> Mapping[str, Any]:

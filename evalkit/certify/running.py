@@ -24,6 +24,7 @@ from evalkit.collect import TaskCount, collect
 from evalkit.definitions import Definitions
 from evalkit.errors import EvalkitError
 from evalkit.records import Manifest
+from evalkit.redaction import redact_settings
 from evalkit.store import RunFolder, read_manifest, read_records
 from evalkit.suite import EngineSpec
 
@@ -67,7 +68,7 @@ class Workshop:
         asked = requested(spec, self.assets)
         asked["order_seed"] = order_seed
         asked["sources"] = {name: [dict(source) for source in given] for name, given in self.overrides.items()}
-        return asked
+        return dict(redact_settings(asked))
 
 
 def run_engine(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import builtins
 import importlib
+import io
 import keyword
 import os
 import sys
@@ -19,6 +20,7 @@ import click
 
 from evalkit import __version__
 from evalkit.errors import EvalkitError, ExitCode, suggestion
+from evalkit.redaction import redact_text, remember_secrets
 
 VERBS = {
     "certify": "Run what a suite still misses, then decide: CERTIFIED, REJECTED, INCONCLUSIVE or INVALID.",
@@ -32,10 +34,11 @@ VERBS = {
     "sign": "Sign a certificate with everything it rests on.",
     "verify": "Check a signed certificate: signature, digests, every number and the verdict.",
     "keygen": "Make a key pair to sign certificates with.",
+    "quantize": "Quantize a model with a recipe and write the checkpoint that servers read.",
     "bench": "Measure tokens a second of a suite's engines.",
     "throughput": "Read throughput measured by other tools, for tables and the report.",
-    "export": "Write a run in the files of lm-eval.",
-    "import": "Read an lm-eval output folder as a run.",
+    "export": "Write a run or a certificate in the files of another tool.",
+    "import": "Read another tool's output as a run.",
     "list": "List adapters, recipes, tasks, judges, policies and assets.",
     "doctor": "Say what works on this machine, and the next step for each gap.",
 }
@@ -91,6 +94,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         An exit code of `evalkit.errors.ExitCode`.
     """
+    remember_secrets(os.environ)
     try:
         code = program.main(args=None if argv is None else list(argv), prog_name="evalkit", standalone_mode=False)
         return int(code or 0)
@@ -109,13 +113,16 @@ def _explain(error: BaseException) -> ExitCode:
         click.echo("evalkit: stopped; finished records are kept and the same command resumes", err=True)
         return ExitCode.FAILED
     if isinstance(error, click.ClickException):
-        error.show()
+        shown = io.StringIO()
+        error.show(file=shown)
+        click.echo(redact_text(shown.getvalue()), err=True, nl=False)  # it may quote what was typed
         return ExitCode.USAGE
     if isinstance(error, EvalkitError):
         from evalkit.report.sections import printable
 
-        click.echo(f"evalkit: error: {printable(str(error))}", err=True)  # it may quote a line of a damaged file
+        # It may quote a line of a damaged file, or what a server said.
+        click.echo(f"evalkit: error: {printable(redact_text(str(error)))}", err=True)
         return error.exit_code
-    traceback.print_exception(error)
-    click.echo(f"evalkit: internal error: {error!r}; please report it with the lines above", err=True)
+    click.echo(redact_text("".join(traceback.format_exception(error))), err=True, nl=False)
+    click.echo(f"evalkit: internal error: {redact_text(repr(error))}; please report it with the lines above", err=True)
     return ExitCode.FAILED

@@ -1,27 +1,72 @@
-"""`evalkit export`: a run in the files of another tool.
+"""`evalkit export`: a run or a certificate in the files of another tool.
 
-In: a run folder. Out: files, and a count of what they hold and lack. May not know: how the files look.
+In: a run folder, or a certificate. Out: files, and a count of what they hold and lack.
+May not know: how the files look.
 """
 
 from __future__ import annotations
 
+import importlib
+import os
 from pathlib import Path
+from typing import Any, Literal, cast
 
 import click
 
-from evalkit.cli.options import any_path, existing_folder, json_option, print_json, print_table, say
+from evalkit.cli.fastchat_files import export_folder, fastchat_export_options
+from evalkit.cli.options import any_path, json_option, print_json, print_table, say
+
+OF_RUNS = ("lm-eval", "fastchat", "every-eval-ever", "eval-results")
+OF_CERTIFICATES = ("junit", "job-summary", "mlflow")
+
+SUMMARY_VARIABLE = "GITHUB_STEP_SUMMARY"
 
 
 @click.command(epilog="Example: evalkit export outputs/fp8 --output exports")
-@click.argument("run", type=existing_folder)
-@click.option("--output", type=any_path, required=True, help="Folder to write to.")
+@click.argument("source", type=click.Path(path_type=Path, exists=True))
+@click.option("--format", "form", type=click.Choice((*OF_RUNS, *OF_CERTIFICATES)), default="lm-eval", show_default=True)
+@click.option("--output", type=any_path, help="Folder to write to; for junit and job-summary a file.")
 @click.option("--task", "tasks", multiple=True, help="Task of the run to write; may be repeated. All by default.")
+@fastchat_export_options
+@click.option("--organization", help="every-eval-ever: who publishes the numbers.")
+@click.option(
+    "--relationship",
+    type=click.Choice(("first_party", "third_party", "collaborative", "other")),
+    default="third_party",
+    show_default=True,
+    help="every-eval-ever: the evaluator's to the model's maker.",
+)
+@click.option("--model", help="every-eval-ever: developer/model, where the run's own name lacks the developer.")
+@click.option("--dataset", help="eval-results: id of the registered benchmark, such as openai/gsm8k.")
+@click.option("--dataset-task", help="eval-results: its task, as its eval.yaml names it.")
+@click.option("--scale", type=click.Choice(("proportion", "percent")), help="eval-results: of its leaderboard.")
+@click.option("--report-url", default="", help="eval-results: where the report can be read.")
 @json_option
-def command(run: Path, output: Path, tasks: tuple[str, ...], as_json: bool) -> None:
-    """Write a run as lm-eval writes its own: results_*.json and samples_*.jsonl.
+def command(source: Path, form: str, output: Path | None, tasks: tuple[str, ...], as_json: bool, **given: Any) -> None:
+    """Write a run, or a certificate, in the files of another tool.
 
-    Items without a score are left out and counted.
+    SOURCE is a run folder for lm-eval (results_*.json and samples_*.jsonl), fastchat (its data/mt_bench),
+    every-eval-ever (0.3) and eval-results (Hugging Face's .eval_results), and a certificate or its folder for junit
+    (XML), job-summary (Markdown, appended to --output or $GITHUB_STEP_SUMMARY) and mlflow (into the tracking server of
+    the environment). Items without a score are left out and counted.
     """
+    if output is None and form not in ("job-summary", "mlflow"):
+        raise click.UsageError("name the --output")
+    if form in OF_CERTIFICATES:
+        _certificate(source, form, output)
+        return
+    assert output is not None
+    if form == "lm-eval":
+        _lm_eval(source, output, tasks, as_json=as_json)
+    elif form == "fastchat":
+        export_folder(source, output, tasks, given, as_json=as_json)
+    elif form == "every-eval-ever":
+        _every_eval_ever(source, output, tasks, given, as_json=as_json)
+    else:
+        _eval_results(source, output, tasks, given)
+
+
+def _lm_eval(run: Path, output: Path, tasks: tuple[str, ...], *, as_json: bool) -> None:
     from evalkit.interop import export_lm_eval
 
     done = export_lm_eval(run, output, tasks=tasks or None)
@@ -42,3 +87,77 @@ def command(run: Path, output: Path, tasks: tuple[str, ...], as_json: bool) -> N
     rows = [(task, str(done.written[task]), str(done.failed[task]), str(done.absent[task])) for task in done.written]
     print_table(rows, ("task", "items written", "failed, left out", "absent, left out"))
     click.echo(f"{len(done.files)} files in {done.files[0].parent}")
+
+
+def _every_eval_ever(run: Path, output: Path, tasks: tuple[str, ...], given: dict[str, Any], *, as_json: bool) -> None:
+    from evalkit.interop import export_eee
+
+    if not given["organization"]:
+        raise click.UsageError("this format names who publishes the numbers: --organization NAME")
+    done = export_eee(
+        run,
+        output,
+        organization=given["organization"],
+        relationship=given["relationship"],
+        model=given["model"],
+        tasks=tasks or None,
+    )
+    for note in done.notes:
+        say(f"{run}: {note}")
+    if as_json:
+        counts = {task: {"written": done.written[task], "left_out": done.left_out[task]} for task in done.written}
+        print_json({"files": [str(file) for file in done.files], "tasks": counts, "notes": list(done.notes)})
+        return
+    print_table(
+        [(task, str(done.written[task]), str(done.left_out[task])) for task in done.written],
+        ("task", "rows written", "without a score, left out"),
+    )
+    click.echo(f"{done.files[0]}")
+
+
+def _eval_results(run: Path, output: Path, tasks: tuple[str, ...], given: dict[str, Any]) -> None:
+    from evalkit.certify.deciding import write_certificate
+    from evalkit.interop import Benchmark, eval_results_yaml
+
+    if len(tasks) != 1 or not given["dataset"] or not given["dataset_task"] or not given["scale"]:
+        raise click.UsageError("this format needs one --task, its --dataset, --dataset-task and --scale")
+    scale = cast("Literal['proportion', 'percent']", given["scale"])
+    benchmark = Benchmark(dataset=given["dataset"], task=given["dataset_task"], scale=scale, source=given["report_url"])
+    name = f"{tasks[0].replace(':', '-')}.yaml"
+    write_certificate(output / ".eval_results", {name: eval_results_yaml(run, tasks[0], benchmark)})
+    click.echo(str(output / ".eval_results" / name))
+
+
+def _certificate(source: Path, form: str, output: Path | None) -> None:
+    from evalkit.certify.deciding import write_certificate
+    from evalkit.cli.report_files import read_certificate
+    from evalkit.interop import append_summary, job_summary, junit_xml
+
+    document = read_certificate(source / "certificate.json" if source.is_dir() else source)
+    if form == "mlflow":
+        _mlflow(document)
+        return
+    if form == "junit":
+        assert output is not None
+        write_certificate(output.parent, {output.name: junit_xml(document)})
+        click.echo(str(output))
+        return
+    named = output or (Path(os.environ[SUMMARY_VARIABLE]) if os.environ.get(SUMMARY_VARIABLE) else None)
+    if named is None:
+        click.echo(job_summary(document), nl=False)
+        return
+    append_summary(named, job_summary(document))
+    say(f"appended to {named}")
+
+
+def _mlflow(document: dict[str, Any]) -> None:
+    from evalkit.errors import MissingExtraError
+    from evalkit.interop import log_certificate
+
+    try:
+        mlflow: Any = importlib.import_module("mlflow")
+    except ImportError as error:
+        raise MissingExtraError("exporting to MLflow", "mlflow", "mlflow") from error
+    with mlflow.start_run(run_name=str(document.get("title") or document["decision"]["policy"])) as run:
+        log_certificate(document, mlflow)
+    click.echo(run.info.run_id)

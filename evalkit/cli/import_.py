@@ -1,44 +1,62 @@
 """`evalkit import`: another tool's output as a run folder.
 
-In: lm-eval's output folder. Out: a run folder, and what must be known about it. May not know: how the files look.
+In: another tool's output. Out: a run folder, and what must be known about it. May not know: how the files look.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, cast, get_args
+from typing import TYPE_CHECKING, Any, cast, get_args
 
 import click
 
+from evalkit.cli.fastchat_files import fastchat_import_options, import_folder
 from evalkit.cli.options import any_path, json_option, print_json, print_table, say
 from evalkit.records import Fidelity
 
 if TYPE_CHECKING:
     from evalkit.interop import Imported
 
+FORMATS = ("lm-eval", "nel", "fastchat")
+
 
 @click.command(epilog="Example: evalkit import lm_eval_outputs/my-model-fp8 --output outputs/fp8 --recipe my-fp8")
 @click.argument("source", type=any_path)
+@click.option("--format", "form", type=click.Choice(FORMATS), default="lm-eval", show_default=True)
 @click.option("--output", type=any_path, required=True, help="Run folder to write.")
 @click.option("--task", "tasks", multiple=True, help="lm-eval task or group; may be repeated. All by default.")
-@click.option("--metric", help="Mark that decides; acc by default, else the first that lm-eval lists.")
-@click.option("--recipe", default="unknown", show_default=True, help="How the model was quantized; lm-eval cannot say.")
+@click.option("--metric", help="Mark that decides; acc (nel: reward) by default, else the first that is listed.")
+@click.option("--model", default="unknown", help="nel: who answered; fastchat: whose file.")
+@click.option("--repeat", type=click.IntRange(min=0), default=0, help="nel: which of several answers counts.")
+@click.option("--recipe", default="unknown", show_default=True, help="How the model was quantized; no tool says it.")
 @click.option(
     "--fidelity", type=click.Choice(get_args(Fidelity)), default="engine", show_default=True, help="Kind of engine."
 )
+@fastchat_import_options
 @json_option
-def command(
-    source: Path, output: Path, tasks: tuple[str, ...], metric: str | None, recipe: str, fidelity: str, as_json: bool
-) -> None:
-    """Read an lm-eval output folder (made with --log_samples) as a run that can be compared.
+def command(source: Path, form: str, output: Path, as_json: bool, **given: Any) -> None:
+    """Read another tool's output as a run that can be compared and certified as far as its content allows.
 
-    SOURCE is lm-eval's --output_path, the folder of a model in it, or one results_*.json.
+    SOURCE is, for lm-eval (run with --log_samples), its --output_path, the folder of a model in it, or one
+    results_*.json; for nel (NeMo Evaluator) the folder of one benchmark with its results.jsonl; for fastchat its
+    data/mt_bench with answers and judgments of both modes.
     """
-    from evalkit.interop import import_lm_eval, write_imported
+    if form == "fastchat":
+        import_folder(source, output, given, as_json=as_json)
+        return
+    from evalkit.interop import import_lm_eval, import_nel, write_imported
 
-    imported = import_lm_eval(
-        source, tasks=tasks or None, metric=metric, recipe=recipe, fidelity=cast("Fidelity", fidelity)
-    )
+    declared: dict[str, Any] = {
+        "recipe": given["recipe"],
+        "fidelity": cast("Fidelity", given["fidelity"]),
+        "metric": given["metric"],
+    }
+    if form == "nel":
+        if given["tasks"]:
+            raise click.UsageError("--task is lm-eval's; a folder of nel holds one benchmark")
+        imported = import_nel(source, model=given["model"], repeat=given["repeat"], **declared)
+    else:
+        imported = import_lm_eval(source, tasks=given["tasks"] or None, **declared)
     write_imported(imported, output)
     for note in imported.notes:
         say(f"{source}: {note}")

@@ -25,9 +25,9 @@ from evalkit.cli.options import (
 from evalkit.errors import ExitCode
 
 if TYPE_CHECKING:
-    from evalkit.certify.qualifying import Votes
     from evalkit.policy import JudgeBars
     from evalkit.qualification import Qualification
+    from evalkit.qualification.replay import Votes
 
 
 @click.command(

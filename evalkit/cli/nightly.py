@@ -222,7 +222,10 @@ def _known(night: Night, url: str) -> dict[tuple[str, str], Known]:
 
 
 def _size(night: Night, name: str, workshop: Workshop) -> int:
-    """Return the items of an endpoint from the cheapest source that knows: policy, stored run, the task itself."""
+    """Return the items of an endpoint from the cheapest source: policy, stored run, the task's file, the task itself.
+
+    A task's file may say a few more than there are, which a plan can bear; a night counts the baseline's records.
+    """
     from evalkit.store import read_manifest
 
     endpoint = night.endpoints[name]
@@ -233,6 +236,9 @@ def _size(night: Night, name: str, workshop: Workshop) -> int:
         tasks = read_manifest(stored).tasks
         if endpoint.task in tasks:
             return tasks[endpoint.task].planned
+    task = workshop.definitions.task(endpoint.task)
+    if task.subjects is not None and task.items_per_subject is not None:
+        return len(task.subjects) * task.items_per_subject
     return workshop.benchmark(endpoint.task).task_run.planned
 
 

@@ -16,6 +16,8 @@ from typing import Any, TypeVar
 
 import click
 
+from evalkit.redaction import redact_text
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 CACHE_VARIABLE = "EVALKIT_CACHE"
@@ -39,12 +41,12 @@ def cache_folder() -> Path:
 
 def command_line() -> str:
     """Return the command line as a person would type it again."""
-    return shlex.join(["evalkit", *sys.argv[1:]])
+    return redact_text(shlex.join(["evalkit", *sys.argv[1:]]))
 
 
 def say(message: str) -> None:
     """Write one line of progress to stderr."""
-    click.echo(message, err=True)
+    click.echo(redact_text(message), err=True)
 
 
 def print_json(value: Mapping[str, Any] | Sequence[Any]) -> None:

@@ -135,7 +135,9 @@ def read_nights(
         rows = [dict(row) for row in connection.execute(query).mappings()]
         if last is not None:
             rows = _newest(rows, last)
-        compared = _compared(connection.execute(_comparisons()).mappings().all(), {row["run_id"] for row in rows})
+        of_suite = [RUNS.c[name] == wanted[name] for name in ("suite", "site") if wanted[name] is not None]
+        found = connection.execute(_comparisons().where(and_(True, *of_suite))).mappings().all()
+        compared = _compared(found, {row["run_id"] for row in rows})
     return [_night(row, compared) for row in rows]
 
 

@@ -143,6 +143,9 @@ def _verdict(connection: Connection, run: int, entry: VerdictEntry) -> bool:
 
 def _insert(connection: Connection, table: Table, row: Mapping[str, Any], key: Sequence[str]) -> bool:
     """Insert a row unless its natural key is there; return whether it was new."""
-    insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
-    statement = insert(table).values(**row).on_conflict_do_nothing(index_elements=list(key))
+    if connection.dialect.name == "postgresql":
+        # Its driver gives no count of rows for such an insert, so the row says itself that it came in.
+        wanted = postgresql.insert(table).values(**row).on_conflict_do_nothing(index_elements=list(key))
+        return connection.execute(wanted.returning(table.c[key[0]])).first() is not None
+    statement = sqlite.insert(table).values(**row).on_conflict_do_nothing(index_elements=list(key))
     return connection.execute(statement).rowcount == 1

@@ -4,7 +4,28 @@ In: run folders, or another tool's output folder. Out: the other one.
 May not know: engines, benchmarks, verdicts; lm-eval itself is not imported, only its files are known.
 """
 
+from evalkit.interop.eee_export import ExportedEee, export_eee
+from evalkit.interop.eval_results import Benchmark, eval_results_yaml
+from evalkit.interop.job_summary import append_summary, job_summary
+from evalkit.interop.junit import junit_xml
 from evalkit.interop.lm_eval_export import Exported, export_lm_eval
 from evalkit.interop.lm_eval_import import Imported, import_lm_eval, write_imported
+from evalkit.interop.mlflow_export import log_certificate
+from evalkit.interop.nel_import import import_nel
 
-__all__ = ["Exported", "Imported", "export_lm_eval", "import_lm_eval", "write_imported"]
+__all__ = [
+    "Benchmark",
+    "Exported",
+    "ExportedEee",
+    "Imported",
+    "append_summary",
+    "eval_results_yaml",
+    "export_eee",
+    "export_lm_eval",
+    "import_lm_eval",
+    "import_nel",
+    "job_summary",
+    "junit_xml",
+    "log_certificate",
+    "write_imported",
+]

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from evalkit.errors import DataError, UsageError, suggestion
-from evalkit.interop.eee_results import question_scores, result_of
+from evalkit.interop.eee_results import question_scores, result_id, result_of
 from evalkit.interop.eee_samples import sample_rows
 from evalkit.interop.redaction import redacted
 from evalkit.records import Manifest, digest
@@ -28,6 +28,7 @@ from evalkit.store import Run, read_items, read_run
 from evalkit.store.lines import write_atomic
 
 SCHEMA_VERSION = "0.3.0"
+UNKNOWN = "unknown"
 
 Relationship = Literal["first_party", "third_party", "collaborative", "other"]
 
@@ -58,6 +59,7 @@ def export_eee(
     organization: str,
     relationship: Relationship = "third_party",
     collection: str = "evalkit",
+    model: str | None = None,
     tasks: Sequence[str] | None = None,
 ) -> ExportedEee:
     """Write a run in this format.
@@ -68,6 +70,7 @@ def export_eee(
         organization: who publishes the numbers.
         relationship: of the evaluator to the model's maker.
         collection: name of the collection.
+        model: `developer/model`, for a run whose own name of the model lacks the developer.
         tasks: names; None for all.
 
     Raises:
@@ -77,7 +80,9 @@ def export_eee(
     """
     found = read_run(run)
     names = _chosen(found, tasks)
-    model = model_id(found.manifest)
+    model = model or model_id(found.manifest)
+    if not re.fullmatch(r"[^/\s]+/[^\s]+", model):
+        raise UsageError(f"a model is named developer/model here, not {model!r}")
     name = _uuid(found)
     stamp = _timestamp(found.manifest)
     evaluation = f"{collection}/{model}/{stamp}"
@@ -86,15 +91,14 @@ def export_eee(
     results = []
     for task in names:
         items = {item.key: item for item in read_items(run, task)}
-        one, scores = result_of(found, task), question_scores(found, task)
-        made = list(sample_rows(found, task, items, scores, (evaluation, model, one["evaluation_result_id"])))
-        if made:
-            results.append(one)
+        ids = (evaluation, model, result_id(found, task))
+        made = list(sample_rows(found, task, items, question_scores(found, task), ids))
+        results += [result_of(found, task)] if made else []
         rows += [json.dumps(row, ensure_ascii=False, sort_keys=True, allow_nan=False) for row in made]
         written[task] = len(made)
     if not rows:
         raise DataError(f"{run}: no item has a score, so there is nothing to export")
-    left_out = {task: found.manifest.tasks[task].planned - written[task] for task in names}
+    left_out = {task: _planned(found, task) - written[task] for task in names}
     folder = Path("data") / safe(collection) / safe(model.split("/")[0]) / safe(model.split("/")[-1])
     samples = "".join(f"{row}\n" for row in rows)
     aggregate = {
@@ -109,7 +113,7 @@ def export_eee(
             "evaluator_relationship": relationship,
         },
         "eval_library": {"name": "evalkit", "version": found.manifest.evalkit},
-        "model_info": model_info(found.manifest),
+        "model_info": {**model_info(found.manifest), "id": model},
         "evaluation_results": results,
         "detailed_evaluation_results": {
             "format": "jsonl",
@@ -123,16 +127,16 @@ def export_eee(
     files = (output / folder / f"{name}.json", output / folder / f"{name}_samples.jsonl")
     write_atomic(files[1], [samples])
     write_atomic(files[0], [json.dumps(aggregate, ensure_ascii=False, indent=2, allow_nan=False) + "\n"])
-    missing = [
-        f"{task}: {count} planned items have no score and are left out" for task, count in left_out.items() if count
-    ]
+    missing = [f"{task}: {n} planned items have no score and are left out" for task, n in left_out.items() if n]
+    if model.startswith(f"{UNKNOWN}/"):
+        missing.append(f"the model's developer is unknown, so it is filed as {model}; next step: name developer/model")
     return ExportedEee(files=files, written=written, left_out=left_out, notes=tuple(missing))
 
 
 def model_id(manifest: Manifest) -> str:
     """Return the model's name as `developer/model`; a name without a developer gets "unknown"."""
-    name = manifest.engine.model.strip("/ ") or "unknown"
-    return name if "/" in name else f"unknown/{name}"
+    name = manifest.engine.model.strip("/ ") or UNKNOWN
+    return name if "/" in name else f"{UNKNOWN}/{name}"
 
 
 def model_info(manifest: Manifest) -> dict[str, Any]:
@@ -170,6 +174,12 @@ def _chosen(run: Run, tasks: Sequence[str] | None) -> list[str]:
         if task not in known:
             raise UsageError(f"{run.path}: no task '{task}'{suggestion(task, known)}")
     return list(tasks or known)
+
+
+def _planned(run: Run, task: str) -> int:
+    """Return how many items a complete run has; a row stands for all generations of an item."""
+    asked = run.manifest.tasks[task]
+    return asked.planned // max(1, int(asked.settings.get("generations", 1)))
 
 
 def _uuid(run: Run) -> str:

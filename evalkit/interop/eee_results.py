@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Mapping
 from typing import Any
 
+from evalkit.errors import DataError
 from evalkit.records import JudgeRun, TaskRun
 from evalkit.statistics.proportions import wilson_interval
 from evalkit.store import Run
@@ -26,13 +27,18 @@ def result_of(run: Run, task: str) -> dict[str, Any]:
     asked, judge = run.manifest.tasks[task], run.manifest.judges.get(task)
     scores = list(question_scores(run, task).values()) if judge is not None else _marks(run, task)
     return {
-        "evaluation_result_id": f"{task}:{asked.metric}",
+        "evaluation_result_id": result_id(run, task),
         "evaluation_name": task,
         "source_data": _source(task, asked),
         "metric_config": _metric(asked, judge),
         "score_details": _score(scores, binary=set(scores) <= {0.0, 1.0}),
         "generation_config": {"additional_details": _settings(asked)},
     }
+
+
+def result_id(run: Run, task: str) -> str:
+    """Return the name by which rows are joined to their aggregate."""
+    return f"{task}:{run.manifest.tasks[task].metric}"
 
 
 def question_scores(run: Run, task: str) -> dict[Place, float]:
@@ -97,7 +103,7 @@ def _metric(asked: TaskRun, judge: JudgeRun | None) -> dict[str, Any]:
 
 def _score(scores: list[float], *, binary: bool) -> dict[str, Any]:
     if not scores:
-        return {"score": 0.0}
+        raise DataError("no item has a score, and this format demands one")
     mean = math.fsum(scores) / len(scores)
     uncertainty: dict[str, Any] = {"num_samples": len(scores)}
     if binary:

@@ -22,8 +22,7 @@ LIMIT_BYTES = 64 * 1024
 """GitHub drops a step's summary beyond 1 MiB."""
 
 _CUT = "\n\n*cut: the whole report is `report.md`*\n"
-_ESCAPES = {ord(char): f"&#{ord(char)};" for char in "\\`*_{}[]<>()#+-.!|@~$&\"':/"}
-_PLAIN = {ord(char): None for char in ".-:/()+'\"!"}
+_ESCAPES = {ord(char): f"&#{ord(char)};" for char in "\\`*_{}[]<>#|@~$&"}
 
 
 def job_summary(document: Data, *, limit_bytes: int = LIMIT_BYTES) -> str:
@@ -58,7 +57,7 @@ def escaped(text: str) -> str:
     line = " ".join(
         "".join(char if unicodedata.category(char) not in ("Cc", "Cs", "Co", "Cn") else " " for char in text).split()
     )
-    return line.translate({code: to for code, to in _ESCAPES.items() if code not in _PLAIN})
+    return line.translate(_ESCAPES)
 
 
 def cut(text: str, limit_bytes: int) -> str:
@@ -104,8 +103,8 @@ def _opening(document: Data) -> Iterator[str]:
 def _table(verdicts: Sequence[Data]) -> str:
     lines = ["| recipe | verdict | endpoint | difference | interval | n |", "|---|---|---|---|---|---|"]
     for verdict in verdicts:
-        claim = f" ({verdict['claim']})" if verdict.get("claim") else ""
-        told = f"{escaped(str(verdict['recipe']))} | **{verdict['outcome']}**{escaped(claim)}"
+        claim = f" ({escaped(verdict['claim'])})" if verdict.get("claim") else ""
+        told = f"{escaped(str(verdict['recipe']))} | **{verdict['outcome']}**{claim}"
         rows = list(_endpoints(verdict)) or ["| | |"]
         lines += [f"| {told} | {row} |" for row in rows]
     return "\n".join(lines)

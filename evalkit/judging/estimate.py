@@ -66,7 +66,7 @@ def estimate(profile: JudgeProfile, questions: Sequence[Question]) -> JudgingEst
     again = 2 if profile.reask else 1
     return JudgingEstimate(
         calls=len(asked),
-        free=judgments - len(asked),
+        free=max(0, judgments - len(asked)),
         prompt_tokens=-(-characters // CHARACTERS_A_TOKEN),
         completion_tokens=min(VERDICT_TOKENS, profile.max_tokens) * len(asked) if written else 0,
         most_completion_tokens=profile.max_tokens * len(asked) * again if written else 0,

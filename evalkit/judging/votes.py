@@ -7,31 +7,12 @@ May not know: the votes, engines, runs.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from evalkit.errors import UsageError
 from evalkit.judging.plan import Material
 from evalkit.judging.probing import Asked, question_of
-from evalkit.probes import Probe
+from evalkit.probes import Probe, VotedPair
 from evalkit.records import Item
-
-
-@dataclass(frozen=True, kw_only=True)
-class VotedPair:
-    """Two conversations about one question.
-
-    Attributes:
-        name: name of the pair, the same as in the votes.
-        question_id: number of the question.
-        turn: 1-based turn that was voted on.
-        answers_a, answers_b: answers up to that turn.
-    """
-
-    name: str
-    question_id: int
-    turn: int
-    answers_a: tuple[str, ...]
-    answers_b: tuple[str, ...]
 
 
 def vote_questions(material: Material, items: Sequence[Item], pairs: Sequence[VotedPair]) -> list[Asked]:

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from evalkit.comparison.plain import to_plain
-from evalkit.probes import ProbeRow
+from evalkit.probes import ProbeRow, VotedPair
 from evalkit.qualification.agreement import agreement, between_people
 from evalkit.qualification.votes import Vote, Winner
 from evalkit.records import text_digest
@@ -23,6 +24,22 @@ TIE = 0.1
 """Difference of two ratings up to which they are a tie, as FastChat takes it."""
 
 JUDGE = "judge"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Votes:
+    """Pairs that people voted on, with their texts.
+
+    Attributes:
+        keys: what was voted on.
+        pairs: the same with the answers, in the same order.
+        people, gpt4: votes; the latter may be empty.
+    """
+
+    keys: Sequence[Key]
+    pairs: Sequence[VotedPair]
+    people: Sequence[Vote]
+    gpt4: Sequence[Vote] = ()
 
 
 def pair_name(key: Key) -> str:
@@ -56,9 +73,7 @@ def judge_votes(rows: Sequence[ProbeRow], keys: Sequence[Key], *, pairwise: bool
         scores = found.get(pair_name(key), {})
         if len(scores) == 2:
             winner = _compared(scores[0], scores[1]) if pairwise else _rated(scores[0], scores[1])
-            votes.append(
-                Vote(question_id=key[0], turn=key[1], first=key[2], second=key[3], winner=winner, judge=JUDGE)
-            )
+            votes.append(Vote(question_id=key[0], turn=key[1], first=key[2], second=key[3], winner=winner, judge=JUDGE))
     return votes
 
 

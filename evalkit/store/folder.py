@@ -14,6 +14,7 @@ from typing import Any
 
 from evalkit.errors import DataError
 from evalkit.records import Item, JudgeRun, Judgment, Manifest, Record, canonical_json, parse_object
+from evalkit.store.cleaning import clean_judge, clean_judgment, clean_manifest, clean_record
 from evalkit.store.identity import check_judge, merge_manifests
 from evalkit.store.layout import LOCK, MANIFEST, TIMINGS, Kind, task_file
 from evalkit.store.lines import append_lines, cut_torn_tail, sort_lines, write_atomic
@@ -48,10 +49,10 @@ class RunFolder:
         """
         lock = acquire(path / LOCK)
         try:
-            merged = manifest
+            merged = clean_manifest(manifest)
             if (path / MANIFEST).exists():
                 found = read_manifest(path)
-                merged = merge_manifests(path, found, manifest)
+                merged = merge_manifests(path, found, merged)
                 if merged.to_json() != found.to_json():
                     write_atomic(path / MANIFEST, [merged.to_json()])
             else:
@@ -102,7 +103,7 @@ class RunFolder:
         Raises:
             StoreError: the disk is full; says what is kept and how to resume.
         """
-        append_lines(self._file("records", task), [record.to_json() for record in records])
+        append_lines(self._file("records", task), [clean_record(record).to_json() for record in records])
 
     def records(self, task: str) -> tuple[Record, ...]:
         """Read a task's records back, sorted by key."""
@@ -122,6 +123,7 @@ class RunFolder:
         Raises:
             IdentityMismatchError: the answers were judged by another judge, in other words or another number of times.
         """
+        judge = clean_judge(judge)
         check_judge(self.path, task, self._manifest.judges.get(task), judge)
         changed = replace(self._manifest, judges={**self._manifest.judges, task: judge})
         if changed.to_json() != self._manifest.to_json():
@@ -146,7 +148,7 @@ class RunFolder:
 
     def append_judgments(self, task: str, judgments: Sequence[Judgment]) -> None:
         """Append judgments with one write and one flush to the disk, whole or not at all; errors as for records."""
-        append_lines(self._file("judgments", task), [judgment.to_json() for judgment in judgments])
+        append_lines(self._file("judgments", task), [clean_judgment(judgment).to_json() for judgment in judgments])
 
     def finish_judgments(self, task: str) -> None:
         """Put a task's judgments in key order."""

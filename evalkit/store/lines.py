@@ -14,6 +14,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from evalkit.errors import DataError, StoreError
+from evalkit.redaction import redact_values
 
 _BLOCK = 1 << 16
 
@@ -26,7 +27,7 @@ def append_lines(path: Path, lines: Sequence[str]) -> None:
     """
     if not lines:
         return
-    data = ("\n".join(lines) + "\n").encode()
+    data = redact_values("\n".join(lines) + "\n").encode()
     try:
         new = not path.exists()
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -148,7 +149,7 @@ def write_atomic(path: Path, chunks: Iterable[str]) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("w", encoding="utf-8", newline="\n") as file:
-            file.writelines(chunks)
+            file.writelines(map(redact_values, chunks))
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)

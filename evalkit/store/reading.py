@@ -6,8 +6,10 @@ May not know: whether a run is complete enough to judge.
 
 from __future__ import annotations
 
+import gc
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, TypeVar
@@ -97,17 +99,30 @@ def read_run(path: Path) -> Run:
     """
     manifest = read_manifest(path)
     _refuse_strangers(path, manifest)
-    return Run(
-        path=path,
-        manifest=manifest,
-        records={task: read_records(path, task) for task in sorted(manifest.tasks)},
-        judgments={task: read_judgments(path, task) for task in sorted(manifest.judges)},
-        items={
-            task: read_items(path, task)
-            for task, run in sorted(manifest.tasks.items())
-            if run.kind == "conversation" and task_file(path, "items", task).exists()
-        },
-    )
+    with _collector_paused():
+        return Run(
+            path=path,
+            manifest=manifest,
+            records={task: read_records(path, task) for task in sorted(manifest.tasks)},
+            judgments={task: read_judgments(path, task) for task in sorted(manifest.judges)},
+            items={
+                task: read_items(path, task)
+                for task, run in sorted(manifest.tasks.items())
+                if run.kind == "conversation" and task_file(path, "items", task).exists()
+            },
+        )
+
+
+@contextmanager
+def _collector_paused() -> Iterator[None]:
+    """Keep the cycle collector from walking records that hold no cycles again and again while they pile up."""
+    running = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if running:
+            gc.enable()
 
 
 def _refuse_strangers(path: Path, manifest: Manifest) -> None:

@@ -7,7 +7,7 @@ May not know: recipes, scoring, generation.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -47,7 +47,7 @@ class LoadedModel:
 
 
 def load_model(
-    spec: EngineSpec, options: CausalOptions, resources: Resources, *, kinds: Collection[Kind] = ("original",)
+    spec: EngineSpec, options: CausalOptions, resources: Resources, *, kinds: tuple[Kind, ...] = ("original",)
 ) -> LoadedModel:
     """Load model and tokenizer.
 

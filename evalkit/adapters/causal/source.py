@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -51,7 +51,7 @@ class ModelFiles:
 
 
 def find_model(
-    model: str, resources: Resources, *, revision: str | None = None, kinds: Collection[Kind] = ("original",)
+    model: str, resources: Resources, *, revision: str | None = None, kinds: tuple[Kind, ...] = ("original",)
 ) -> ModelFiles:
     """Resolve an asset name, a local path or a hub id.
 
@@ -81,7 +81,7 @@ def find_model(
     )
 
 
-def _files(name: str, path: Path, source: str, kinds: Collection[Kind], known: str | None = None) -> ModelFiles:
+def _files(name: str, path: Path, source: str, kinds: tuple[Kind, ...], known: str | None = None) -> ModelFiles:
     if path.is_file():
         if path.suffix != ".gguf":
             raise UsageError(
@@ -113,7 +113,7 @@ def kind_of(folder: Path) -> Kind:
     return "exported" if method.startswith("modelopt") or (folder / QUANT_FILE).exists() else "original"
 
 
-def refuse_kinds(folder: Path, kinds: Collection[Kind]) -> None:
+def refuse_kinds(folder: Path, kinds: tuple[Kind, ...]) -> None:
     """Refuse a folder that would be loaded without its quantization, silently.
 
     Raises:
@@ -125,8 +125,8 @@ def refuse_kinds(folder: Path, kinds: Collection[Kind]) -> None:
     if kind == "state":
         raise UsageError(
             f"{folder}: {STATE_FILE} marks a ModelOpt state checkpoint, which transformers loads as a plain "
-            "unquantized model; next step: give the original model and use adapter 'modelopt' with a recipe, or restore "
-            "the state with its option checkpoint: state"
+            "unquantized model; next step: give the original model and use adapter 'modelopt' with a recipe, or its "
+            "option checkpoint: state, which restores it"
         )
     if kind == "exported":
         raise UsageError(

@@ -53,7 +53,7 @@ def read_declared(folder: Path) -> Declared:
     """Read what a folder declares.
 
     Raises:
-        UsageError: a file is unreadable, the two files contradict each other, or layers are quantized in different ways.
+        UsageError: a file is unreadable, the two contradict each other, or layers are quantized in different ways.
     """
     inside = read_config(folder).get("quantization_config") or {}
     beside = _beside(folder)

@@ -26,22 +26,25 @@ def quantized_by(recipe: ResolvedRecipe, linear: Iterable[str]) -> frozenset[str
 
 
 def _enabled(quantizer: str, entries: Iterable[Mapping[str, Any]]) -> bool:
-    enabled = True
+    return _winner(quantizer, entries).get("enable") is not False
+
+
+def _winner(quantizer: str, entries: Iterable[Mapping[str, Any]]) -> Mapping[str, Any]:
+    """Return the entry that decides about a quantizer: the last one that matches."""
+    winner: Mapping[str, Any] = {}
     for entry in entries:
         applies = entry.get("parent_class") in (None, "nn.Linear")
         if applies and fnmatchcase(quantizer, entry["quantizer_name"]):
-            enabled = entry.get("enable") is not False
-    return enabled
+            winner = entry
+    return winner
 
 
 def label_faults(recipe: ResolvedRecipe, what: str, algorithm: str, kv_cache: str) -> list[str]:
     """Compare labels with a recipe's expectation; a recipe without one cannot be told apart from any other."""
     expected = recipe.expectation
     if not expected.declared:
-        return [
-            f"recipe '{recipe.name}' has no expectation file, so nothing can be compared with it; "
-            f"next step: write {recipe.name}.expect.yaml beside it"
-        ]
+        step = f"next step: write {recipe.name}.expect.yaml beside it"
+        return [f"recipe '{recipe.name}' has no expectation file, so nothing can be compared with it; {step}"]
     pairs = (("algorithm", expected.algorithm, algorithm), ("KV cache", expected.kv_cache, kv_cache))
     return [
         f"{name} {what} is {found}, recipe '{recipe.name}' makes {wanted}"
@@ -51,7 +54,7 @@ def label_faults(recipe: ResolvedRecipe, what: str, algorithm: str, kv_cache: st
 
 
 def layer_faults(recipe: ResolvedRecipe, held: Stored) -> list[str]:
-    """Compare the layers that hold codes with those the recipe quantizes."""
+    """Compare the layers that hold codes, and the cache that has scales, with what the recipe quantizes."""
     wanted = quantized_by(recipe, held.linear)
     if wanted is None:
         return []
@@ -59,13 +62,28 @@ def layer_faults(recipe: ResolvedRecipe, held: Stored) -> list[str]:
     return [
         *_named(wanted - found, f"stored unquantized, recipe '{recipe.name}' quantizes them"),
         *_named(found - wanted, f"stored quantized, recipe '{recipe.name}' leaves them alone"),
+        *_cache_faults(recipe, held),
     ]
+
+
+def _cache_faults(recipe: ResolvedRecipe, held: Stored) -> list[str]:
+    """A cache with calibrated scales stores them; one with the constant scale 1 stores none."""
+    entries = recipe.document["quantize"]["quant_cfg"]
+    attention = sorted(module.removesuffix(".k_proj") for module in held.linear if module.endswith(".k_proj"))
+    if recipe.expectation.kv_cache != "FP8" or not attention:
+        return []
+    cfg = _winner(f"{attention[0]}.k_bmm_quantizer", entries).get("cfg")
+    constant = isinstance(cfg, Mapping) and bool(cfg.get("use_constant_amax"))
+    if constant == held.cache_scales:
+        has, makes = ("calibrated scales", "the constant scale 1") if constant else ("no scales", "calibrated ones")
+        return [f"the key-value cache has {has}, recipe '{recipe.name}' makes {makes}"]
+    return []
 
 
 def declaration_faults(declared: Declared, held: Stored) -> list[str]:
     """Compare what the files declare with what the tensors show."""
     if (declared.algorithm == NONE) and held.quantized:
-        kinds = ", ".join(sorted(set(held.quantized.values())))
+        kinds = ", ".join(sorted(set(held.kinds.values())))
         return [f"{len(held.quantized)} layers hold codes ({kinds}), but no quantization is declared"]
     if declared.algorithm == NONE:
         return []
@@ -92,6 +110,13 @@ def exclusion_faults(
         *_named(left_out & held.quantized.keys(), f"hold codes, but are excluded as {what}"),
         *_named(missing - {"lm_head"}, f"hold no codes, but are not excluded as {what}"),
     ]
+
+
+def lost_in_export(recipe: ResolvedRecipe) -> list[str]:
+    """Return what a recipe does that no exported checkpoint can hold."""
+    cfgs = [entry.get("cfg") for entry in recipe.document["quantize"]["quant_cfg"]]
+    bounds = [cfg["backend_extra_args"]["scale_ub"] for cfg in cfgs if isinstance(cfg, Mapping) and "backend" in cfg]
+    return [f"the bound {bound} of an activation row's maximum is not part of the checkpoint" for bound in bounds]
 
 
 def _named(modules: Collection[str], fault: str) -> list[str]:

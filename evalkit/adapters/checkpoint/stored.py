@@ -29,13 +29,18 @@ class Stored:
 
     Attributes:
         linear: names of all modules with a matrix of weights, embeddings left out, sorted.
-        quantized: those of them whose weights are codes, with the type of the codes.
+        quantized: those of them whose weights are codes, with the tensor of the codes.
         scales: for each kind of scale, the modules that have one.
     """
 
     linear: tuple[str, ...]
-    quantized: Mapping[str, str]
+    quantized: Mapping[str, StoredTensor]
     scales: Mapping[str, frozenset[str]]
+
+    @property
+    def kinds(self) -> dict[str, str]:
+        """What the codes of each quantized layer are."""
+        return {module: CODES[tensor.dtype] for module, tensor in self.quantized.items()}
 
     @property
     def cache_scales(self) -> bool:
@@ -46,7 +51,7 @@ class Stored:
         """Return what an identity says about it: counts."""
         return {
             "linear": len(self.linear),
-            "weights": dict(sorted(Counter(self.quantized.values()).items())),
+            "weights": dict(sorted(Counter(self.kinds.values()).items())),
             "scales": {kind: len(modules) for kind, modules in self.scales.items() if modules},
         }
 
@@ -62,7 +67,8 @@ def read_stored(folder: Path) -> Stored:
 
 def stored(tensors: Mapping[str, StoredTensor]) -> Stored:
     """Sort tensors into linear layers and scales."""
-    linear, quantized = [], {}
+    linear: list[str] = []
+    quantized: dict[str, StoredTensor] = {}
     scales: dict[str, set[str]] = {kind: set() for kind in SCALES}
     for name, tensor in tensors.items():
         module, _, last = name.rpartition(".")
@@ -71,7 +77,7 @@ def stored(tensors: Mapping[str, StoredTensor]) -> Stored:
         elif last == "weight" and len(tensor.shape) == 2 and not _embeds(module):
             linear.append(module)
             if tensor.dtype in CODES:
-                quantized[module] = CODES[tensor.dtype]
+                quantized[module] = tensor
     return Stored(
         linear=tuple(sorted(linear)),
         quantized=dict(sorted(quantized.items())),

@@ -35,13 +35,17 @@ _BATCH_TOKENS = 2048
 """Calibration tokens fed at once: AWQ quantizes every weight anew for each batch and each of its eleven scales."""
 
 
-def apply_recipe(model: Any, recipe: ResolvedRecipe, calibration: CalibrationSet | None) -> Mapping[str, Any]:
+def apply_recipe(
+    model: Any, recipe: ResolvedRecipe, calibration: CalibrationSet | None, *, fold: bool = True
+) -> Mapping[str, Any]:
     """Quantize a model in place and return `EngineIdentity.quantization`.
 
     Args:
         model: causal model in evaluation mode.
         recipe: what to apply.
         calibration: what the recipe must see first; None for a recipe that needs nothing.
+        fold: replace weights by what their quantizers make of them, which is faster to run; a model that will be
+            packed keeps its quantizers.
 
     Raises:
         ConfigError: ModelOpt refuses the recipe file.
@@ -50,9 +54,9 @@ def apply_recipe(model: Any, recipe: ResolvedRecipe, calibration: CalibrationSet
     from modelopt.torch import quantization as mtq  # noqa: PLC0415 - slow to import
 
     rowwise.refuse_unbounded(recipe)
-    probe = _probe(model, calibration)
-    before = _logits(model, probe)
-    with _silent():
+    probe = probe_tokens(model, calibration)
+    before = logits_of(model, probe)
+    with silent():
         rowwise.register()
         config = _modelopt_config(recipe)
         try:
@@ -63,25 +67,46 @@ def apply_recipe(model: Any, recipe: ResolvedRecipe, calibration: CalibrationSet
             raise RecipeError(
                 f"recipe '{recipe.name}': ModelOpt cannot apply it: {type(error).__name__}: {error}"
             ) from error
+    found = accept(model, recipe, probe, before, fold=fold)
+    return {**found, "calibration": calibration.record() if calibration else None}
+
+
+def accept(model: Any, recipe: ResolvedRecipe, probe: Any, before: Any, *, fold: bool) -> dict[str, Any]:
+    """Check every quantizer of a quantized model and what they do, fold the weights, return what was read back.
+
+    Args:
+        model: quantized model.
+        recipe: what it must be.
+        probe: token ids, shape (1, n).
+        before: logits of the unquantized model for the probe, fp32.
+        fold: as for `apply_recipe`.
+
+    Raises:
+        RecipeError: the model is not what the recipe declares.
+    """
+    from modelopt.torch import quantization as mtq  # noqa: PLC0415 - slow to import
+
     model.eval()
     states = read_quantizers(model)
-    unfolded = _logits(model, probe)
+    unfolded = logits_of(model, probe)
     padded = sum(state.padded for state in read_quantizers(model))  # known once weights have passed a quantizer
     layers = int(model.config.get_text_config(decoder=True).num_hidden_layers)
     check_recipe(recipe, states, layers=layers, protected=protected_names(model))
     _check_logits(recipe, before, unfolded)
-    _check_neighbours(recipe, model, probe)
-    with _silent():
-        mtq.fold_weight(model)
-        _fold_sequences(model)
-    if not torch.equal(unfolded, _logits(model, probe)):
-        raise RecipeError(f"recipe '{recipe.name}': folding the weights changed the logits; report this with versions")
+    check_neighbours(recipe, model, probe)
+    if fold:
+        with silent():
+            mtq.fold_weight(model)
+            _fold_sequences(model)
+        if not torch.equal(unfolded, logits_of(model, probe)):
+            raise RecipeError(
+                f"recipe '{recipe.name}': folding the weights changed the logits; report this with versions"
+            )
     return {
         "algorithm": algorithm(states),
         "kv_cache": kv_cache(states),
         "enabled": counts(states),
         "padded_blocks": padded,
-        "calibration": calibration.record() if calibration else None,
     }
 
 
@@ -127,7 +152,8 @@ def _loop(calibration: CalibrationSet | None) -> Any:
     return feed
 
 
-def _probe(model: Any, calibration: CalibrationSet | None) -> Any:
+def probe_tokens(model: Any, calibration: CalibrationSet | None) -> Any:
+    """Return tokens for one forward pass: the start of the calibration texts, else numbers spread over the words."""
     embedding = model.get_input_embeddings().weight
     if calibration is not None:
         tokens = torch.tensor([calibration.rows[0][:_PROBE]])
@@ -137,7 +163,8 @@ def _probe(model: Any, calibration: CalibrationSet | None) -> Any:
 
 
 @torch.inference_mode()  # type: ignore[untyped-decorator]  # torch is not typed
-def _logits(model: Any, tokens: Any) -> Any:
+def logits_of(model: Any, tokens: Any) -> Any:
+    """Return fp32 logits, shape (rows, tokens, vocabulary)."""
     return model(input_ids=tokens, use_cache=False).logits.float()
 
 
@@ -151,10 +178,10 @@ def _check_logits(recipe: ResolvedRecipe, before: Any, after: Any) -> None:
         )
 
 
-def _check_neighbours(recipe: ResolvedRecipe, model: Any, probe: Any) -> None:
+def check_neighbours(recipe: ResolvedRecipe, model: Any, probe: Any) -> None:
     """Refuse quantizers whose scale depends on the other rows of a batch; equal shapes make equal rows equal bits."""
     first, second = torch.cat([probe, probe.flip(1)]), torch.cat([probe, probe.roll(1, dims=1)])
-    if not torch.equal(_logits(model, first)[0], _logits(model, second)[0]):
+    if not torch.equal(logits_of(model, first)[0], logits_of(model, second)[0]):
         raise RecipeError(
             f"recipe '{recipe.name}': an answer depends on what else is in its batch; a quantizer takes its scale from "
             "the whole batch. Next step: static scales, or one dynamic scale a token (block_sizes: {-1: null})"
@@ -162,7 +189,7 @@ def _check_neighbours(recipe: ResolvedRecipe, model: Any, probe: Any) -> None:
 
 
 @contextmanager
-def _silent() -> Iterator[None]:
+def silent() -> Iterator[None]:
     """ModelOpt prints and warns a good deal; stdout belongs to evalkit's data, and failures still raise."""
     with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")

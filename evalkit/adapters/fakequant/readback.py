@@ -6,6 +6,7 @@ May not know: recipes. Attributes are read, never printed text: an uncalibrated 
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -25,6 +26,12 @@ def read_quantizers(model: Any) -> list[QuantizerState]:
         for name, module in modules.items()
         if isinstance(module, TensorQuantizer) and module.is_enabled
     ]
+
+
+def describe_quantizers(model: Any) -> list[dict[str, Any]]:
+    """Return every enabled leaf quantizer as plain data: what it is, and the range of its scales."""
+    modules = dict(model.named_modules())
+    return [{**_plain(state), "amax": _range(modules[state.name])} for state in read_quantizers(model)]
 
 
 def protected_names(model: Any) -> list[str]:
@@ -55,6 +62,18 @@ def _state(name: str, quantizer: Any, modules: dict[str, Any]) -> QuantizerState
         smoothed=smoothing is not None,
         padded=any(getattr(quantizer, "_padding", None) or ()),
     )
+
+
+def _plain(state: QuantizerState) -> dict[str, Any]:
+    row = asdict(state)
+    row["blocks"] = {str(key): size for key, size in state.blocks.items()} if state.blocks else None
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in row.items()}
+
+
+def _range(quantizer: Any) -> list[float] | None:
+    """Return the smallest and largest of the stored maxima; None where none are stored."""
+    amax = getattr(quantizer, "_amax", None)
+    return None if amax is None else [float(amax.min()), float(amax.max())]
 
 
 def _bits(value: Any) -> Bits:

@@ -163,10 +163,10 @@ def _read(path: Path, stream: BinaryIO) -> GgufHeader:
     types: Counter[str] = Counter()
     for _ in range(tensors):
         _text(stream)
-        stream.read(8 * int(_number(stream, "I")))  # the shape
+        _bytes(stream, 8 * int(_number(stream, "I")))  # the shape
         kind = int(_number(stream, "I"))
         types[TENSOR_TYPES.get(kind, f"type {kind}")] += 1
-        stream.read(8)  # where the tensor begins
+        _bytes(stream, 8)  # where the tensor begins
     return GgufHeader(metadata=metadata, tensors=dict(sorted(types.items())))
 
 
@@ -179,13 +179,13 @@ def _value(stream: BinaryIO, kind: int) -> Any:
         if inner in (_STRING, _ARRAY):
             return [_value(stream, inner) for _ in range(count)]
         layout = struct.Struct(f"<{count}{_SCALARS[inner]}")
-        return list(layout.unpack(stream.read(layout.size)))
+        return list(layout.unpack(_bytes(stream, layout.size)))
     return _number(stream, _SCALARS[kind])
 
 
 def _number(stream: BinaryIO, code: str) -> Any:
     layout = struct.Struct(f"<{code}")
-    return layout.unpack(stream.read(layout.size))[0]
+    return layout.unpack(_bytes(stream, layout.size))[0]
 
 
 def _count(stream: BinaryIO) -> int:
@@ -196,8 +196,13 @@ def _count(stream: BinaryIO) -> int:
 
 
 def _text(stream: BinaryIO) -> str:
-    size = _count(stream)
+    return _bytes(stream, _count(stream)).decode("utf-8", "replace")
+
+
+def _bytes(stream: BinaryIO, size: int) -> bytes:
+    if size > _MOST:
+        raise ValueError(f"{size} bytes in one place")
     data = stream.read(size)
     if len(data) != size:
-        raise ValueError("the file ends in a text")
-    return data.decode("utf-8", "replace")
+        raise ValueError("the file ends too early")
+    return data

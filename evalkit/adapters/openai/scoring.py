@@ -18,6 +18,7 @@ from evalkit.adapters.openai.logprobs import Candidate, Position
 from evalkit.adapters.openai.matching import key_of, text_key
 from evalkit.adapters.openai.tokenizing import Tokenizer
 from evalkit.adapters.openai.wire import RejectedError, UnusableError
+from evalkit.errors import UsageError
 
 Path = tuple[int, ...]
 """Token ids after the context."""
@@ -44,7 +45,6 @@ class Scorer:
 
         Raises:
             EngineError: the server is not to be used any more (key refused, budget spent, another model).
-            UsageError: the context is empty and there is no start token.
         """
         try:
             if self._tokenizer is not None:
@@ -54,6 +54,8 @@ class Scorer:
             return error.failure
         except RejectedError as error:
             return error.failure
+        except UsageError as error:  # an empty context, and no start token to stand in for it
+            return Failure(kind="engine", message=str(error))
 
     def _by_ids(self, request: ScoreRequest, tokenizer: Tokenizer) -> ScoreReply | Failure:
         (encoded,) = encode_requests(tokenizer, [request])

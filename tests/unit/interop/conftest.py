@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import importlib.util
 import json
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -21,6 +24,8 @@ from evalkit.records import (
     text_digest,
 )
 from evalkit.store import RunFolder
+
+RELEASE_FOLDERS = Path(__file__).resolve().parents[2] / "release_folders.py"
 
 IDENTITY = EngineIdentity(
     adapter="hf",
@@ -201,3 +206,22 @@ def theirs(tmp_path) -> SimpleNamespace:
         return tmp_path / name
 
     return SimpleNamespace(write=write, sample=sample, stamp=STAMP)
+
+
+@pytest.fixture(scope="session")
+def release(tmp_path_factory):
+    """A small decided release: one candidate certified, one rejected."""
+    if "release_folders" not in sys.modules:
+        spec = importlib.util.spec_from_file_location("release_folders", RELEASE_FOLDERS)
+        module = importlib.util.module_from_spec(spec)
+        sys.modules["release_folders"] = module
+        spec.loader.exec_module(module)
+    made = sys.modules["release_folders"].make_release(tmp_path_factory.mktemp("interop") / "release", items=300)
+    assert made.certify() == 1
+    return made.folder
+
+
+@pytest.fixture(scope="session")
+def certificate(release):
+    """Its certificate as data."""
+    return json.loads((release / "certificate.json").read_text())

@@ -1,0 +1,219 @@
+"""Reads an exported ModelOpt checkpoint into a transformers model: weights expanded, activations fake-quantized.
+
+In: a checked checkpoint, options. Out: the model, and what was read back from files and memory.
+May not know: tasks, scoring, generation.
+
+transformers itself would skip the scales of such a checkpoint and run raw codes as weights, without an error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from safetensors import safe_open
+
+from evalkit.adapters.causal.loading import LoadedModel, check_complete, load_tokenizer, loaded_model, quiet_loading
+from evalkit.adapters.checkpoint.reading import Checkpoint
+from evalkit.adapters.checkpoint.stored import SCALES
+from evalkit.adapters.fakequant.checks import check_recipe
+from evalkit.adapters.fakequant.expanding import expand, weight_state
+from evalkit.adapters.fakequant.options import ModelOptOptions
+from evalkit.adapters.fakequant.quantize import check_neighbours, logits_of, probe_tokens, silent
+from evalkit.adapters.fakequant.readback import protected_names, read_quantizers
+from evalkit.adapters.fakequant.state import E4M3, QuantizerState, algorithm, counts, kv_cache
+from evalkit.errors import RecipeError, UsageError
+
+_FP8 = {"num_bits": E4M3, "axis": None}
+_BY_TOKEN = {**_FP8, "type": "dynamic", "block_sizes": {-1: None}}
+_FP8_MAX, _INT8_MAX = 448.0, 127.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Format:
+    """How a format treats the input of a quantized layer.
+
+    Attributes:
+        inputs: ModelOpt's configuration of the input quantizers; None for inputs left alone.
+        largest: largest code; a stored input scale times it is the largest input. None for scales found anew.
+    """
+
+    inputs: Mapping[str, Any] | None = None
+    largest: float | None = None
+
+
+FORMATS = {
+    "FP8": Format(inputs=_FP8, largest=_FP8_MAX),
+    "FP8_PER_CHANNEL_PER_TOKEN": Format(inputs=_BY_TOKEN),
+    "W4A16_AWQ": Format(),
+    "W8A8_SQ_PER_CHANNEL": Format(inputs={"num_bits": 8, "axis": None}, largest=_INT8_MAX),
+}
+"""Formats that can be expanded, by the name exports have for them."""
+
+
+def format_of(checkpoint: Checkpoint) -> Format:
+    """Return how a checkpoint's format works.
+
+    Raises:
+        UsageError: it cannot be expanded; names it and those that can.
+    """
+    name = checkpoint.declared.algorithm
+    if name not in FORMATS:
+        raise UsageError(
+            f"{checkpoint.files.name}: a checkpoint in the format {name} cannot be expanded; these can: "
+            f"{', '.join(FORMATS)}. Next step: serve it with TensorRT-LLM or vLLM, or apply the recipe in memory "
+            "(checkpoint: original)"
+        )
+    if checkpoint.declared.kv_cache not in ("none", "FP8"):
+        raise UsageError(
+            f"{checkpoint.files.name}: a key-value cache in {checkpoint.declared.kv_cache} cannot be simulated"
+        )
+    return FORMATS[name]
+
+
+def load_expanded(
+    checkpoint: Checkpoint, options: ModelOptOptions, *, dtype: Any, device: str, progress: bool
+) -> tuple[LoadedModel, Mapping[str, Any]]:
+    """Load a model with expanded weights; its activations are still unquantized.
+
+    Returns:
+        The model, and the stored scales by tensor name.
+
+    Raises:
+        UsageError: the format cannot be expanded.
+        RecipeError: codes and scales do not belong together.
+        EngineError: tensors are missing.
+    """
+    format_of(checkpoint)
+    files = checkpoint.files
+    with quiet_loading(progress):
+        scales = _scales(files.folder)
+        config = transformers.AutoConfig.from_pretrained(str(files.folder), trust_remote_code=options.trust_remote_code)
+        config.quantization_config = None
+        with torch.device("meta"):
+            trusted = options.trust_remote_code
+            kind = type(transformers.AutoModelForCausalLM.from_config(config, trust_remote_code=trusted))
+        model, info = kind.from_pretrained(
+            None,
+            config=config,
+            state_dict=_weights(files.folder, scales, dtype),
+            dtype=dtype,
+            attn_implementation=options.attention,
+            output_loading_info=True,
+        )
+        if (files.folder / "generation_config.json").exists():
+            model.generation_config = transformers.GenerationConfig.from_pretrained(str(files.folder))
+        tokenizer = load_tokenizer(files, options)
+    check_complete(files, info)
+    return loaded_model(model.to(device), tokenizer, files, device), scales
+
+
+def quantize_activations(loaded: LoadedModel, checkpoint: Checkpoint, scales: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Put stored input and cache scales into a model with expanded weights; return `EngineIdentity.quantization`.
+
+    Raises:
+        RecipeError: a scale is missing, or the model is not what the recipe declares.
+    """
+    from modelopt.torch import quantization as mtq  # noqa: PLC0415 - slow to import
+
+    model, form = loaded.model, format_of(checkpoint)
+    with silent():
+        mtq.quantize(model, {"quant_cfg": _entries(checkpoint, form), "algorithm": None})
+    model.eval()
+    _set_scales(model, checkpoint, scales, form)
+    states = [*_weight_states(checkpoint, scales), *read_quantizers(model)]
+    if checkpoint.recipe is not None:
+        layers = int(model.config.get_text_config(decoder=True).num_hidden_layers)
+        check_recipe(checkpoint.recipe, states, layers=layers, protected=protected_names(model))
+        probe = probe_tokens(model, None)
+        if not bool(torch.isfinite(logits_of(model, probe)).all()):
+            raise RecipeError(f"{checkpoint.files.name}: logits of the expanded model are not finite")
+        check_neighbours(checkpoint.recipe, model, probe)
+    return {
+        "algorithm": algorithm(states),
+        "kv_cache": kv_cache(states),
+        "enabled": counts(states),
+        "padded_blocks": 0,
+        "calibration": None,
+        **checkpoint.record(),
+    }
+
+
+def _scales(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for file in sorted(folder.glob("*.safetensors")):
+        with safe_open(str(file), "pt") as tensors:
+            names = [name for name in tensors.keys() if name.rpartition(".")[2] in SCALES]  # noqa: SIM118 - no mapping
+            found.update({name: tensors.get_tensor(name) for name in names})
+    return found
+
+
+def _weights(folder: Path, scales: Mapping[str, Any], dtype: Any) -> dict[str, Any]:
+    """Read all tensors that are no scales, each expanded as it comes, so that codes are never held twice."""
+    found: dict[str, Any] = {}
+    for file in sorted(folder.glob("*.safetensors")):
+        with safe_open(str(file), "pt") as tensors:
+            for name in tensors.keys():  # noqa: SIM118 - no mapping
+                module, _, last = name.rpartition(".")
+                if last in SCALES:
+                    continue
+                scale = scales.get(f"{module}.weight_scale") if last == "weight" else None
+                found[name] = _expanded(name, tensors.get_tensor(name), scale, dtype)
+    return found
+
+
+def _expanded(name: str, tensor: Any, scale: Any, dtype: Any) -> Any:
+    if scale is None:
+        if tensor.dtype in (torch.float8_e4m3fn, torch.uint8, torch.int8):
+            raise RecipeError(f"tensor '{name}' holds codes ({tensor.dtype}) and has no scale")
+        return tensor
+    try:
+        return expand(tensor, scale).to(dtype)
+    except ValueError as error:
+        raise RecipeError(f"tensor '{name}' cannot be expanded: {error}") from error
+
+
+def _entries(checkpoint: Checkpoint, form: Format) -> list[dict[str, Any]]:
+    entries: list[dict[str, Any]] = [{"quantizer_name": "*", "enable": False}]
+    if form.inputs is not None:
+        entries += [
+            {"quantizer_name": f"{module}.input_quantizer", "cfg": dict(form.inputs)}
+            for module in checkpoint.stored.quantized
+        ]
+    if checkpoint.declared.kv_cache == "FP8":
+        constant = {} if checkpoint.stored.cache_scales else {"use_constant_amax": True}
+        entries.append({"quantizer_name": "*[kv]_bmm_quantizer", "cfg": {**_FP8, **constant}})
+    return entries
+
+
+def _set_scales(model: Any, checkpoint: Checkpoint, scales: Mapping[str, Any], form: Format) -> None:
+    modules = dict(model.named_modules())
+    device = model.get_input_embeddings().weight.device
+    held = checkpoint.stored.scales
+    if form.largest is not None:
+        missing = sorted(checkpoint.stored.quantized.keys() - held["input_scale"])
+        if missing:
+            name = checkpoint.declared.algorithm
+            raise RecipeError(f"{len(missing)} layers have no input_scale, which {name} needs (first: {missing[0]})")
+    for module in held["pre_quant_scale"]:
+        modules[module].input_quantizer.pre_quant_scale = scales[f"{module}.pre_quant_scale"].to(device)
+    for module in held["input_scale"] if form.largest is not None else ():
+        modules[module].input_quantizer.amax = scales[f"{module}.input_scale"].float().to(device) * form.largest
+    for kind, role in (("k_scale", "k"), ("v_scale", "v")):
+        for module in held[kind]:
+            attention = modules[module.rpartition(".")[0]]
+            amax = scales[f"{module}.{kind}"].float().to(device) * _FP8_MAX
+            getattr(attention, f"{role}_bmm_quantizer").amax = amax
+
+
+def _weight_states(checkpoint: Checkpoint, scales: Mapping[str, Any]) -> list[QuantizerState]:
+    """Describe the packed weights; a scale before a norm was multiplied into it, so one that is left speaks for all."""
+    smoothed = bool(checkpoint.stored.scales["pre_quant_scale"])
+    return [
+        weight_state(module, codes, scales[f"{module}.weight_scale"], smoothed=smoothed)
+        for module, codes in checkpoint.stored.quantized.items()
+    ]

@@ -1,0 +1,102 @@
+"""`evalkit quantize`: a recipe applied to a model and written as a checkpoint that servers read.
+
+In: a model and a recipe, by options or as an engine of a suite. Out: a checkpoint folder with `evalkit.json`.
+May not know: how a model is quantized or packed.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from evalkit.cli.options import any_path, cache_folder, definitions_option, json_option, print_json, quiet_option, say
+from evalkit.errors import UsageError, suggestion
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from evalkit.adapters.checkpoint.trace import Trace
+    from evalkit.suite import EngineSpec
+
+ADAPTER = "modelopt"
+
+
+@click.command(epilog="Example: evalkit quantize --model smollm2-135m-instruct --recipe modelopt-fp8-kv --output fp8")
+@click.argument("suite_engine", metavar="[SUITE#ENGINE]", required=False)
+@click.option("--model", help="Asset name, hub id or folder of the original weights.")
+@click.option("--recipe", help="Recipe name or file; see: evalkit list recipes.")
+@click.option("--dtype", default="bfloat16", show_default=True, help="Type of the unquantized parts.")
+@click.option("--device", default="auto", show_default=True)
+@click.option(
+    "--option", "options", multiple=True, metavar="KEY=VALUE", help="Option of adapter modelopt (YAML value)."
+)
+@click.option("--output", type=any_path, required=True, help="New folder for the checkpoint.")
+@definitions_option
+@quiet_option
+@json_option
+def command(suite_engine: str | None, output: Path, as_json: bool, **given: Any) -> None:
+    """Quantize a model with ModelOpt and write it for TensorRT-LLM and vLLM, with a record of how it was made.
+
+    The record, evalkit.json, names the model, the resolved recipe, every quantizer and the digest of every file, and
+    says how far the written model's answers lie from the simulated one's. Adapter tensorrt_llm, and adapter modelopt
+    with checkpoint: exported, check it when they load the folder.
+    """
+    from evalkit.adapters.base import Resources
+    from evalkit.adapters.modelopt import write_checkpoint
+    from evalkit.assets import AssetStore
+    from evalkit.definitions import find_definitions
+
+    spec, overrides, definitions = _spec(suite_engine, given)
+    told = (lambda _line: None) if given["quiet"] else say
+    root = find_definitions(given["definitions"] or definitions).root
+    assets = AssetStore(root, overrides=overrides, cache=cache_folder(), progress=told)
+    told(f"{spec.model}: applying recipe {spec.recipe}")
+    trace = write_checkpoint(spec, Resources(assets=assets, progress=False), output)
+    _show(output, trace, as_json=as_json)
+
+
+def _spec(suite_engine: str | None, given: Mapping[str, Any]) -> tuple[EngineSpec, Mapping[str, Any], Path | None]:
+    """Return what to quantize, asset sources in place of the declared ones, and the folder of definitions."""
+    from evalkit.cli.run import parsed_options
+    from evalkit.configuration import validate
+    from evalkit.suite import EngineSpec, load_suite
+
+    if suite_engine is not None:
+        file, _, name = suite_engine.partition("#")
+        suite = load_suite(Path(file))
+        engines = {engine.name: engine for engine in suite.engines if engine.adapter == ADAPTER}
+        if name not in engines:
+            raise UsageError(
+                f"{file}: no engine {name!r} with adapter {ADAPTER}{suggestion(name, list(engines))}; "
+                f"write {file}#<engine>"
+            )
+        return engines[name], suite.assets, suite.definitions
+    if not given["model"] or not given["recipe"]:
+        raise click.UsageError("name a model and a recipe with --model and --recipe, or write SUITE#ENGINE")
+    wanted = {key: given[key] for key in ("model", "recipe", "dtype", "device")}
+    options = parsed_options(given["options"])
+    row = {"name": "quantize", "adapter": ADAPTER, **wanted, "options": options}
+    return validate(EngineSpec, row, "command line"), {}, None
+
+
+def _show(output: Path, trace: Trace, *, as_json: bool) -> None:
+    if as_json:
+        shown = ("source", "quantization", "declared", "stored", "exported", "weights_sha256", "warnings")
+        found = {name: getattr(trace, name) for name in shown}
+        print_json({"checkpoint": str(output), "recipe_sha256": trace.recipe["sha256"], **found})
+        return
+    declared, exported = trace.declared, trace.exported
+    click.echo(f"{output}: {trace.source['model']}, recipe {trace.recipe['name']}")
+    click.echo(f"algorithm {declared['algorithm']}, key-value cache {declared['kv_cache']}")
+    click.echo(f"weights sha256 {trace.weights_sha256}")
+    if exported["read_back"]:
+        click.echo(
+            f"read back: relative error of the logits {exported['logits_relative_error']:.2g} against the simulated "
+            f"model, same likeliest token at {exported['same_choice']:.1%} of {exported['tokens']} places"
+        )
+    else:
+        click.echo(f"not read back: {exported['reason']}")
+    for warning in trace.warnings:
+        click.echo(f"note: {warning}")

@@ -1,0 +1,254 @@
+"""A run of NeMo Evaluator read as a run.
+
+In: a folder with its `results.jsonl`, and its `eval-*.json` where there is one. Out: an `Imported` run.
+May not know: which run is the baseline.
+
+Items are paired by what was asked and what is right, never by `problem_idx`. Of several repeats one is taken, because
+the paired test is of single answers; the others are counted. What the files do not say is "unknown".
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from evalkit import __version__
+from evalkit.errors import DataError, StoreError, UsageError
+from evalkit.interop.lm_eval_import import Imported
+from evalkit.interop.nel_rows import MODELS_OWN, NelRow, read_rows
+from evalkit.interop.redaction import redacted
+from evalkit.records import (
+    EngineIdentity,
+    Fidelity,
+    Item,
+    Manifest,
+    Record,
+    TaskRun,
+    TextReply,
+    Turn,
+    content_digest,
+    digest,
+    parse_object,
+    text_digest,
+)
+
+RESULTS = "results.jsonl"
+UNKNOWN = "unknown"
+
+_NAME = re.compile(r"[^A-Za-z0-9._-]+")
+
+
+def import_nel(
+    source: Path,
+    *,
+    model: str = UNKNOWN,
+    recipe: str = UNKNOWN,
+    fidelity: Fidelity = "engine",
+    metric: str | None = None,
+    repeat: int = 0,
+) -> Imported:
+    """Read one run of NeMo Evaluator.
+
+    Args:
+        source: the folder with `results.jsonl`, or that file.
+        model: who answered, as the user declares it; the rows do not say.
+        recipe, fidelity: declared by the user.
+        metric: mark that decides; None for "reward".
+        repeat: which of several answers to a problem counts.
+
+    Raises:
+        UsageError: no results here, or an unknown metric.
+        DataError: a row cannot be read, two rows are of one answer, or the files contradict each other.
+        StoreError: a file cannot be read.
+    """
+    file = source if source.is_file() else source / RESULTS
+    if not file.is_file():
+        raise UsageError(f"{source}: no {RESULTS} here; next step: name the folder of one benchmark's run")
+    rows = _ordered(list(read_rows(file)))
+    if not rows:
+        raise DataError(f"{file}: no row in it")
+    bundle = _bundle(file.parent)
+    chosen = [row for row in rows if row.repeat == repeat]
+    if not chosen:
+        raise UsageError(f"{file}: no row of repeat {repeat}; it has {sorted({row.repeat for row in rows})}")
+    deciding = _metric(file, chosen, metric)
+    task = _NAME.sub("-", str(_benchmark(bundle).get("name") or file.parent.name)).strip("-") or "nel"
+    pairs = _pairs(task, chosen)
+    asked = _task_run(file, task, [item for item, _ in pairs], deciding, bundle, rows)
+    missing = asked.planned - len(pairs)
+    return Imported(
+        manifest=Manifest(
+            evalkit=__version__,
+            engine=_identity(bundle, model, recipe, fidelity),
+            tasks={task: asked},
+            requested={"imported": {"format": "nel", RESULTS: hashlib.sha256(_bytes(file)).hexdigest()}},
+            created_at=_created_at(file, bundle),
+        ),
+        items={task: tuple(item for item, _ in pairs)},
+        records={task: tuple(record for _, record in pairs)},
+        missing={task: missing},
+        notes=tuple(_notes(rows, chosen, bundle, missing)),
+    )
+
+
+def _ordered(rows: Sequence[NelRow]) -> list[NelRow]:
+    seen: dict[tuple[int, int], NelRow] = {}
+    for row in rows:
+        before = seen.setdefault((row.problem, row.repeat), row)
+        if before is not row:
+            raise DataError(f"{row.where}: problem {row.problem}, repeat {row.repeat} is on {before.where} already")
+    return [seen[place] for place in sorted(seen)]
+
+
+def _pairs(task: str, rows: Sequence[NelRow]) -> list[tuple[Item, Record]]:
+    """Return item and record of each row; equal problems are numbered in the order of their places."""
+    counts: dict[tuple[str, str], int] = {}
+    pairs = []
+    for row in rows:
+        subject = row.category or task
+        content = content_digest({"prompt": row.prompt, "expected": row.expected})
+        occurrence = counts.get((subject, content), 0)
+        counts[subject, content] = occurrence + 1
+        item = Item(
+            task=task,
+            subject=subject,
+            item_sha256=content,
+            occurrence=occurrence,
+            prompt_sha256=text_digest(row.prompt),
+            target_sha256=text_digest(row.expected),
+            doc={"prompt": row.prompt, "expected_answer": row.expected, "problem_idx": row.problem},
+            context=row.prompt,
+            details={"target": row.expected},
+        )
+        pairs.append((item, _record(item, row)))
+    return pairs
+
+
+def _record(item: Item, row: NelRow) -> Record:
+    failure = f"{row.error}: the row says so; its reward is no score" if row.error else None
+    turn = Turn(text=row.response, finish="stop", prompt_tokens=0, completion_tokens=row.tokens)
+    return Record(
+        task=item.task,
+        subject=item.subject,
+        item_sha256=item.item_sha256,
+        occurrence=item.occurrence,
+        prompt_sha256=item.prompt_sha256,
+        target_sha256=item.target_sha256,
+        status="failed" if failure else "ok",
+        failure=failure,
+        reply=None if failure else TextReply(turns=(turn,)),
+        marks={} if failure else dict(row.rewards),
+        invalid=None if failure or row.response.strip() else "empty",
+    )
+
+
+def _metric(file: Path, rows: Sequence[NelRow], asked: str | None) -> str:
+    scored = [row for row in rows if row.error is None]
+    if not scored:
+        raise DataError(f"{file}: every row has an error category, so nothing was scored")
+    if asked is not None and any(asked not in row.rewards for row in scored):
+        offered = sorted(set.intersection(*(set(row.rewards) for row in scored)))
+        raise UsageError(f"{file}: not every row has the mark '{asked}'; all have {', '.join(offered)}")
+    return asked or "reward"
+
+
+def _task_run(
+    file: Path, task: str, items: Sequence[Item], metric: str, bundle: Mapping[str, Any], rows: Sequence[NelRow]
+) -> TaskRun:
+    told = _benchmark(bundle)
+    planned = told.get("samples")
+    distinct = len({row.problem for row in rows})
+    if planned is not None and (isinstance(planned, bool) or not isinstance(planned, int) or planned < distinct):
+        raise DataError(f"{file.parent}: the run counts {planned!r} samples, and {RESULTS} has {distinct} problems")
+    return TaskRun(
+        definition_sha256=digest(["nel", task, metric]),
+        kind="text",
+        protocol=f"nel-{task}",
+        shots=0,
+        metric=metric,
+        chance=None,
+        planned=planned if planned is not None else distinct,
+        item_set_sha256=digest(sorted(item.key for item in items)),
+        prompts_sha256=digest(sorted([item.key, item.prompt_sha256] for item in items)),
+        dataset={"asset": str(told.get("name") or UNKNOWN)},
+        settings={"imported": "nel"},
+    )
+
+
+def _identity(bundle: Mapping[str, Any], model: str, recipe: str, fidelity: Fidelity) -> EngineIdentity:
+    return EngineIdentity(
+        adapter="nel",
+        model=model,
+        weights_sha256=UNKNOWN,
+        recipe=recipe,
+        recipe_sha256=None,
+        fidelity=fidelity,
+        quantization={
+            "declared": {"recipe": recipe, "fidelity": fidelity},
+            "config": redacted(bundle.get("config") or {}),
+            "config_hash": bundle.get("config_hash"),
+        },
+        dtype=UNKNOWN,
+        tokenizer_sha256=UNKNOWN,
+        chat_template_sha256=None,
+        versions={"nel": str(bundle.get("sdk_version") or UNKNOWN)},
+        device=UNKNOWN,
+        options={"unknown": ["weights", "tokenizer", "prompt tokens", "why an answer ended", "shots"]},
+    )
+
+
+def _bundle(folder: Path) -> Mapping[str, Any]:
+    """Return the run's `eval-*.json` beside the rows or one folder up; empty without one."""
+    for place in (folder, folder.parent):
+        files = sorted(place.glob("eval-*.json"))
+        if len(files) == 1:
+            return parse_object(_bytes(files[0]).decode("utf-8", errors="replace"), f"{files[0]}")
+        if len(files) > 1:
+            raise UsageError(f"{place}: {len(files)} files eval-*.json; next step: leave the run's own there")
+    return {}
+
+
+def _benchmark(bundle: Mapping[str, Any]) -> Mapping[str, Any]:
+    found = bundle.get("benchmark")
+    return found if isinstance(found, Mapping) else {}
+
+
+def _created_at(file: Path, bundle: Mapping[str, Any]) -> str:
+    told = str(bundle.get("timestamp") or "")
+    try:
+        moment = datetime.fromisoformat(told.replace("Z", "+00:00"))
+    except ValueError:
+        moment = datetime.fromtimestamp(file.stat().st_mtime, timezone.utc)
+    return (moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)).isoformat(timespec="seconds")
+
+
+def _notes(rows: Sequence[NelRow], chosen: Sequence[NelRow], bundle: Mapping[str, Any], missing: int) -> list[str]:
+    failed = [row.error for row in chosen if row.error]
+    own = sum(error in MODELS_OWN for error in failed)
+    notes = []
+    if failed:
+        notes.append(
+            f"{len(failed)} rows carry an error category and are missing, not wrong, although their reward is 0"
+            + (f"; {own} of them ran out of context or budget, which can be the model's own doing" if own else "")
+        )
+    if len(rows) > len(chosen):
+        notes.append(
+            f"{len(rows) - len(chosen)} answers of other repeats are left out: one answer of each problem counts"
+        )
+    if missing:
+        notes.append(f"{missing} planned problems have no row at all")
+    if not bundle:
+        notes.append("no eval-*.json beside the rows: benchmark, version and configuration are unknown")
+    notes.append("weights, tokenizer and recipe are not in the files; recipe and fidelity are as declared")
+    return notes
+
+
+def _bytes(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise StoreError(f"{file}: cannot be read: {error.strerror or error}") from error

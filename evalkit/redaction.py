@@ -1,0 +1,110 @@
+"""Secrets taken out of whatever is about to be written or shown.
+
+In: the environment, once, from the command line; then texts and settings. Out: the same with each secret replaced.
+May not know: where a text goes.
+
+Two ways, because each misses what the other finds: values of the process's own secret variables, wherever they turn up
+(a server that repeats the key in an error, a URL, a header, an encoded form), and shapes that are secrets whoever holds
+them. Shapes are looked for in settings, commands and failures alone: a model's answer may show anything, and is
+evidence.
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import quote
+
+REDACTED = "[redacted]"
+
+_VARIABLE = re.compile(
+    r"(^|_)(API_?KEY|ACCESS_?KEY|KEY|TOKEN|SECRET|PASSWORD|PASSWD|PASSPHRASE|CREDENTIALS?|COOKIE|BEARER|PAT)S?(_|$)",
+    re.IGNORECASE,
+)
+_NAME = re.compile(
+    r"(^|[_\-.])(api[_-]?key|access[_-]?key|secret|secret[_-]?key|password|passwd|passphrase|authorization|bearer|"
+    r"credentials?|cookie|(access|auth|api|hf|bearer|session|refresh)[_-]token)s?$",
+    re.IGNORECASE,
+)
+_LOGIN = re.compile(r"//[^/@\s]+@")
+_QUERY = re.compile(r"([?&][^=&\s]*(?:key|token|secret|sig|auth|password)[^=&\s]*=)[^&\s\"']+", re.IGNORECASE)
+_HEADER = re.compile(r"((?:authorization|x-api-key|api-key|cookie)[\"']?\s*[:=]\s*[\"']?)[^\"'\s,;}]+", re.IGNORECASE)
+_SHAPES = re.compile(
+    r"\b(?:sk-|hf_|nvapi-|ghp_|github_pat_|xox[abp]-|AKIA)[A-Za-z0-9_.\-]{16,}|\bBearer [A-Za-z0-9_.\-+/=]{16,}|"
+    r"\bBasic (?![A-Z]?[a-z]+\b)[A-Za-z0-9+/]{8,}={0,2}"
+)
+
+_SHORTEST = 8
+_WORD = re.compile(r"[a-z]+|[A-Z]+|[0-9]{1,11}|[./][\w./\-]*")
+"""A value that is one word, a small number or a path would be found in ordinary text; it is left alone."""
+
+_known: tuple[str, ...] = ()
+
+
+def remember_secrets(environment: Mapping[str, str]) -> None:
+    """Remember the values of variables whose names say that they are secret, in every form they may turn up in.
+
+    Args:
+        environment: of the process; what was remembered before is forgotten.
+    """
+    global _known  # noqa: PLW0603 (one process has one environment, and every writer must know its secrets)
+    forms: set[str] = set()
+    for name, value in environment.items():
+        if _VARIABLE.search(name):
+            for part in {value, *value.splitlines()}:
+                forms |= _forms(part.strip())
+    _known = tuple(sorted(forms, key=lambda form: (-len(form), form)))
+
+
+def _forms(value: str) -> set[str]:
+    if len(value) < _SHORTEST or _WORD.fullmatch(value):
+        return set()
+    encoded = base64.b64encode(value.encode()).decode().rstrip("=")
+    return {
+        value,
+        json.dumps(value)[1:-1],
+        json.dumps(value, ensure_ascii=False)[1:-1],
+        quote(value, safe=""),
+        quote(value),
+        html.escape(value),
+        repr(value)[1:-1],
+        encoded,
+    }
+
+
+def redact_values(text: str) -> str:
+    """Replace the values that were remembered; nothing else is touched."""
+    for form in _known:
+        if form in text:
+            text = text.replace(form, REDACTED)
+    return text
+
+
+def redact_text(text: str) -> str:
+    """Replace remembered values and everything that looks like a secret: for messages, commands and addresses.
+
+    >>> redact_text("GET http://me:pass@host/v1?token=abc with Authorization: Bearer 0123456789abcdef")
+    'GET http://[redacted]@host/v1?token=[redacted] with Authorization: [redacted]'
+    """
+    text = _LOGIN.sub(f"//{REDACTED}@", redact_values(text))
+    text = _SHAPES.sub(REDACTED, _QUERY.sub(rf"\1{REDACTED}", text))
+    return _HEADER.sub(rf"\1{REDACTED}", text)
+
+
+def redact_settings(value: Any, name: str = "") -> Any:
+    """Return settings without secrets: those known by name, and those in texts. Doing it twice changes nothing more.
+
+    >>> redact_settings({"api_key": "abc", "api_key_env": "MY_KEY", "end_tokens": [2], "eos_token": "</s>"})
+    {'api_key': '[redacted]', 'api_key_env': 'MY_KEY', 'end_tokens': [2], 'eos_token': '</s>'}
+    """
+    if isinstance(value, str):
+        return REDACTED if value and _NAME.search(name) else redact_text(value)
+    if isinstance(value, Mapping):
+        return {str(key): redact_settings(inner, str(key)) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [redact_settings(inner, name) for inner in value]
+    return value

@@ -1,0 +1,169 @@
+"""NeMo Evaluator's results.jsonl read as a run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from evalkit import cli
+from evalkit.comparison import compare
+from evalkit.errors import DataError, ExitCode, UsageError
+from evalkit.interop import import_nel, write_imported
+from evalkit.store import read_run
+
+
+def row(at: int, *, repeat: int = 0, reward: object = 1.0, **more: object) -> dict[str, object]:
+    made = {
+        "problem_idx": at,
+        "repeat": repeat,
+        "reward": reward,
+        "scorer_rewards": {"exact": reward},
+        "prompt": f"What is {at} + {at}?",
+        "model_response": f"It is {2 * at}.",
+        "extracted_answer": str(2 * at),
+        "expected_answer": str(2 * at),
+        "scoring_details": {},
+        "metadata": {"category": "sums" if at % 2 else "more sums"},
+        "tokens": 7,
+        "latency_ms": 12.5,
+    }
+    return {**made, **more}
+
+
+def bundle(**more: object) -> dict[str, object]:
+    benchmark = {"name": "adding", "samples": 6, "repeats": 1, "scores": {"pass@1": {"value": 0.5}}}
+    return {
+        "run_id": "r",
+        "config_hash": "abc",
+        "sdk_version": "0.4.0",
+        "timestamp": "2026-03-04T05:06:07Z",
+        "config": {"api_key": "sk-0123456789abcdefghij", "model_id": "m"},
+        "benchmark": {**benchmark, **more},
+    }
+
+
+@pytest.fixture
+def write(tmp_path: Path):
+    def written(rows: list[object], told: object | None = None, name: str = "run") -> Path:
+        folder = tmp_path / name
+        folder.mkdir()
+        lines = [one if isinstance(one, str) else json.dumps(one) for one in rows]
+        (folder / "results.jsonl").write_text("".join(f"{line}\n" for line in lines))
+        if told is not None:
+            (folder / "eval-20260304-adding.json").write_text(json.dumps(told))
+        return folder
+
+    return written
+
+
+def test_rows_become_items_and_records(write) -> None:
+    imported = import_nel(write([row(n, reward=float(n % 2)) for n in range(6)], bundle()), recipe="fp8", model="m")
+    records = imported.records["adding"]
+    first = min(records, key=lambda record: record.reply.turns[0].text)
+    assert first.marks == {"reward": 0.0, "scorer/exact": 0.0}
+    assert {record.subject for record in records} == {"sums", "more sums"}
+    run = imported.manifest.tasks["adding"]
+    assert (run.metric, run.kind, run.planned) == ("reward", "text", 6)
+    assert imported.manifest.created_at == "2026-03-04T05:06:07+00:00"
+    assert imported.manifest.engine.versions == {"nel": "0.4.0"}
+    assert "sk-0123" not in imported.manifest.to_json()
+    assert imported.missing == {"adding": 0}
+
+
+def test_an_error_is_missing_and_never_a_zero(write) -> None:
+    rows = [row(n) for n in range(4)]
+    rows += [row(4, reward=0.0, scoring_details={"error_category": "rate_limit"})]
+    rows += [row(5, reward=0.0, scoring_details={"error_category": "context_window_exceeded"})]
+    imported = import_nel(write(rows, bundle()))
+    failed = [record for record in imported.records["adding"] if record.status == "failed"]
+    assert sorted(record.failure.split(":")[0] for record in failed) == ["context_window_exceeded", "rate_limit"]
+    assert all(record.marks == {} for record in failed)
+    assert "2 rows carry an error category and are missing, not wrong" in imported.notes[0]
+    assert "1 of them ran out of context" in imported.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("bad", "said"),
+    [
+        ("{not json", "not valid JSON"),
+        ("[1]", "must be a JSON object"),
+        (row(1, reward=None), "'reward' must be a finite number"),
+        (row(1, reward=True), "'reward' must be a finite number"),
+        (json.dumps(row(1)).replace('"reward": 1.0', '"reward": NaN'), "NaN"),
+        (row(-1), "'problem_idx'"),
+        (row(0), "is on"),
+        ({"problem_idx": 3, "reward": 1.0}, "lacks 'prompt'"),
+    ],
+)
+def test_a_bad_row_is_an_error_that_names_its_line(write, bad: object, said: str) -> None:
+    with pytest.raises(DataError, match=said) as caught:
+        import_nel(write([row(0), bad]))
+    assert "results.jsonl:2" in str(caught.value)
+
+
+def test_one_of_several_repeats_counts(write) -> None:
+    rows = [row(n, repeat=r, reward=float(r)) for n in range(3) for r in range(2)]
+    folder = write(rows, bundle(samples=3))
+    assert {r.marks["reward"] for r in import_nel(folder).records["adding"]} == {0.0}
+    second = import_nel(folder, repeat=1)
+    assert {r.marks["reward"] for r in second.records["adding"]} == {1.0}
+    assert any("3 answers of other repeats are left out" in note for note in second.notes)
+    with pytest.raises(UsageError, match="no row of repeat 5"):
+        import_nel(folder, repeat=5)
+
+
+def test_rows_that_are_absent_are_missing(write) -> None:
+    imported = import_nel(write([row(n) for n in range(4)], bundle(samples=6)))
+    assert imported.missing == {"adding": 2}
+    assert imported.manifest.tasks["adding"].planned == 6
+    with pytest.raises(DataError, match="counts 2 samples"):
+        import_nel(write([row(n) for n in range(4)], bundle(samples=2), name="other"))
+
+
+def test_without_the_run_s_own_file_the_benchmark_is_the_folder_s_name(write) -> None:
+    imported = import_nel(write([row(0), row(1)]))
+    assert list(imported.records) == ["run"]
+    assert any("no eval-*.json" in note for note in imported.notes)
+
+
+def test_the_same_question_twice_pairs_by_order_and_shifted_places_still_pair(write, tmp_path) -> None:
+    same = [row(n, prompt="Same?", expected_answer="yes", metadata={}, reward=float(n)) for n in range(2)]
+    first = import_nel(write(same, bundle(samples=2)))
+    assert sorted(record.occurrence for record in first.records["adding"]) == [0, 1]
+    moved = [{**one, "problem_idx": one["problem_idx"] + 100} for one in same]
+    second = import_nel(write(moved, bundle(samples=2), name="moved"))
+    keys = [sorted(record.key for record in one.records["adding"]) for one in (first, second)]
+    assert keys[0] == keys[1]
+
+
+def test_two_runs_compare_item_by_item_through_the_verb(write, tmp_path, capsys) -> None:
+    left = write([row(n, reward=1.0) for n in range(6)], bundle(), name="left")
+    right = write([row(n, reward=float(n > 0)) for n in reversed(range(6))], bundle(), name="right")
+    for source in (left, right):
+        argv = ["import", str(source), "--format", "nel", "--output", str(tmp_path / f"{source.name}-run")]
+        assert cli.main([*argv, "--recipe", source.name, "--model", "m"]) == 0
+    runs = [read_run(tmp_path / f"{name}-run") for name in ("left", "right")]
+    found = compare(runs[0], runs[1], "adding")
+    assert found.faults == ()
+    assert found.blocking == ()
+    table = found.proportion.observed
+    assert (table.n11, table.n10, table.n01, table.n00) == (5, 1, 0, 0)
+    assert "planned" in capsys.readouterr().out
+    assert cli.main(["import", str(left), "--format", "nel", "--task", "x", "--output", str(tmp_path / "y")]) == 2
+    assert cli.main(["import", str(tmp_path), "--format", "nel", "--output", str(tmp_path / "y")]) == ExitCode.USAGE
+
+
+def test_a_mark_of_one_scorer_can_decide(write) -> None:
+    folder = write([row(0), row(1, scorer_rewards={"exact": 0.0})], bundle(samples=2))
+    imported = import_nel(folder, metric="scorer/exact")
+    assert imported.manifest.tasks["adding"].metric == "scorer/exact"
+    with pytest.raises(UsageError, match="not every row has the mark"):
+        import_nel(folder, metric="scorer/none")
+
+
+def test_imported_runs_are_written_as_run_folders(write, tmp_path) -> None:
+    imported = import_nel(write([row(0), row(1)], bundle(samples=2)))
+    write_imported(imported, tmp_path / "out")
+    assert len(read_run(tmp_path / "out").records["adding"]) == 2
