@@ -30,7 +30,11 @@ def tracked() -> list[str]:
 def first_line(name: str) -> str:
     """Return what a file says of itself in its first line."""
     path = ROOT / name
+    if path.suffix == ".png":
+        return "picture"
     text = path.read_text("utf-8")
+    if path.suffix in (".css", ".html", ".js", ".xsd"):
+        return text.strip().split("\n")[0].strip("/*{#}<!-> ").rstrip(".")
     if path.suffix == ".py":
         return (ast.get_docstring(ast.parse(text)) or "").split("\n")[0].rstrip(".")
     if path.suffix in (".yaml", ".yml"):

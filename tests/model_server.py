@@ -53,6 +53,7 @@ class Quirks:
     paths: frozenset[str] = frozenset(FIELDS)
     usage: bool = True
     key: str | None = None
+    chat_limit: str = "max_tokens"
 
 
 def trtllm_serve(**changes: Any) -> Quirks:
@@ -154,6 +155,10 @@ class ModelServer:
 
     def _complete(self, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
         chat = path == "/v1/chat/completions"
+        if chat and self.quirks.chat_limit != "max_tokens":
+            if "max_tokens" in body:
+                raise HttpError(400, f"Unsupported parameter: 'max_tokens'. Use {self.quirks.chat_limit!r} instead.")
+            body = {**body, "max_tokens": body[self.quirks.chat_limit]}
         ids = self._prompt(body, chat)
         limit = int(body.get("max_tokens", 32))
         if len(ids) + limit > self.brain.max_length:

@@ -6,8 +6,9 @@ May not know: tasks; which backend it is.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib.util import find_spec
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from evalkit.adapters.base import Engine, Resources
 from evalkit.adapters.causal.options import read_options
@@ -39,3 +40,10 @@ def load(spec: EngineSpec, resources: Resources) -> Engine:
     from evalkit.adapters.harness.assembly import load_harness  # noqa: PLC0415 - lm-eval is optional and slow to import
 
     return load_harness(spec, options, resources)
+
+
+def reusable(options: Mapping[str, Any]) -> bool:
+    """Say whether a finished run may be reused without building the model: not if a server has it, unless declared."""
+    arguments = options.get("model_args")
+    served = isinstance(arguments, Mapping) and "base_url" in arguments
+    return not served or bool(options.get("weights_sha256"))

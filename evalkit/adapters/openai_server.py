@@ -6,8 +6,9 @@ May not know: tasks; how the server runs its model.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib.util import find_spec
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from evalkit.adapters.base import Engine, Resources
 from evalkit.adapters.causal.options import read_options
@@ -34,3 +35,11 @@ def load(spec: EngineSpec, resources: Resources) -> Engine:
     from evalkit.adapters.openai.assembly import connect  # noqa: PLC0415 - httpx is optional
 
     return connect(spec, options, resources)
+
+
+def reusable(options: Mapping[str, Any]) -> bool:
+    """Say whether a finished run may be reused without asking the server: only if its weights are declared.
+
+    Another model may be served at the same address, under the same name, since then.
+    """
+    return bool(options.get("weights_sha256"))

@@ -45,6 +45,20 @@ def load_engine(spec: EngineSpec, resources: Resources) -> Engine:
     return engine
 
 
+def reusable(spec: EngineSpec) -> bool:
+    """Say whether a finished run of this engine may be reused by what was asked for, without loading it again.
+
+    An adapter whose engines are not known by what was asked for (another model may be served at the same address today)
+    has a function `reusable(options) -> bool`.
+    """
+    try:
+        module = _module(spec.adapter)
+    except (UsageError, EngineError):
+        return True  # its runs can be read although it cannot be loaded
+    asked = getattr(module, "reusable", None)
+    return bool(asked(spec.options)) if callable(asked) else True
+
+
 def _module(name: str) -> Any:
     if name in {path.stem for path in _built_in()}:
         return import_module(f"evalkit.adapters.{name}")

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from evalkit.certify.deciding import qualifications_in
 from evalkit.errors import DataError, StoreError
 from evalkit.store.layout import LOCK
 
@@ -49,6 +50,7 @@ def covered_files(document: Mapping[str, Any], folder: Path) -> list[str]:
     names = [CERTIFICATE, *(name for name in (*REPORTS, *BESIDE) if (folder / name).exists())]
     for run in run_folder_names(document).values():
         names += files_of_run(folder, run)
+    names += [path.relative_to(folder).as_posix() for path in qualifications_in(folder)]
     return sorted(names)
 
 

@@ -87,6 +87,8 @@ def configuration(document: Data) -> list[dict[str, Any]]:
             found[f"judge/{judge['profile']}/{task}/{name}"] = judge["profile_sha256"]
             if judge["references_sha256"]:
                 found[f"references/{task}/{name}"] = judge["references_sha256"]
+    for at, judge in enumerate(document.get("qualifications") or ()):
+        found[f"qualification/{judge['profile']}/{at}"] = judge["sha256"]
     return [{"name": name, "digest": {"sha256": found[name]}} for name in sorted(found)]
 
 

@@ -49,12 +49,19 @@ def _option_files(value: Any) -> dict[str, Any]:
         return {name: found for inner in value.values() for name, found in _option_files(inner).items()}
     if isinstance(value, (list, tuple)):
         return {name: found for inner in value for name, found in _option_files(inner).items()}
-    if not isinstance(value, str) or "\n" in value or len(value) > 4096 or not Path(value).is_file():
+    if not isinstance(value, str) or not _names_a_file(value):
         return {}
     stat = Path(value).stat()
     if stat.st_size > _HASHED_BYTES:
         return {value: [stat.st_size, stat.st_mtime_ns]}
     return {value: hashlib.sha256(Path(value).read_bytes()).hexdigest()}
+
+
+def _names_a_file(text: str) -> bool:
+    try:
+        return Path(text).is_file()
+    except (OSError, ValueError):  # a sentence is too long for a name, or holds what no name may
+        return False
 
 
 def _versions() -> dict[str, str]:

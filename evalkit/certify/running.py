@@ -16,7 +16,7 @@ from typing import Any
 
 from evalkit import __version__
 from evalkit.adapters.base import Engine, Resources, warnings_of
-from evalkit.adapters.registry import load_engine
+from evalkit.adapters.registry import load_engine, reusable
 from evalkit.assets import AssetStore
 from evalkit.benchmarks import Benchmark, load_benchmark
 from evalkit.certify.request import requested
@@ -98,7 +98,7 @@ def run_engine(
         EvalkitError: the engine could not be loaded or broke; finished records are kept.
     """
     asked = workshop.request(spec, order_seed)
-    if not retry_failed and finished(path, asked, tasks, workshop):
+    if not retry_failed and reusable(spec) and finished(path, asked, tasks, workshop):
         workshop.say(f"{spec.name}: complete, reused from {path}")
         return []
     with engine_at_work(spec, tasks, path, workshop, order_seed=order_seed) as (folder, engine, benchmarks):

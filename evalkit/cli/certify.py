@@ -73,9 +73,7 @@ def command(suite: Path | None, as_json: bool, output: Path | None, **given: Any
     if suite is None and given["from_runs"]:
         raise click.UsageError("--from needs a suite; without one name --baseline, --candidate and a --policy")
     if (given["judge"] or given["judge_profile"]) and (suite is None or given["from_runs"]):
-        raise click.UsageError(
-            "--judge and --judge-profile need a suite that is run; for folders: evalkit judge"
-        )
+        raise click.UsageError("--judge and --judge-profile need a suite that is run; for folders: evalkit judge")
     runs: RunSet | None = None
     if given["published"]:
         certificate, folder = _by_published(suite, given)
@@ -204,10 +202,11 @@ def _write(certificate: Certificate, folder: Path, runs: RunSet | None, *, as_js
     from evalkit.cli.report_files import THROUGHPUT, find_evidence, read_tables, report_texts
     from evalkit.report import as_text, document_sections
 
+    write_certificate(folder, {"certificate.json": certificate.to_json()})  # first: no report may cost the verdict
     document = dict(certificate.document)
     found = find_evidence(document, _folders(runs))
     reports = report_texts(document, found, read_tables(folder / THROUGHPUT, document))
-    write_certificate(folder, {"certificate.json": certificate.to_json(), **reports})
+    write_certificate(folder, reports)
     if as_json:
         click.echo(certificate.to_json(), nl=False)
     else:

@@ -105,7 +105,7 @@ def _table(verdicts: Sequence[Data]) -> str:
     for verdict in verdicts:
         claim = f" ({escaped(verdict['claim'])})" if verdict.get("claim") else ""
         told = f"{escaped(str(verdict['recipe']))} | **{verdict['outcome']}**{claim}"
-        rows = list(_endpoints(verdict)) or ["| | |"]
+        rows = [*_endpoints(verdict), *_published(verdict)] or ["| | |"]
         lines += [f"| {told} | {row} |" for row in rows]
     return "\n".join(lines)
 
@@ -120,6 +120,16 @@ def _endpoints(verdict: Data) -> Iterator[str]:
         state = result["state"] + ("" if result["role"]["gating"] else ", decides nothing")
         difference = f"{scale * result['difference']:+.2f}{unit}"
         yield f"{escaped(result['name'])}: {state} | {difference} | {limits} | {result['pairs']:,}"
+
+
+def _published(decision: Data) -> Iterator[str]:
+    """Return the rows of a run against published numbers."""
+    for found in decision.get("results", ()):
+        comparison, interval = found["comparison"], found["comparison"]["interval"]
+        limits = f"[{100 * interval['lower']:+.2f}, {100 * interval['upper']:+.2f}]" if interval else ""
+        scored = comparison["coverage"]["scored"]
+        told = f"{escaped(found['endpoint'])}: {found['state']}, unpaired"
+        yield f"{told} | {100 * comparison['difference']:+.2f} points | {limits} | {scored:,}"
 
 
 def _reasons(verdicts: Sequence[Data]) -> Iterator[str]:

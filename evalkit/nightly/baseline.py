@@ -23,7 +23,7 @@ from evalkit.suite import EngineSpec, Suite
 from evalkit.verdict.assay import assess
 from evalkit.verdict.validity import data_reasons
 
-_ASKED = ("engine", "model", "recipe_sha256", "order_seed")
+_ASKED = ("engine", "model", "recipe_sha256", "option_files", "order_seed")
 """Parts of a request that must be the suite's own; versions are compared with those of the candidate's engine."""
 
 
@@ -70,10 +70,15 @@ def _bring(suite: Suite, spec: EngineSpec, tasks: Sequence[str], workshop: Works
 def _request_faults(manifest: Manifest, asked: Mapping[str, Any]) -> Iterator[str]:
     found = dict(manifest.requested)
     for name in _ASKED:
-        left, right = dict(_leaves(name, found.get(name))), dict(_leaves(name, json.loads(canonical_json(asked[name]))))
+        left, right = dict(_leaves(name, found.get(name))), dict(_leaves(name, _plain(asked.get(name))))
         for place in sorted(set(left) | set(right)):
             if left.get(place) != right.get(place):
                 yield f"{place}: the folder has {left.get(place)!r}, the suite {right.get(place)!r}"
+
+
+def _plain(value: Any) -> Any:
+    """Return the value as JSON gives it back, so that a tuple equals the list it became on disk."""
+    return json.loads(canonical_json(value))
 
 
 def _leaves(name: str, value: Any) -> Iterator[tuple[str, Any]]:

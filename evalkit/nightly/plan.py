@@ -189,5 +189,12 @@ def plan_lines(plan: NightPlan) -> Iterator[str]:
 
 def _cost(one: EndpointPlan, *, full: bool) -> str:
     more = ", full comparisons after an alarm or the cap included" if full else " (no full comparison)"
-    hours = f", {one.hours:.2f} hours" if one.hours is not None else "; hours are unknown before the first night"
-    return f"expected cost of a night: {one.items:,.0f} items{more}{hours}"
+    time = f", {_duration(one.hours)}" if one.hours is not None else "; hours are unknown before the first night"
+    return f"expected cost of a night: {one.items:,.0f} items{more}{time}"
+
+
+def _duration(hours: float) -> str:
+    """Write a duration in the unit people would use; loading the engine comes on top."""
+    if hours >= 1.0:
+        return f"{hours:.1f} hours"
+    return f"{60.0 * hours:.1f} minutes" if hours >= 1.0 / 60.0 else f"{3600.0 * hours:.0f} seconds"

@@ -179,7 +179,7 @@ def _sentences(results: Sequence[Result]) -> Iterator[str]:
 def _table(results: Sequence[Result]) -> Table:
     rows = [row for result in results for row in _rows(result)]
     return Table(
-        headers=("recipe", "endpoint", "outcome", "items used", "flips", "difference", "95 % limits", "e", "e'"),
+        headers=("recipe", "endpoint", "outcome", "items used", "flips", "difference", "limits", "e", "e'"),
         rows=rows,
         caption=_CAPTION,
     )
@@ -217,7 +217,10 @@ def _watch_row(recipe: str, name: str, part: Mapping[str, Any]) -> tuple[str, ..
 
 
 def _limits(interval: Mapping[str, Any] | None) -> str:
-    return f"[{100 * interval['lower']:+.2f}, {100 * interval['upper']:+.2f}]" if interval else ""
+    if not interval:
+        return ""
+    low, high, level = (100.0 * interval[name] for name in ("lower", "upper", "level"))
+    return f"[{low:+.2f}, {high:+.2f}] ({level:.0f} %)"
 
 
 def _triage(result: Result, name: str, triage: Mapping[str, Any]) -> Section:

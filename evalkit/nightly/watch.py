@@ -29,8 +29,6 @@ Marks = Mapping[str, float | None]
 LARGEST = 700.0
 """Logarithms of evidence are cut here: JSON has no infinity, and no decision needs more."""
 
-LEVEL = 0.95
-
 
 class State(str, Enum):
     """Where the evidence stands."""
@@ -52,7 +50,8 @@ class Watch:
         log_e: evidence against a loss of the margin or more, natural logarithm, after the used items.
         log_e_loss: evidence against any smaller loss.
         n11, n10, n01, n00: of the used items, answered by both sides.
-        interval: of the difference over all N items, valid at any stop; None while OPEN.
+        interval: of the difference over all N items, valid at any stop, at the level at which OK leaves the margin
+            outside; None while OPEN.
     """
 
     state: State
@@ -112,8 +111,19 @@ def watch(order: Sequence[str], baseline: Marks, candidate: Marks, rules: Sequen
     )
     if state is State.OPEN or not used:
         return found
-    interval = betting_interval(low[:used], high[:used], population=rules.population, level=LEVEL, grid=rules.grid)
+    interval = betting_interval(
+        low[:used], high[:used], population=rules.population, level=level_of(rules), grid=rules.grid
+    )
     return replace(found, interval=interval)
+
+
+def level_of(rules: SequentialRules) -> float:
+    """Return the two-sided level whose limits agree with OK: 0.90 for evidence of 20, one chance in 20 on each side.
+
+    >>> level_of(SequentialRules(population=10, margin=0.1, ok=20.0, alarm=100.0, cap=10))
+    0.9
+    """
+    return min(0.9999, max(0.5, 1.0 - 2.0 / rules.ok))
 
 
 def bounds(keys: Sequence[str], baseline: Marks, candidate: Marks) -> tuple[Floats, Floats]:

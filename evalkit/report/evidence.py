@@ -23,6 +23,9 @@ from evalkit.store.layout import MANIFEST
 
 Data = Mapping[str, Any]
 
+RERUN = "rerun"
+"""What a certificate calls the baseline's second run."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Evidence:
@@ -62,6 +65,7 @@ def read_evidence(document: Data, runs: Mapping[str, Path]) -> Evidence:
     commands: dict[str, str] = {}
     baseline = _read(document, "baseline", here)
     shown = [name for name in document.get("comparisons", {}) if name in here and name not in _controls(document)]
+    shown.sort(key=lambda name: name == RERUN)  # what no change at all changes comes last
     changes: list[Changes] = []
     judged: dict[str, dict[str, Run]] = {}
     items = _Items(here)
@@ -73,7 +77,7 @@ def read_evidence(document: Data, runs: Mapping[str, Path]) -> Evidence:
                 continue
             commands[name] = run.manifest.command
             changes += _changes(document, name, baseline, run, items)
-            if name != "rerun":
+            if name != RERUN:
                 for judging in run.manifest.judges:
                     judged.setdefault(judged_task(judging), {"baseline": baseline})[name] = run
     return Evidence(

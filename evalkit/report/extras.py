@@ -124,27 +124,14 @@ def judge_sections(document: Data) -> list[Section]:
         return []
     headers = ("endpoint", "judge", "profile", "judgments of each answer", "noise of one judgment")
     body: list[str | Table] = [Table(headers=headers, rows=list(rows.values()))]
-    qualified = document.get("qualification")
-    if qualified is None:
+    tried = {judge["endpoint"] for judge in document["decision"].get("judges") or () if judge["checks"]}
+    untried = sorted(set(rows) - tried)
+    if untried:
         body.append(
-            "This judge was not qualified: nothing here shows that it ranks a good answer above a spoilt one, or that "
-            "it resists instructions in an answer."
+            f"Nobody tried the judge of {', '.join(untried)}: nothing here shows that it ranks a good answer above a "
+            "spoilt one, or that it resists instructions in an answer (evalkit judge qualify)."
         )
-    else:
-        body += [f"- {line}" for line in _told(qualified)]
     return [Section(title="The judge", body=body)]
-
-
-def _told(value: Any, name: str = "") -> Iterator[str]:
-    """Write nested data as lines, whatever its shape."""
-    if isinstance(value, Mapping):
-        for key, inner in value.items():
-            yield from _told(inner, f"{name}.{key}" if name else str(key))
-    elif isinstance(value, (list, tuple)):
-        for at, inner in enumerate(value):
-            yield from _told(inner, f"{name}[{at}]")
-    else:
-        yield f"{name}: {value}"
 
 
 def power_sections(curves: Sequence[PowerCurve]) -> list[Section]:

@@ -10,6 +10,7 @@
 #SBATCH --output=%x-%j.log
 # scrontab -e:   17 1 * * * /srv/evalkit/slurm.sh
 set -uo pipefail
+set -m                                  # without job control a program in the background never hears an interrupt
 
 home="${EVALKIT_HOME:-/srv/evalkit}"                        # CHANGE: on a file system that all nodes see
 suite="${EVALKIT_SUITE:-$home/suites/nightly.yaml}"         # CHANGE

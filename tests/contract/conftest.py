@@ -48,6 +48,13 @@ ADAPTERS = {
         "server": True,
         "tolerance": 1e-3,
     },
+    "tensorrt_llm": {
+        "model": MODEL,
+        "dtype": "float32",
+        "packages": ("torch", "transformers", "gguf", "safetensors"),
+        "double": True,
+        "tolerance": 1e-3,
+    },
 }
 """Adapter to what it runs; `tolerance` is how far a log-probability may move with its neighbours, nats."""
 
@@ -75,12 +82,14 @@ def engine(request: pytest.FixtureRequest) -> Iterator[Engine]:
     if about.get("server"):
         del options["threads"]
         options["base_url"] = request.getfixturevalue("llama_address")
+    if about.get("double"):
+        del options["threads"]
+        about = {**about, "model": request.getfixturevalue("tensorrt_model"), "device": "auto"}
     spec = EngineSpec(
         name=request.param,
         adapter=request.param,
-        device="cpu",
         options=options,
-        **{key: about[key] for key in ("model", "dtype", "recipe") if key in about},
+        **{"device": "cpu", **{key: about[key] for key in ("model", "dtype", "recipe", "device") if key in about}},
     )
     made = load_engine(spec, Resources(assets=assets))
     yield made
@@ -96,6 +105,14 @@ def llama_address() -> Iterator[str]:
         patch.setenv("EVALKIT_CONTRACT_KEY", server.KEY)
         with server.llama_server(AssetStore(ROOT).fetch(MODEL).path, MODEL) as address:
             yield address
+
+
+@pytest.fixture(scope="session")
+def tensorrt_model(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The double of TensorRT-LLM is installed, and the real model is in a folder that it reads."""
+    double = loaded("tensorrt_double")
+    with double.installed():
+        yield str(double.real_folder(tmp_path_factory.getbasetemp()))
 
 
 def loaded(name: str) -> ModuleType:

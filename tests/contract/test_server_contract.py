@@ -25,7 +25,9 @@ QUESTIONS = (
 )
 ITEMS = tuple(
     ScoreRequest(
-        context="\n".join([question, *(f"{letter.strip()}. {text}" for letter, text in zip(LETTERS, options, strict=True))])
+        context="\n".join(
+            [question, *(f"{letter.strip()}. {text}" for letter, text in zip(LETTERS, options, strict=True))]
+        )
         + "\nAnswer:",
         continuations=LETTERS,
     )

@@ -125,7 +125,7 @@ REPLIES = st.one_of(
 )
 
 
-@settings(max_examples=10_000, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=1_000, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(REPLIES, FINISH)
 def test_no_reply_crashes_the_structured_parsers_and_only_a_rating_given_is_read(reply, finish):
     found = parse_json_rating(reply, finish, SCALE, [])

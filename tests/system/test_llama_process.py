@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from evalkit.adapters.base import Generation, GenerateRequest, Message, Resources, ScoreReply, ScoreRequest
+from evalkit.adapters.base import GenerateRequest, Generation, Message, Resources, ScoreReply, ScoreRequest
 from evalkit.adapters.registry import load_engine
 from evalkit.assets import AssetStore
 from evalkit.errors import AssetError, EngineError, UsageError
@@ -85,7 +85,9 @@ def test_a_parent_that_is_killed_leaves_no_server_behind(gguf):
         " 'flash_attention': 'auto', 'gpu_layers': 0};"
         "server = LlamaProcess(asked, 60.0); print(server._process.pid, flush=True); time.sleep(600)"
     )
-    with subprocess.Popen([sys.executable, "-c", code, str(gguf), str(ROOT)], stdout=subprocess.PIPE, text=True) as parent:
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(gguf), str(ROOT)], stdout=subprocess.PIPE, text=True
+    ) as parent:
         child = int(parent.stdout.readline())
         assert _alive(child)
         parent.kill()
@@ -107,7 +109,7 @@ def test_a_file_that_ends_too_early_is_refused_with_llama_cpps_own_words(gguf, l
     cut = tmp_path / "cut.gguf"
     with gguf.open("rb") as stream:
         cut.write_bytes(stream.read(20_000_000))
-    with pytest.raises(EngineError, match="cut.gguf: llama.cpp cannot load it") as caught:
+    with pytest.raises(EngineError, match=r"cut\.gguf: llama\.cpp cannot load it") as caught:
         load(cut)
     assert "its last words" in str(caught.value)
 

@@ -90,6 +90,18 @@ def test_mmlu_through_llama_cpp_and_through_its_server_are_the_same_numbers(defi
     assert right.manifest.engine.options["scoring"] == "next-token"
     assert right.manifest.requested["engine"]["options"]["api_key_env"] == "THE_KEY"
     assert files_hold(tmp_path, _loaded("llama_server").KEY) == []
+
+    loud = [word for word in common if word != "--quiet"]
+    capsys.readouterr()
+    assert run("run", "--adapter", "llama_cpp", *inside, *loud, "--output", tmp_path / "a") == 0
+    assert "complete, reused" in capsys.readouterr().err
+    assert run("run", "--adapter", "openai_server", *options, *loud, "--output", tmp_path / "b") == 0
+    said = capsys.readouterr().err
+    assert "complete, reused" not in said, "what is served today must be asked, for it may be something else"
+    assert "the weights cannot be read over HTTP" in said
+    other = [*options, "--option", f"weights_sha256={'ab' * 32}"]
+    assert run("run", "--adapter", "openai_server", *other, *loud, "--output", tmp_path / "b") == ExitCode.USAGE
+    assert "engine.weights_sha256" in capsys.readouterr().err
     assert _loaded("llama_server").KEY not in "".join(capsys.readouterr())
 
 
@@ -177,7 +189,10 @@ def test_answers_and_ratings_come_from_servers_with_a_key_that_no_file_holds(tmp
         shutil.copytree(tmp_path / "a", tmp_path / "b", ignore=shutil.ignore_patterns("judgments*"))
         manifest = json.loads((tmp_path / "b" / "manifest.json").read_text("utf-8"))
         (tmp_path / "b" / "manifest.json").write_text(json.dumps({**manifest, "judges": {}}), "utf-8")
-        assert run("judge", tmp_path / "b", "--profile", "evalkit-rating-logprob", *at, "--option", "scoring=next-token") == 0
+        assert (
+            run("judge", tmp_path / "b", "--profile", "evalkit-rating-logprob", *at, "--option", "scoring=next-token")
+            == 0
+        )
         weighed = [one for one in read_judgments(tmp_path / "b", "mt-bench-mini") if one.status != "rule"]
         assert {one.status for one in weighed} == {"ok"}
         assert all(1.0 <= one.score <= 10.0 for one in weighed)

@@ -123,8 +123,12 @@ def building(output: Path) -> Iterator[Path]:
     output.parent.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
+    mode = folder.stat().st_mode & 0o666
     try:
         yield folder
+        for path in folder.rglob("*"):
+            if path.is_file():  # safetensors makes files that only their owner may read; a server may be somebody else
+                path.chmod(mode)
         if output.exists():
             output.rmdir()
         folder.rename(output)

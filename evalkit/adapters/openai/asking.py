@@ -20,6 +20,9 @@ Prompt = str | list[int]
 COMPLETIONS = "/v1/completions"
 CHAT = "/v1/chat/completions"
 
+LIMIT, NEWER_LIMIT = "max_tokens", "max_completion_tokens"
+"""The usual name of an answer's limit, and the one that some chat endpoints want instead."""
+
 BIAS = 100
 """The largest bias that every server accepts; added to a logit, it makes any token the greedy one."""
 
@@ -52,10 +55,15 @@ class Asker:
     def __init__(self, transport: Transport, model: str, extra: Mapping[str, Any], name: ModelName) -> None:
         self.transport, self.model, self.name = transport, model, name
         self._extra = dict(extra)
+        self.chat_limit = LIMIT
+        """Name of the field that limits an answer to messages."""
 
     def body(self, **fields: Any) -> Json:
         """Return a request's body: model, greedy decoding unless said otherwise, further fields, and `fields`."""
-        return {"model": self.model, "temperature": 0, "top_p": 1.0, **self._extra, **fields}
+        found = {"model": self.model, "temperature": 0, "top_p": 1.0, **self._extra, **fields}
+        if "messages" in found and self.chat_limit != LIMIT:
+            found[self.chat_limit] = found.pop(LIMIT)
+        return found
 
     def next_token(self, prompt: Prompt, k: int, *, force: int | None = None) -> NextToken:
         """Ask for one token and the `k` likeliest ones; `force` is a token id that shall be the generated one."""

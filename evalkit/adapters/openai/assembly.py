@@ -9,7 +9,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from evalkit.adapters.openai.asking import CHAT, Asker
-from evalkit.adapters.openai.capabilities import Capabilities
 from evalkit.adapters.openai.card import ServerCard, read_card
 from evalkit.adapters.openai.engine import Served, ServerEngine
 from evalkit.adapters.openai.fields import plain_prompt
@@ -18,7 +17,7 @@ from evalkit.adapters.openai.options import ServerOptions
 from evalkit.adapters.openai.probe import Probe
 from evalkit.adapters.openai.proofs import NotProvedError, attempt
 from evalkit.adapters.openai.reply import ModelName, read_choice, read_usage
-from evalkit.adapters.openai.secret import Secret, read_secret
+from evalkit.adapters.openai.secret import read_secret
 from evalkit.adapters.openai.steadiness import check_steady
 from evalkit.adapters.openai.tokenizing import (
     PROBES,
@@ -38,6 +37,9 @@ if TYPE_CHECKING:
     from evalkit.adapters.base import Resources
     from evalkit.suite import EngineSpec
 
+CONVERSATIONS = ("Hello", "Hello, how are you?")
+"""Messages that show what a chat template adds."""
+
 
 def connect(spec: EngineSpec, options: ServerOptions, resources: Resources) -> ServerEngine:
     """Probe a server and make an engine of it.
@@ -50,17 +52,18 @@ def connect(spec: EngineSpec, options: ServerOptions, resources: Resources) -> S
     card = read_card(transport, spec.model)
     local = local_tokenizer(options.tokenizer, resources) if options.tokenizer else None
     served = probed(transport, card, options, local[0] if local else server_tokenizer(transport, card), card.max_length)
-    template = card.chat_template_sha256 or (local[2] if local else None)
+    template, doubts = _template(card, served, local)
     identity = identify(
         spec,
         options,
         card,
         served.can,
         tokenizer_sha256=local[1] if local else tokenizer_seen(served),
-        chat_template_sha256=template or (template_seen(served.asker) if served.can.chat else None),
+        chat_template_sha256=template,
         max_length=served.max_length,
     )
-    return ServerEngine(served, identity, options, [*identity_warnings(spec, options, card), *served.can.warnings])
+    warnings = [*identity_warnings(spec, options, card), *doubts, *served.can.warnings]
+    return ServerEngine(served, identity, options, warnings)
 
 
 def probed(
@@ -110,9 +113,23 @@ def tokenizer_seen(served: Served) -> str:
         raise EngineError(f"{served.asker.transport}: tokens cannot be counted: {error}") from error
 
 
-def template_seen(asker: Asker) -> str:
-    """Return a digest of what the server's chat template adds to two short conversations, counted in tokens."""
-    return digest(["tokens of two conversations", _chat_tokens(asker, "Hello"), _chat_tokens(asker, "Hello Hello")])
+def _template(
+    card: ServerCard, served: Served, local: tuple[LocalTokenizer, str, str | None] | None
+) -> tuple[str | None, list[str]]:
+    """Return the digest of the server's chat template, and what it may not rest on.
+
+    Where the server does not tell its template, two short conversations show how many tokens it makes of them. If a
+    tokenizer on this machine makes as many, its template is taken for the server's; else the counts stand in.
+    """
+    if card.chat_template_sha256 is not None or not served.can.chat:
+        return card.chat_template_sha256, []
+    counts = [_chat_tokens(served.asker, text) for text in CONVERSATIONS]
+    seen = digest(["tokens of conversations", list(CONVERSATIONS), counts])
+    if local is None or local[2] is None:
+        return seen, []
+    if counts == [local[0].chat_tokens(text) for text in CONVERSATIONS]:
+        return local[2], []
+    return seen, ["the server's chat template is not that of the tokenizer at hand"]
 
 
 def _chat_tokens(asker: Asker, text: str) -> int:
@@ -126,11 +143,3 @@ def _chat_tokens(asker: Asker, text: str) -> int:
         return attempt(lambda: asker.transport.post(CHAT, body, read))
     except (NotProvedError, UnusableError) as error:
         raise EngineError(f"{asker.transport}: tokens cannot be counted: {error}") from error
-
-
-def ready_options(base_url: str, **given: object) -> ServerOptions:
-    """Return options for a server of our own."""
-    return ServerOptions.model_validate({"base_url": base_url, **given})
-
-
-__all__ = ["Capabilities", "Secret", "connect", "probed", "ready_options"]

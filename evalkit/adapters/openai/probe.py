@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from evalkit.adapters.openai.asking import CHAT, COMPLETIONS, Asker, Prompt, top_text
+from evalkit.adapters.openai.asking import CHAT, COMPLETIONS, NEWER_LIMIT, Asker, Prompt, top_text
 from evalkit.adapters.openai.capabilities import Capabilities
 from evalkit.adapters.openai.card import ServerCard
 from evalkit.adapters.openai.fields import FIXED, SAMPLED, UNKNOWN_FIELD, accepted, accepted_of, plain_prompt
@@ -66,20 +66,25 @@ class Probe:
         return replace(found, seen=dict(self._seen), warnings=tuple(self._warnings))
 
     def _endpoints(self) -> Capabilities:
-        works = {}
-        for path in (COMPLETIONS, CHAT):
-            try:
-                attempt(lambda path=path: self._generate(path, "Hello", 1))  # type: ignore[misc]
-            except NotProvedError as error:
-                works[path], self._seen[path] = False, str(error)
-            else:
-                works[path], self._seen[path] = True, "answers"
+        works = {path: self._answers(path) for path in (COMPLETIONS, CHAT)}
+        if not works[CHAT] and NEWER_LIMIT in self._seen[CHAT]:
+            self._asker.chat_limit = NEWER_LIMIT
+            works[CHAT] = self._answers(CHAT)
         if not any(works.values()):
             raise EngineError(
                 f"{self._asker.transport}: neither endpoint answers for model {self._card.model!r}: "
                 + "; ".join(f"{path}: {self._seen[path]}" for path in works)
             )
         return Capabilities(completions=works[COMPLETIONS], chat=works[CHAT])
+
+    def _answers(self, path: str) -> bool:
+        try:
+            attempt(lambda: self._generate(path, "Hello", 1))
+        except NotProvedError as error:
+            self._seen[path] = str(error)
+            return False
+        self._seen[path] = "answers"
+        return True
 
     def _generate(self, path: str, text: str, tokens: int) -> str:
         body = self._asker.body(**plain_prompt(path, text), max_tokens=tokens)

@@ -32,7 +32,7 @@ LADDER = (100, 20, 10, 5)
 SAME = 0.25
 """How far apart two readings of one number may lie, nats: servers batch, and batching moves the last digits."""
 
-TRIES = 3
+TRIES = 5
 
 
 class NotProvedError(Exception):

@@ -118,6 +118,15 @@ class LocalTokenizer:
         with self._lock:
             return str(self._tokenizer.decode(ids, **options))
 
+    def chat_tokens(self, text: str) -> int | None:
+        """Return the length of a conversation of one message under the tokenizer's own template; None without one."""
+        if not getattr(self._tokenizer, "chat_template", None):
+            return None
+        rendered = self._tokenizer.apply_chat_template(
+            [{"role": "user", "content": text}], tokenize=False, add_generation_prompt=True
+        )
+        return len(self([rendered], add_special_tokens=False, verbose=False)["input_ids"][0])
+
 
 def server_tokenizer(transport: Transport, card: ServerCard) -> ServerTokenizer | None:
     """Return the server's tokenizer; None where it offers none.
@@ -138,7 +147,7 @@ def server_tokenizer(transport: Transport, card: ServerCard) -> ServerTokenizer 
     return None
 
 
-def local_tokenizer(name: str, resources: Resources, *, trusted: bool = False) -> tuple[Tokenizer, str, str | None]:
+def local_tokenizer(name: str, resources: Resources) -> tuple[LocalTokenizer, str, str | None]:
     """Load a tokenizer on this machine.
 
     Returns:
@@ -157,7 +166,7 @@ def local_tokenizer(name: str, resources: Resources, *, trusted: bool = False) -
 
     declared = {one.name for one in resources.assets.declared()}
     place = resources.assets.fetch(name).path if name in declared else Path(name).expanduser()
-    keywords: dict[str, Any] = {"trust_remote_code": trusted}
+    keywords: dict[str, Any] = {"trust_remote_code": False}
     if place.is_file():
         place, keywords["gguf_file"] = place.parent, place.name
     try:

@@ -206,6 +206,7 @@ def _ordered(sections: Sequence[Section]) -> dict[str, list[Section]]:
         "Could this evaluation have seen a loss?": "assay",
         "Gates": "gates",
         "The judge": "judge",
+        "Is the judge fit to judge?": "judge",
         "Power: what a true difference would have led to": "power",
         "Exclusions": "exclusions",
         "Throughput": "throughput",

@@ -133,3 +133,19 @@ def test_verify_needs_no_engine_no_plots_and_no_network(release, signed, tmp_pat
     )
     assert out.returncode == 0, out.stdout + out.stderr
     assert "HOLDS" in out.stdout
+
+
+def test_a_run_against_published_numbers_is_verified_too(folders, tmp_path, capsys) -> None:
+    made = folders.make_release(tmp_path / "release", items=200)
+    argv = ["certify", "--published", "mmlu", "0.71", "600", "a model card", "--candidate", made.folder / "equal"]
+    argv += ["--policy", made.policy_file, "--output", made.folder]
+    assert cli.main([str(word) for word in argv]) == ExitCode.INCONCLUSIVE
+    assert cli.main(["verify", str(made.folder), "--unsigned"]) == 0
+    page = (made.folder / "report.html").read_text("utf-8")
+    assert "This is no certificate and cannot become one." in page
+    assert "Unpaired comparison" in page
+    file = made.folder / "certificate.json"
+    file.write_text(file.read_text().replace('"state": "OPEN"', '"state": "PASS"'))
+    capsys.readouterr()
+    assert cli.main(["verify", str(made.folder), "--unsigned"]) == ExitCode.INVALID
+    assert "decision.results[0].state: the certificate says PASS, the records give OPEN" in capsys.readouterr().out

@@ -32,7 +32,9 @@ def profile(**changes):
 
 def question(characters, places=1, rule=None):
     spots = tuple(Place(run=n, record=RECORD, turn=1, repeat=0, answer_sha256="") for n in range(places))
-    return Question(key=f"{characters:064x}", system=None, user="x" * characters, reference=False, places=spots, rule=rule)
+    return Question(
+        key=f"{characters:064x}", system=None, user="x" * characters, reference=False, places=spots, rule=rule
+    )
 
 
 def test_what_is_asked_and_what_is_free():

@@ -89,7 +89,9 @@ def test_every_turn_is_asked_in_both_orders():
         (2, 0, True, ("x1", "x2", "y1", "y2")),
         (2, 1, False, ("y1", "y2", "x1", "x2")),
     ]
-    assert all(place.answer_sha256 == digest([["x1"], ["y1"]]) for q in plan.questions for place in q.places if place.turn == 1)
+    assert all(
+        place.answer_sha256 == digest([["x1"], ["y1"]]) for q in plan.questions for place in q.places if place.turn == 1
+    )
 
 
 def test_texts_equal_to_the_letter_are_a_tie_without_a_question():
@@ -100,7 +102,12 @@ def test_texts_equal_to_the_letter_are_a_tie_without_a_question():
 
 @pytest.mark.parametrize(
     ("ours", "theirs", "rule", "score"),
-    [("", "fine", "empty", -1.0), ("fine", "", "empty", 1.0), (LOOP, "", "degenerate", 0.0), (LOOP, "ok", "degenerate", -1)],
+    [
+        ("", "fine", "empty", -1.0),
+        ("fine", "", "empty", 1.0),
+        (LOOP, "", "degenerate", 0.0),
+        (LOOP, "ok", "degenerate", -1),
+    ],
 )
 def test_an_unreadable_answer_loses_by_rule(ours, theirs, rule, score):
     plan = planned([[record(item(), ours, "x")]], [record(item(), theirs, "y")])

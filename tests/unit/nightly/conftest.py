@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -27,7 +28,10 @@ def small_world(tmp_path_factory):
     world = tools.World(tmp_path_factory.mktemp("nights"), 800)
     world.key("good", world.flipped(losses=4, gains=4, seed=3))
     world.key("bad", world.flipped(losses=60, gains=4, seed=4))
-    return SimpleNamespace(world=world, tools=tools)
+    stored = world.root / "stored" / "official-fp8"
+    suite = world.suite({"any": {}}, name="stored")
+    assert main(["run", f"{suite}#official-fp8", "--output", str(stored), "--quiet"]) == 0
+    return SimpleNamespace(world=world, tools=tools, stored=stored)
 
 
 @pytest.fixture
@@ -48,6 +52,9 @@ def night(small_world, monkeypatch, tmp_path, capsys):
         made = world.suite(candidates, name="small", **changes)
         file = tmp_path / "small.yaml"
         file.write_text(made.read_text())
+        baseline = tmp_path / "outputs" / "official-fp8"
+        if "baseline" not in changes and not baseline.exists():
+            shutil.copytree(small_world.stored, baseline)
         return file
 
     def run(file: Path, *more: str, label: str = "2026-03-01"):

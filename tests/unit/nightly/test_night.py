@@ -30,6 +30,7 @@ def test_a_good_night_and_a_bad_one(night):
     assert (good["outcome"], codes(good)) == ("OK", ["clear"])
     assert (bad["outcome"], codes(bad)) == ("ALARM", ["loss"])
     assert error.index("expected cost of a night") < error.index("loading model")  # planned before anything is run
+    assert "official-fp8: stored replies reused" in error
     found = good["endpoints"]["mmlu"]
     assert found["watch"]["used"] <= found["asked"] < 800
     assert found["full"] is found["confirm"] is None
@@ -40,6 +41,15 @@ def test_a_good_night_and_a_bad_one(night):
     (verdict,) = certificate["decision"]["verdicts"]
     assert verdict["outcome"] == "REJECTED"
     assert not (night.nights / "2026-03-01" / "good" / "certificate.json").exists()
+
+
+def test_the_first_night_runs_the_baseline(night):
+    file = night.suite({"good": night.candidate("good")})
+    shutil.rmtree(night.outputs)
+    code, (result,), error = night.run(file)
+    assert (code, result["outcome"]) == (0, "OK")
+    assert error.index("official-fp8: loading") < error.index("good: loading")
+    assert len(read_records(night.outputs / "official-fp8", "watch")) == 800
 
 
 def test_a_finished_night_is_read_and_the_next_one_has_another_order(night):
@@ -265,7 +275,7 @@ def test_plan_alone_runs_nothing(night):
     assert code == 0
     assert plan["endpoints"][0]["known"] == {"discordance": 0.03, "source": "as given", "rate": 20.0}
     assert plan["endpoints"][0]["hours"] > 0
-    assert not night.outputs.exists()
+    assert not night.nights.exists()
 
 
 def test_files_for_ci(night, tmp_path):

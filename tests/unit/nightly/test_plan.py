@@ -37,7 +37,7 @@ def test_the_expected_cost_counts_full_comparisons_and_hours():
     (bare,) = plan_night(NIGHTLY, ["r"], {"mmlu": 14042}, known, full=False).endpoints
     assert bare.items == bare.unchanged.items
     lines = "\n".join(plan_lines(plan_night(NIGHTLY, ["r"], {"mmlu": 14042}, known)))
-    for word in ("6 % flips (a test)", "cap 4,000 items", "expected cost of a night", "hours"):
+    for word in ("6 % flips (a test)", "cap 4,000 items", "expected cost of a night", "minutes"):
         assert word in lines
 
 

@@ -41,9 +41,12 @@ def test_states():
     right = np.ones(1000)
     same = watch(keys(), marks(right), marks(right), RULES)
     assert same.state is State.OK
+    assert same.interval.level == pytest.approx(0.9)
+    assert same.interval.lower >= -0.03  # OK and the limits agree
     assert math.exp(same.log_e) >= 20.0 > 1.0 > math.exp(same.log_e_loss)
     lost = watch(keys(), marks(right), marks(np.arange(1000) % 5 > 0), RULES)
     assert lost.state is State.ALARM
+    assert lost.interval.upper < -0.03
     assert lost.used < 400
     middle = np.ones(1000)
     middle[::33] = 0.0

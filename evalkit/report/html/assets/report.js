@@ -1,4 +1,4 @@
-
+// The report's two browsers: items that changed, judged conversations.
 "use strict";
 (function () {
   // Every text is set as text, never as HTML: model output is hostile.
@@ -94,7 +94,7 @@
     }
     function entry(change) {
       const item = all.items[change[1]], node = make("details", "change");
-      const words = item[4].trim().replace(/\s+/g, " ") || item[2];
+      const words = item[4].trim().split("\n\n").pop().replace(/\s+/g, " ") || item[2]; // the question, not its preface
       put(node, put(make("summary"),
         make("span", change[2] ? "gained" : "lost", change[2] ? "▲ gained" : "▼ lost"),
         make("span", "", all.runs[change[0]]), make("span", "", all.subjects[item[1]]), make("span", "", words)));

@@ -85,7 +85,9 @@ def build(registered):
 def test_scores_are_lm_evals_own(build):
     found = dict(build(block=2).score(REQUESTS))
     assert sorted(found) == list(range(5))
-    assert all(reply == ScoreReply(logprobs=(-5.0, -6.0), greedy=(True, False), tokens=(1, 2)) for reply in found.values())
+    assert all(
+        reply == ScoreReply(logprobs=(-5.0, -6.0), greedy=(True, False), tokens=(1, 2)) for reply in found.values()
+    )
 
 
 def test_a_number_that_is_none_fails_its_item_alone(build):
@@ -102,7 +104,9 @@ def test_what_lm_eval_would_cut_is_a_failure_and_never_reaches_it(build):
     assert (found[0].kind, "need 7 tokens; the limit is 6" in found[0].message) == ("too-long", True)
     assert all(isinstance(found[index], ScoreReply) for index in range(1, 6))
     assert not any("five" in pair[0] for pair, _, _ in engine._lm.seen)
-    answers = dict(engine.generate([GenerateRequest(prompt="a b c d", max_tokens=3), GenerateRequest(prompt="a", max_tokens=3)]))
+    answers = dict(
+        engine.generate([GenerateRequest(prompt="a b c d", max_tokens=3), GenerateRequest(prompt="a", max_tokens=3)])
+    )
     assert (answers[0].kind, type(answers[1])) == ("too-long", Generation)
     assert build().identity.options["max_length"] == 32, "the model's own"
 
@@ -120,7 +124,10 @@ def test_answers_end_before_their_stop_text_and_settings_are_said(build):
     assert engine._lm.seen[-1][1] == {"until": ["STOP"], "max_gen_toks": 9, "do_sample": False, "temperature": 0.0}
     ((_, reply),) = engine.generate([GenerateRequest(prompt="this", max_tokens=2, temperature=0.7, top_p=0.9, seed=3)])
     assert (reply.finish, reply.completion_tokens) == ("length", 2)
-    assert engine._lm.seen[-1][1] | {"do_sample": True, "temperature": 0.7, "top_p": 0.9, "seed": 3} == engine._lm.seen[-1][1]
+    assert (
+        engine._lm.seen[-1][1] | {"do_sample": True, "temperature": 0.7, "top_p": 0.9, "seed": 3}
+        == engine._lm.seen[-1][1]
+    )
 
 
 def test_messages_need_a_template(build):

@@ -39,6 +39,15 @@ def test_messages_go_to_the_chat_endpoint_with_every_turn(serve, connect):
     assert reply.prompt_tokens == len(server.brain.encode(server.brain.chat(body["messages"]), False))
 
 
+def test_a_chat_endpoint_that_wants_the_newer_name_of_the_limit_gets_it(doubles, serve, connect):
+    server = serve(doubles.vllm(chat_limit="max_completion_tokens", paths=frozenset({"/v1/chat/completions"})))
+    engine = connect(server.url, scoring="none")
+    reply = one(engine, ask((Message(role="user", content="Say yes"),), max_tokens=3))
+    assert isinstance(reply, Generation)
+    assert reply.completion_tokens <= 3
+    assert any(body.get("max_completion_tokens") == 3 for _, body in server.bodies)
+
+
 @pytest.mark.parametrize("honest", [True, False], ids=["server cuts", "server does not"])
 def test_a_stop_text_ends_the_answer_and_is_no_part_of_it(doubles, serve, connect, honest):
     server = serve()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from evalkit.adapters.base import Generation, GenerateRequest, ScoreRequest
+from evalkit.adapters.base import GenerateRequest, Generation, ScoreRequest
 from evalkit.errors import EngineError, UsageError
 
 ITEM = ScoreRequest(context="Question: Say no\n\nAnswer:", continuations=(" A", " B"))
@@ -135,7 +135,9 @@ def test_a_model_that_is_not_served_is_named_with_those_that_are(serve, connect)
 
 
 def test_a_server_that_does_not_answer_is_named(connect):
-    with pytest.raises(EngineError, match=r"http://127.0.0.1:9: no list of models: GET /v1/models: ConnectError: .* \(after 2 tries\)"):
+    with pytest.raises(
+        EngineError, match=r"http://127.0.0.1:9: no list of models: GET /v1/models: ConnectError: .* \(after 2 tries\)"
+    ):
         connect("http://127.0.0.1:9", retries=1)
 
 

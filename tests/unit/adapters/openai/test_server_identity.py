@@ -8,7 +8,13 @@ from dataclasses import asdict
 
 import pytest
 
+from evalkit.adapters.openai.options import ServerOptions
 from evalkit.errors import UsageError
+from evalkit.suite import EngineSpec
+
+pytest.importorskip("httpx")
+cards = pytest.importorskip("evalkit.adapters.openai.card")
+identities = pytest.importorskip("evalkit.adapters.openai.identity")
 
 SHA = "ab" * 32
 
@@ -74,12 +80,7 @@ def test_a_key_reaches_the_server_and_nothing_else(doubles, serve, connect, monk
 
 
 def test_a_key_over_a_plain_connection_to_another_machine_is_a_warning():
-    from evalkit.adapters.openai.card import ServerCard
-    from evalkit.adapters.openai.identity import identity_warnings
-    from evalkit.adapters.openai.options import ServerOptions
-    from evalkit.suite import EngineSpec
-
-    card = ServerCard(
+    card = cards.ServerCard(
         model="m",
         family="vllm",
         version="1",
@@ -92,5 +93,5 @@ def test_a_key_over_a_plain_connection_to_another_machine_is_a_warning():
     )
     spec = EngineSpec(name="a", adapter="openai_server", model="m")
     for url, warned in (("http://far:1", True), ("https://far:1", False), ("http://127.0.0.1:1", False)):
-        lines = identity_warnings(spec, ServerOptions(base_url=url, api_key_env="K"), card)
+        lines = identities.identity_warnings(spec, ServerOptions(base_url=url, api_key_env="K"), card)
         assert any("not encrypted" in line for line in lines) == warned

@@ -1,0 +1,162 @@
+"""What was loaded, read back from the library, and compared with what was meant.
+
+In: a loaded model, its target. Out: `Loaded`, or `RecipeError` with every fault, before the first request.
+May not know: requests, scores.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from evalkit.adapters.checkpoint.declared import NONE
+from evalkit.adapters.checkpoint.expected import exclusion_faults, label_faults
+from evalkit.adapters.trtllm.files import Target
+from evalkit.adapters.trtllm.loading import Session, is_official
+from evalkit.adapters.trtllm.options import TensorRTOptions
+from evalkit.errors import EngineError, RecipeError
+
+_CACHE_TYPES = {"fp8": "FP8", "nvfp4": "NVFP4", "int8": "INT8"}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Loaded:
+    """Quantization as the library holds it.
+
+    Attributes:
+        algorithm: of the weights; "none" without.
+        kv_cache: type of the key-value cache in effect; "none" for that of the activations.
+        group_size: values that share a scale.
+        excluded: patterns of modules that stay as they were.
+        official: whether the library's own switch for the official Llama recipe is on.
+        dtype: type of the unquantized parts.
+        length: tokens a request may need.
+    """
+
+    algorithm: str
+    kv_cache: str
+    group_size: int | None
+    excluded: tuple[str, ...]
+    official: bool
+    dtype: str
+    length: int | None
+
+    def record(self) -> dict[str, Any]:
+        """Return what an identity says about it."""
+        return {
+            "algorithm": self.algorithm,
+            "kv_cache": self.kv_cache,
+            "group_size": self.group_size,
+            "excluded": list(self.excluded),
+            "official_recipe": self.official,
+        }
+
+
+def read_loaded(session: Session) -> Loaded:
+    """Read back what the library loaded.
+
+    Raises:
+        EngineError: it does not say.
+    """
+    args = getattr(session.llm, "args", None)
+    if args is None:
+        raise EngineError(f"TensorRT-LLM {session.library.version}: the loaded model has no args to read back")
+    quantization, cache = getattr(args, "quant_config", None), getattr(args, "kv_cache_config", None)
+    own = _word(getattr(quantization, "kv_cache_quant_algo", None))
+    asked = str(getattr(cache, "dtype", "auto") or "auto").lower()
+    dtype = str(getattr(args, "dtype", "auto")).removeprefix("torch.")
+    stored = session.target.config.get("dtype") or session.target.config.get("torch_dtype")
+    return Loaded(
+        algorithm=_word(getattr(quantization, "quant_algo", None)),
+        kv_cache=own if asked == "auto" else _CACHE_TYPES.get(asked, NONE),
+        group_size=getattr(quantization, "group_size", None),
+        excluded=tuple(map(str, getattr(quantization, "exclude_modules", None) or ())),
+        official=bool(getattr(quantization, "use_meta_recipe", False)),
+        dtype=str(stored) if dtype == "auto" and stored else dtype,
+        length=getattr(args, "max_seq_len", None),
+    )
+
+
+def check_loaded(session: Session, loaded: Loaded, options: TensorRTOptions) -> None:
+    """Compare what was loaded with what the files declare and hold, and with the recipe.
+
+    Raises:
+        RecipeError: lists every contradiction.
+        EngineError: the library has another limit than was asked for.
+    """
+    target = session.target
+    faults = [
+        *_declared_faults(target, loaded, options),
+        *_held_faults(session, loaded),
+        *_recipe_faults(target, loaded),
+    ]
+    if faults:
+        raise RecipeError(
+            "\n  - ".join(
+                [f"{target.files.name}: what TensorRT-LLM {session.library.version} loaded is not it:", *faults]
+            )
+        )
+    if loaded.length is not None and loaded.length < session.max_length:
+        raise EngineError(
+            f"{target.files.name}: TensorRT-LLM takes {loaded.length} tokens a request, not {session.max_length}; next "
+            f"step: max_length: {loaded.length}"
+        )
+
+
+def _declared_faults(target: Target, loaded: Loaded, options: TensorRTOptions) -> list[str]:
+    declared, faults = target.declared, []
+    if options.quantize_on_load:
+        return []
+    if declared.algorithm != loaded.algorithm:
+        faults.append(f"the files declare {declared.algorithm}, loaded is {loaded.algorithm}{_step(target, loaded)}")
+    wanted = declared.kv_cache if options.kv_cache == "auto" else _CACHE_TYPES[options.kv_cache]
+    if wanted != loaded.kv_cache:
+        faults.append(f"the key-value cache should be {wanted}, loaded is {loaded.kv_cache}")
+    return faults
+
+
+def _step(target: Target, loaded: Loaded) -> str:
+    if loaded.algorithm == NONE and not target.declared.method.startswith("modelopt"):
+        return (
+            f". TensorRT-LLM does not read {target.declared.method} checkpoints; next step: evalkit quantize with the "
+            "recipe, or a server that reads it (adapter: openai_server)"
+        )
+    return ""
+
+
+def _held_faults(session: Session, loaded: Loaded) -> list[str]:
+    """Compare layer by layer; a compiled engine has no layers to look at."""
+    checkpoint = session.target.checkpoint
+    if checkpoint is None or loaded.algorithm == NONE or not checkpoint.stored.quantized:
+        return []
+    if checkpoint.declared.algorithm != loaded.algorithm:
+        return []  # said already, and every layer would say it again
+    return exclusion_faults("loaded", loaded.excluded, checkpoint.stored, _matcher(session))
+
+
+def _matcher(session: Session) -> Callable[[str], bool] | None:
+    found = getattr(getattr(session.llm.args, "quant_config", None), "is_module_excluded_from_quantization", None)
+    return found if callable(found) else None
+
+
+def _recipe_faults(target: Target, loaded: Loaded) -> list[str]:
+    recipe = target.recipe
+    if recipe is None:
+        return []
+    traced = target.checkpoint is not None and target.checkpoint.trace is not None
+    faults = [] if traced and not recipe.expectation.declared else label_faults(recipe, "loaded", *_labels(loaded))
+    by_layers = target.checkpoint is not None and bool(target.checkpoint.stored.quantized)
+    if not by_layers and is_official(recipe) != loaded.official and loaded.algorithm != NONE:
+        has, wants = ("on", "off") if loaded.official else ("off", "on")
+        faults.append(f"the switch for the official recipe is {has}, recipe '{recipe.name}' needs it {wants}")
+    return faults
+
+
+def _labels(loaded: Loaded) -> tuple[str, str]:
+    return loaded.algorithm, loaded.kv_cache
+
+
+def _word(value: Any) -> str:
+    text = str(getattr(value, "value", value) or NONE)
+    return NONE if text == "NO_QUANT" else text

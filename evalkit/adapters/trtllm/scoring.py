@@ -1,0 +1,189 @@
+"""Scores requests: continuations of one token by one generated token, longer ones by prompt log-probabilities.
+
+In: requests made of text. Out: (index, reply or failure), neighbours in token order.
+May not know: recipes, tasks.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from evalkit.adapters.base import Failure, ScoreReply, ScoreRequest
+from evalkit.adapters.causal.tokens import EncodedRequest, encode_requests
+from evalkit.adapters.trtllm.asking import Question, ask
+from evalkit.adapters.trtllm.layouts import TailScores, read_tail, values_of
+from evalkit.adapters.trtllm.library import PROMPT_SCORES
+from evalkit.adapters.trtllm.loading import Session
+from evalkit.adapters.trtllm.options import TensorRTOptions
+from evalkit.adapters.trtllm.probe import Methods, logprobs_of
+from evalkit.errors import EngineError
+
+_LOGITS_IN_FLIGHT = 8
+"""Requests under way while logits over the vocabulary come back: 128k numbers each."""
+
+Scored = tuple[int, ScoreReply | Failure]
+
+
+class Scorer:
+    """Scores through one session; counts what did not go the usual way."""
+
+    def __init__(self, session: Session, options: TensorRTOptions, methods: Methods, tokenizer: Any) -> None:
+        self._session, self._options, self._methods, self._tokenizer = session, options, methods, tokenizer
+        self.counts: Counter[str] = Counter()
+        common = {"max_tokens": 1, "temperature": 0.0, "ignore_eos": True, "detokenize": False}
+        sampling = session.library.sampling
+        self._candidates = sampling(**common, logprobs=options.top_logprobs)
+        self._logits = sampling(**common, return_generation_logits=True) if methods.logits else None
+        self._prompt = sampling(**common, prompt_logprobs=1) if methods.several else None
+        self._salts = 0
+
+    def score(self, requests: Sequence[ScoreRequest]) -> Iterator[Scored]:
+        """Yield (index, reply or failure) for each request once.
+
+        Raises:
+            EngineError: a continuation has several tokens and cannot be scored here; nothing was asked then. Or the
+                library broke.
+        """
+        single: list[EncodedRequest] = []
+        several: list[EncodedRequest] = []
+        for encoded in encode_requests(self._tokenizer, requests):
+            if not isinstance(encoded, EncodedRequest):
+                yield encoded
+                continue
+            long = any(len(tokens) > 1 for tokens in encoded.continuations)
+            needed = encoded.longest + (2 if long else 1)
+            if needed > self._session.max_length:
+                yield encoded.index, _too_long(needed, self._session.max_length)
+            else:
+                (several if long else single).append(encoded)
+        if several and not self._methods.several:
+            raise EngineError(
+                f"{self._session.target.files.name}: {len(several)} of {len(requests)} requests have continuations of "
+                f"several tokens, which TensorRT-LLM {self._session.library.version} cannot score here: "
+                f"{self._methods.why_not}. Next step: a task whose options are single tokens, or TensorRT-LLM "
+                f"{PROMPT_SCORES} or newer"
+            )
+        yield from self._single(_in_order(single))
+        yield from self._several(_in_order(several))
+
+    def _single(self, requests: list[EncodedRequest]) -> Iterator[Scored]:
+        if self._options.scoring == "first-token-logits":
+            yield from self._by_logits(requests)
+            return
+        again = []
+        questions = (Question(about=one, ids=one.context.tolist(), params=self._candidates) for one in requests)
+        for question, output in ask(self._session, questions, self._options.in_flight):
+            reply = output if isinstance(output, Failure) else _from_candidates(question.about, output)
+            if isinstance(reply, Failure) and reply.kind == "missing-token":
+                self.counts["continuations not among the candidates"] += 1
+                if self._logits is not None and self.counts["asked again with logits"] < self._options.fallback:
+                    self.counts["asked again with logits"] += 1
+                    again.append(question.about)
+                    continue
+            yield question.about.index, reply
+        yield from self._by_logits(again)
+
+    def _by_logits(self, requests: list[EncodedRequest]) -> Iterator[Scored]:
+        questions = (Question(about=one, ids=one.context.tolist(), params=self._logits) for one in requests)
+        for question, output in ask(self._session, questions, min(_LOGITS_IN_FLIGHT, self._options.in_flight)):
+            reply = output if isinstance(output, Failure) else _from_logits(question.about, output)
+            yield question.about.index, reply
+
+    def _several(self, requests: list[EncodedRequest]) -> Iterator[Scored]:
+        """Ask for each continuation by itself; a salt keeps its prompt's blocks from being taken as known."""
+        questions = (
+            Question(
+                about=(one, place),
+                ids=[*one.context.tolist(), *tokens],
+                params=self._prompt,
+                salt=self._salt() if self._methods.salted else None,
+            )
+            for one in requests
+            for place, tokens in enumerate(one.continuations)
+        )
+        parts: dict[int, dict[int, TailScores | Failure]] = {}
+        for question, output in ask(self._session, questions, self._options.in_flight):
+            one, place = question.about
+            found = parts.setdefault(one.index, {})
+            found[place] = (
+                output
+                if isinstance(output, Failure)
+                else read_tail(question.ids, len(one.context), output.prompt_logprobs or ())
+            )
+            if len(found) == len(one.continuations):
+                yield one.index, _joined(one, parts.pop(one.index))
+
+    def _salt(self) -> str:
+        self._salts += 1
+        return f"evalkit {self._salts}"
+
+
+def _in_order(requests: list[EncodedRequest]) -> list[EncodedRequest]:
+    """Put requests with equal beginnings side by side, so that cached blocks are found while they are there."""
+    return sorted(requests, key=lambda one: (one.context.astype(">i4").tobytes(), one.index))
+
+
+def _from_candidates(request: EncodedRequest, output: Any) -> ScoreReply | Failure:
+    if len(output.token_ids) != 1 or len(output.logprobs or ()) != 1:
+        return Failure(kind="engine", message=f"{len(output.token_ids)} tokens came back, one was asked for")
+    try:
+        values = values_of(output.logprobs[0])
+    except ValueError as error:
+        return Failure(kind="engine", message=str(error))
+    wanted = [tokens[0] for tokens in request.continuations]
+    if not all(map(math.isfinite, values.values())):
+        return Failure(kind="non-finite", message=f"candidates of the generated token are not finite: {_few(values)}")
+    missing = [token for token in wanted if token not in values]
+    if missing:
+        message = f"{len(missing)} of {len(wanted)} continuations are not among the {len(values)} candidates"
+        return Failure(kind="missing-token", message=message)
+    return _reply(wanted, [values[token] for token in wanted], int(output.token_ids[0]))
+
+
+def _from_logits(request: EncodedRequest, output: Any) -> ScoreReply | Failure:
+    try:
+        values = logprobs_of(output.generation_logits)
+    except ValueError as error:
+        kind = "non-finite" if "finite" in str(error) else "missing-token"
+        return Failure(kind=kind, message=str(error))
+    wanted = [tokens[0] for tokens in request.continuations]
+    scores = [float(values[token]) if token < len(values) else -math.inf for token in wanted]
+    if not all(map(math.isfinite, scores)):
+        return Failure(kind="missing-token", message="a continuation has no probability at all")
+    return _reply(wanted, scores, int(values.argmax()))
+
+
+def _reply(wanted: list[int], scores: list[float], likeliest: int) -> ScoreReply:
+    return ScoreReply(
+        logprobs=tuple(scores),
+        greedy=tuple(token == likeliest for token in wanted),
+        tokens=(1,) * len(wanted),
+    )
+
+
+def _joined(request: EncodedRequest, parts: dict[int, TailScores | Failure]) -> ScoreReply | Failure:
+    ordered = [parts[place] for place in range(len(request.continuations))]
+    scores = []
+    for part in ordered:
+        if isinstance(part, Failure):
+            return part
+        scores.append(part)
+    return ScoreReply(
+        logprobs=tuple(part.logprob for part in scores),
+        greedy=tuple(part.greedy for part in scores),
+        tokens=tuple(len(tokens) for tokens in request.continuations),
+    )
+
+
+def _too_long(needed: int, limit: int) -> Failure:
+    return Failure(
+        kind="too-long",
+        message=f"context, longest continuation and one generated token need {needed} tokens; the limit is {limit}",
+    )
+
+
+def _few(values: dict[int, float]) -> list[float]:
+    return list(values.values())[:4]

@@ -1,0 +1,341 @@
+"""FastChat's folders read and written: what is in them, what is wrong with them, and there and back again."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from evalkit.comparison import compare
+from evalkit.errors import DataError, UsageError
+from evalkit.interop.fastchat_export import export_fastchat
+from evalkit.interop.fastchat_import import Choices, import_fastchat, write_fastchat_import
+from evalkit.interop.fastchat_results import fastchat_means, fastchat_wins
+from evalkit.interop.fastchat_rows import Row, read_rows
+from evalkit.store import read_run
+
+JUDGE = ["gpt-4", "single-v1"]
+PAIR = ["gpt-4", "pair-v2"]
+QUESTIONS = (81, 82, 101, 102)
+
+
+def write(file: Path, rows: list[dict[str, Any]]) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+
+
+def question(number: int) -> dict[str, Any]:
+    category = "reasoning" if number > 100 else "writing"
+    return {"question_id": number, "category": category, "turns": [f"ask {number}", f"then {number}"]}
+
+
+def answer(model: str, number: int, **changes: Any) -> dict[str, Any]:
+    turns = [f"{model} says {number} first", f"{model} says {number} second"]
+    row = {"question_id": number, "answer_id": "x", "model_id": model, "choices": [{"index": 0, "turns": turns}]}
+    return {**row, "tstamp": 1_700_000_000.5, **changes}
+
+
+def rating(model: str, number: int, turn: int, score: float, **changes: Any) -> dict[str, Any]:
+    prompt = f"[Question] {' '.join(answer(model, number)['choices'][0]['turns'][:turn])} [End]"
+    row = {"question_id": number, "model": model, "judge": JUDGE, "user_prompt": prompt, "turn": turn, "tstamp": 1.0}
+    return {**row, "judgment": f"Fine. Rating: [[{score}]]", "score": score, **changes}
+
+
+def game(number: int, turn: int, first: str, second: str, models: tuple[str, str] = ("cand", "base")) -> dict[str, Any]:
+    shown = " ".join(answer(model, number)["choices"][0]["turns"][turn - 1] for model in models)
+    return {
+        "question_id": number,
+        "model_1": models[0],
+        "model_2": models[1],
+        "g1_winner": first,
+        "g2_winner": second,
+        "judge": PAIR,
+        "g1_user_prompt": shown,
+        "g1_judgment": "so",
+        "g2_user_prompt": shown,
+        "g2_judgment": "so",
+        "turn": turn,
+        "tstamp": 1.0,
+    }
+
+
+def fill(root: Path, ratings: list[dict[str, Any]] | None = None, games: list[dict[str, Any]] | None = None) -> Path:
+    """A FastChat folder with two models."""
+    write(root / "question.jsonl", [question(number) for number in QUESTIONS])
+    for model in ("base", "cand"):
+        write(root / "model_answer" / f"{model}.jsonl", [answer(model, number) for number in QUESTIONS])
+    default = [
+        rating(model, number, turn, 6 + (number + turn) % 3 - (model == "cand"))
+        for model in ("base", "cand")
+        for number in QUESTIONS
+        for turn in (1, 2)
+    ]
+    write(root / "model_judgment" / "gpt-4_single.jsonl", default if ratings is None else ratings)
+    if games is not None:
+        write(root / "model_judgment" / "gpt-4_pair.jsonl", games)
+    return root
+
+
+def imported(root: Path, model: str = "base", **choices: Any) -> Any:
+    return import_fastchat(root, Choices(model=model, **choices))
+
+
+def run_of(root: Path, folder: Path, model: str, **choices: Any) -> Any:
+    write_fastchat_import(imported(root, model, **choices), folder)
+    return read_run(folder)
+
+
+def test_two_models_become_two_runs_that_compare(tmp_path):
+    root = fill(tmp_path / "mt_bench")
+    runs = [run_of(root, tmp_path / model, model) for model in ("base", "cand")]
+    found = compare(runs[0], runs[1], "mt-bench")
+    assert found.faults == ()
+    assert not found.blocking
+    assert found.rating is not None
+    assert found.rating.mean.difference == -1.0
+    assert (found.rating.mean.n, found.planned) == (4, 4)
+    assert runs[0].manifest.created_at.startswith("2023-11-14")
+    assert runs[0].manifest.requested["imported"]["format"] == "fastchat"
+
+
+def test_items_are_those_that_evalkit_makes_itself(tmp_path):
+    found = imported(fill(tmp_path / "mt_bench"))
+    assert [item.details["question_id"] for item in found.items] == list(QUESTIONS)
+    assert {item.subject for item in found.items} == {"writing", "reasoning"}
+    assert found.items[0].turns == ("ask 81", "then 81")
+
+
+@pytest.mark.parametrize("layout", ["mt_bench", "data/mt_bench", "."])
+def test_the_folder_is_found_from_above(tmp_path, layout):
+    fill(tmp_path / layout)
+    assert imported(tmp_path).task == "mt-bench"
+
+
+def test_nvidias_folder_names_are_known_too(tmp_path):
+    root = fill(tmp_path / "mt_bench")
+    (root / "model_answer").rename(root / "responses")
+    (root / "model_judgment").rename(root / "judgements")
+    assert len(imported(root).judgments["mt-bench"]) == 8
+
+
+def test_a_score_of_minus_one_is_missing_for_a_reason_and_not_a_number(tmp_path):
+    rows = [
+        rating("base", 81, 1, -1, judgment="$ERROR$"),
+        rating("base", 81, 2, -1, judgment="I will not say."),
+        rating("base", 82, 1, 95, judgment="Rating: [[95]]"),
+        rating("base", 82, 2, 7.5, judgment="[[7.5]]"),
+        rating("base", 101, 1, 5, judgment="The form is [[5]]. Rating: [[9]]"),
+    ]
+    found = imported(fill(tmp_path / "mt_bench", rows))
+    assert sorted((one.status, one.score) for one in found.judgments["mt-bench"]) == [
+        ("api_error", None),
+        ("ok", 5.0),
+        ("ok", 7.5),
+        ("out_of_range", None),
+        ("unparsed", None),
+    ]
+    told = " ".join(found.notes)
+    for said in ("the call failed", "none was read", "off the scale", "half point", "not the last rating"):
+        assert said in told
+    assert found.manifest.judges["mt-bench"].planned == 8
+
+
+def test_errors_in_place_of_answers_are_failures(tmp_path):
+    root = fill(tmp_path / "mt_bench")
+    broken = {"choices": [{"index": 0, "turns": ["$ERROR$", "$ERROR$"]}]}
+    local = {"choices": [{"index": 0, "turns": ["fine", "ERROR"]}]}
+    rows = [answer("base", 81, **broken), answer("base", 82, **local), answer("base", 101)]
+    write(root / "model_answer" / "base.jsonl", rows)
+    found = imported(root)
+    assert [(one.status, one.failure and one.failure.split(":")[0]) for one in found.records] == [
+        ("failed", "transport"),
+        ("failed", "engine"),
+        ("ok", None),
+    ]
+    told = " ".join(found.notes)
+    assert "2 answer(s) are an error" in told
+    assert "1 of 4 questions have no answer" in told
+    assert "of no answer" in told
+
+
+def test_rows_that_contradict_each_other_are_refused_by_name_until_somebody_chooses(tmp_path):
+    rows = [rating("base", 81, 1, 3), rating("base", 81, 1, 9), rating("base", 81, 2, 4)]
+    root = fill(tmp_path / "mt_bench", rows)
+    with pytest.raises(DataError, match=r"question 81, turn 1: 2 rows that contradict.*:1, .*:2.*nothing is averaged"):
+        imported(root)
+    for choice, score in (("first", 3.0), ("last", 9.0)):
+        found = imported(root, duplicates=choice)
+        assert {one.score for one in found.judgments["mt-bench"] if one.turn == 1} == {score}
+        assert any(f"the {choice} one was taken" in note for note in found.notes)
+
+
+def test_equal_rows_are_taken_once_and_named(tmp_path):
+    found = imported(fill(tmp_path / "mt_bench", [rating("base", 81, 1, 3), rating("base", 81, 1, 3, tstamp=2.0)]))
+    assert len(found.judgments["mt-bench"]) == 1
+    assert any("2 equal rows, taken once" in note for note in found.notes)
+
+
+def test_judgments_of_other_answers_under_the_same_name_are_left_out_and_named(tmp_path):
+    rows = [rating("base", number, turn, 6) for number in QUESTIONS for turn in (1, 2)]
+    rows[3] = rating("base", 82, 2, 9, user_prompt="[Question] an answer of last week [End]")
+    found = imported(fill(tmp_path / "mt_bench", rows))
+    assert len(found.judgments["mt-bench"]) == 7
+    assert any("1 judgment(s) of other answers" in note for note in found.notes)
+
+
+def test_two_versions_of_an_answer_are_refused(tmp_path):
+    root = fill(tmp_path / "mt_bench")
+    other = answer("base", 81, choices=[{"index": 0, "turns": ["new", "newer"]}], model_id="base-v2")
+    rows = [*(answer("base", number) for number in QUESTIONS), other]
+    write(root / "model_answer" / "base.jsonl", rows)
+    with pytest.raises(DataError, match="answers to question 81: 2 rows that contradict"):
+        imported(root)
+    found = imported(root, duplicates="last")
+    told = " ".join(found.notes)
+    assert "4 rows of 'base', 1 rows of 'base-v2'" in told
+    assert "of other answers" in told
+
+
+def test_several_judges_never_mix(tmp_path):
+    rows = [rating("base", 81, 1, 3), rating("base", 81, 1, 9, judge=["claude", "single-v1"])]
+    root = fill(tmp_path / "mt_bench", rows)
+    with pytest.raises(UsageError, match="judged by claude, gpt-4, which never mix"):
+        imported(root)
+    assert imported(root, judge="claude").judgments["mt-bench"][0].score == 9
+    with pytest.raises(UsageError, match="no judgment by 'nobody'"):
+        imported(root, judge="nobody")
+
+
+@pytest.mark.parametrize("models", [("cand", "base"), ("base", "cand")])
+def test_games_keep_who_was_shown_first(tmp_path, models):
+    mine, theirs = ("model_1", "model_2") if models[0] == "cand" else ("model_2", "model_1")
+    rows = [
+        game(81, 1, mine, mine, models),
+        game(81, 2, mine, theirs, models),
+        game(82, 1, "tie", mine, models),
+        game(82, 2, "error", mine, models),
+    ]
+    root = fill(tmp_path / "mt_bench", games=rows)
+    base = run_of(root, tmp_path / "base", "base")
+    cand = run_of(root, tmp_path / "cand", "cand", against=base)
+    found = {
+        (one.item_sha256, one.turn, one.repeat): (one.status, one.score)
+        for one in cand.judgments["mt-bench@fastchat-pair"]
+    }
+    by_number = {item.item_sha256: item.details["question_id"] for item in cand.items["mt-bench"]}
+    shown = {(by_number[sha], turn, order): result for (sha, turn, order), result in found.items()}
+    first, second = (0, 1) if models[0] == "cand" else (1, 0)  # games in the order of FastChat: model_1 is first
+    assert shown[81, 1, first] == shown[81, 1, second] == ("ok", 1.0)
+    assert (shown[81, 2, first], shown[81, 2, second]) == (("ok", 1.0), ("ok", -1.0))
+    assert (shown[82, 1, first], shown[82, 1, second]) == (("ok", 0.0), ("ok", 1.0))
+    assert (shown[82, 2, first], shown[82, 2, second]) == (("unparsed", None), ("ok", 1.0))
+    (pairs,) = compare(base, cand, "mt-bench").pairwise
+    assert (pairs.coverage.planned, pairs.coverage.scored, pairs.games.pairs) == (16, 7, 3)
+
+
+def test_what_must_be_named_is_asked_for(tmp_path):
+    root = fill(tmp_path / "mt_bench")
+    with pytest.raises(UsageError, match="base, cand; next step: name one with --model"):
+        imported(root, None)
+    with pytest.raises(UsageError, match="no answers of model 'bass'; did you mean 'base'"):
+        imported(root, "bass")
+    with pytest.raises(UsageError, match="no folder model_answer or responses"):
+        imported(tmp_path / "model_answer")
+    base = run_of(root, tmp_path / "run", "base")
+    with pytest.raises(DataError, match="no games of 'cand' against 'base'"):
+        imported(root, "cand", against=base)
+    (root / "question.jsonl").unlink()
+    with pytest.raises(UsageError, match=r"no question\.jsonl"):
+        imported(root)
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ({"question_id": 81}, "'turn' is None, not a whole number"),
+        ({**rating("base", 81, 1, 5), "score": "8"}, "'score' is '8', not a number"),
+        (rating("base", 999, 1, 5), "question 999 is not among the questions"),
+    ],
+)
+def test_a_row_that_is_no_judgment_is_named(tmp_path, row, said):
+    root = fill(tmp_path / "mt_bench", [{"model": "base", "judge": JUDGE, **row}])
+    with pytest.raises(DataError, match=f"_single.jsonl:1: {said}"):
+        imported(root)
+
+
+def test_there_and_back_again(tmp_path):
+    games = [game(number, turn, "model_1", "tie") for number in QUESTIONS for turn in (1, 2)]
+    root = fill(tmp_path / "mt_bench", games=games)
+    base = run_of(root, tmp_path / "base", "base")
+    cand = run_of(root, tmp_path / "cand", "cand", against=base)
+    out = tmp_path / "out"
+    export_fastchat(base, out, task="mt-bench", name="base")
+    done = export_fastchat(cand, out, task="mt-bench", name="cand", opponent="base")
+    assert (done.answers, done.ratings, done.games, done.unrated) == (4, 8, 8, 0)
+    again = run_of(out, tmp_path / "base-2", "base")
+    second = run_of(out, tmp_path / "cand-2", "cand", against=again)
+    first = compare(base, cand, "mt-bench")
+    then = compare(again, second, "mt-bench")
+    assert first.rating is not None
+    assert then.rating is not None
+    assert then.rating.mean == first.rating.mean
+    assert then.pairwise[0].games == first.pairwise[0].games
+    assert [record.reply for record in second.records["mt-bench"]] == [r.reply for r in cand.records["mt-bench"]]
+    texts = [file.read_bytes() for file in sorted(out.rglob("*.jsonl"))]
+    export_fastchat(cand, out, task="mt-bench", name="cand", opponent="base")
+    assert [file.read_bytes() for file in sorted(out.rglob("*.jsonl"))] == texts
+
+
+def test_what_fastchat_cannot_hold_goes_into_the_side_file(tmp_path):
+    rows = [rating("base", 81, 1, -1, judgment="$ERROR$"), rating("base", 81, 2, 7)]
+    base = run_of(fill(tmp_path / "mt_bench", rows), tmp_path / "base", "base")
+    done = export_fastchat(base, tmp_path / "out", task="mt-bench", name="base")
+    assert done.unrated == 1
+    written = [row.data for row in read_rows(tmp_path / "out" / "model_judgment" / "gpt-4_single.jsonl")]
+    assert [(row["turn"], row["score"], row["judgment"][:7]) for row in written] == [
+        (1, -1, "$ERROR$"),
+        (2, 7, "Fine. R"),
+    ]
+    side = [row.data for row in read_rows(tmp_path / "out" / "evalkit" / "base.jsonl")]
+    assert [row["status"] for row in side] == ["api_error", "ok"]
+    line = (tmp_path / "out" / "model_answer" / "base.jsonl").read_text().splitlines()[0]
+    assert set(json.loads(line)) == {"question_id", "answer_id", "model_id", "choices", "tstamp"}
+
+
+def rows_of(rows: list[dict[str, Any]]) -> list[Row]:
+    return [Row(place=f"row {at}", data=row) for at, row in enumerate(rows)]
+
+
+def test_fastchats_means_drop_and_mix_and_say_so():
+    rows = [
+        rating("m", 81, 1, 8),
+        rating("m", 82, 1, -1),
+        rating("m", 81, 2, 7),
+        rating("m", 82, 2, 5.5),
+    ]
+    (found,) = fastchat_means(rows_of(rows))
+    assert (found.turns, round(found.average, 4), found.dropped) == ({1: 8.0, 2: 6.25}, 6.8333, 1)
+    again = [*rows, rating("m", 81, 1, 2), rating("m", 81, 1, 2, judge=["claude", "x"])]
+    (found,) = fastchat_means(rows_of(again))
+    assert (found.duplicates, len(found.judges)) == (1, 2)
+
+
+def test_fastchats_swap_rule():
+    pairs = [
+        ("model_1", "model_1"),
+        ("model_1", "tie"),
+        ("model_1", "model_2"),
+        ("error", "model_1"),
+        ("tie", "tie"),
+        ("model_2", "model_2"),
+    ]
+    found = fastchat_wins(rows_of([game(81, 1, *pair) for pair in pairs]))
+    assert [(one.model, one.win, one.loss, one.tie, one.win_rate_adjusted) for one in found] == [
+        ("base", 1, 1, 3, 0.5),
+        ("cand", 1, 1, 3, 0.5),
+    ]
+    assert [one.dropped for one in found] == [1, 1]
+    only = fastchat_wins(rows_of([game(81, 1, *pair) for pair in pairs]), baseline="base")
+    assert [one.model for one in only] == ["cand"]
