@@ -2,17 +2,24 @@
 
 All adapters get one GGUF file. `hf` expands its weights to float32 and is the reference; lm-eval's own `hf` does the
 same; llama.cpp computes with the 4-bit weights as they are. A last row gives llama.cpp the same weights expanded to
-float32, so that the arithmetic is the reference's: what is left of the difference then is not the weights'.
+float32, so that the arithmetic is the reference's: what is left of the difference then is not the weights'. TensorRT-LLM
+needs a GPU; its double of the tests, with the same weights in float32 behind it, shows that the adapter reads what it is
+given.
 
-Writes the table between `<!-- measured: adapters -->` and `<!-- /measured -->` of docs/adapters.md.
+Writes the table between `<!-- measured: adapters -->` and `<!-- /measured -->` of docs/adapters.md. `--keep FILE` takes
+the numbers of engines that an earlier JSON file holds instead of running them again.
 """
 
 from __future__ import annotations
 
+import argparse
+import importlib.util
+import json
 import statistics
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +28,8 @@ import measuring as m
 from run_all import filled
 
 from evalkit.adapters.base import Failure, Resources, ScoreReply, ScoreRequest
+from evalkit.adapters.causal.loading import load_model
+from evalkit.adapters.causal.options import CausalOptions
 from evalkit.adapters.registry import load_engine
 from evalkit.assets import AssetStore
 from evalkit.benchmarks import load_benchmark
@@ -28,7 +37,9 @@ from evalkit.definitions import find_definitions
 from evalkit.records import Item
 from evalkit.suite import EngineSpec
 
-DOCUMENT = Path(__file__).resolve().parents[1] / "docs" / "adapters.md"
+ROOT = Path(__file__).resolve().parents[1]
+DOCUMENT = ROOT / "docs" / "adapters.md"
+DOUBLE = ROOT / "tests" / "tensorrt_double.py"
 MODEL = "smollm2-135m-instruct"
 TASK = "mmlu-0shot"
 PER_SUBJECT = 4
@@ -40,16 +51,18 @@ class Contestant:
 
     Attributes:
         name: as the table shows it.
-        spec: the engine; a function where it needs a file that is made first.
+        spec: the engine; a function, for it may need a file that is made first.
         share: of the items that it is given.
+        within: what must be in place while it runs.
     """
 
     name: str
     spec: Callable[[], dict[str, Any]]
     share: float = 1.0
+    within: Callable[[], AbstractContextManager[Any]] = nullcontext
 
 
-def contestants(threads: int, expanded: Callable[[], Path]) -> list[Contestant]:
+def contestants(threads: int, expanded: Callable[[], Path], folder: Callable[[], Path]) -> list[Contestant]:
     """Return the reference first, then everybody else."""
     llama = {"threads": threads, "max_length": 2048}
     exact = {**llama, "kv_cache": "f32", "flash_attention": "off"}
@@ -80,33 +93,41 @@ def contestants(threads: int, expanded: Callable[[], Path]) -> list[Contestant]:
             spec=lambda: {"adapter": "llama_cpp", "model": str(expanded()), "options": exact},
             share=0.2,
         ),
+        Contestant(
+            name="`tensorrt_llm` on its double, float32",
+            spec=lambda: {
+                "adapter": "tensorrt_llm",
+                "model": str(folder()),
+                "dtype": "float32",
+                "device": "auto",
+                "options": {"max_length": 2048},
+            },
+            within=double,
+        ),
     ]
+
+
+Scores = Mapping[str, Sequence[float] | str]
+"""Item key to the log-probabilities of its letters, or to why there are none."""
 
 
 def main() -> int:
     """Score, compare, and write the table."""
-    parser = m.arguments(__doc__ or "", repeats=1)
-    parser.add_argument("--items", type=int, default=200, help="items, those with the lowest digests")
-    parser.add_argument("--threads", type=int, default=1, help="processor threads of each engine")
-    parser.add_argument("--document", type=Path, default=DOCUMENT, help="document whose table is rewritten")
-    parser.add_argument("--dry", action="store_true", help="print the table and leave the document alone")
-    args = parser.parse_args()
-    definitions = find_definitions()
-    assets = AssetStore(definitions.root)
+    args = _arguments()
+    assets = AssetStore(find_definitions().root)
     items = chosen(assets, args.items)
+    kept = json.loads(args.keep.read_text("utf-8"))["results"] if args.keep else {}
     with tempfile.TemporaryDirectory() as folder:
-        made: list[Path] = []
-
-        def expanded() -> Path:
-            if not made:
-                made.append(expand(assets.fetch(MODEL).path, Path(folder) / "smollm2-135m-instruct-F32.gguf"))
-            return made[0]
-
+        everybody = contestants(
+            args.threads,
+            lambda: expand(assets.fetch(MODEL).path, Path(folder) / "smollm2-135m-instruct-F32.gguf"),
+            lambda: as_folder(assets, Path(folder) / "smollm2-135m-instruct"),
+        )
         found = {
-            one.name: scored(one, items[: round(one.share * len(items))], assets)
-            for one in contestants(args.threads, expanded)
+            one.name: kept.get(one.name) or scored(one, items[: round(one.share * len(items))], assets)
+            for one in everybody
         }
-    findings = m.Findings(settings=vars(args), results={name: as_data(scores) for name, scores in found.items()})
+    findings = m.Findings(settings=vars(args), results=dict(found))
     findings.tables.append(table(found))
     m.publish(__file__, findings, args.json)
     if not args.dry:
@@ -116,8 +137,14 @@ def main() -> int:
     return 0
 
 
-Scores = Mapping[str, ScoreReply | Failure]
-"""Item key to what an engine gave."""
+def _arguments() -> argparse.Namespace:
+    parser = m.arguments(__doc__ or "", repeats=1)
+    parser.add_argument("--items", type=int, default=200, help="items, those with the lowest digests")
+    parser.add_argument("--threads", type=int, default=1, help="processor threads of each engine")
+    parser.add_argument("--keep", type=Path, metavar="FILE", help="JSON file of an earlier run, whose engines are kept")
+    parser.add_argument("--document", type=Path, default=DOCUMENT, help="document whose table is rewritten")
+    parser.add_argument("--dry", action="store_true", help="print the table and leave the document alone")
+    return parser.parse_args()
 
 
 def chosen(assets: AssetStore, count: int) -> list[Item]:
@@ -128,21 +155,26 @@ def chosen(assets: AssetStore, count: int) -> list[Item]:
 
 def scored(contestant: Contestant, items: Sequence[Item], assets: AssetStore) -> Scores:
     """Load an engine, score the items, free it."""
-    spec = EngineSpec.model_validate({"name": "compared", "device": "cpu", **contestant.spec()})
     m.say(f"{contestant.name}: loading")
-    engine = load_engine(spec, Resources(assets=assets))
     requests = [ScoreRequest(context=item.context or "", continuations=item.continuations) for item in items]
-    replies: dict[str, ScoreReply | Failure] = {}
+    found: dict[str, Sequence[float] | str] = {}
+    with contestant.within():
+        spec = EngineSpec.model_validate({"name": "compared", "device": "cpu", **contestant.spec()})
+        engine = load_engine(spec, Resources(assets=assets))
 
-    def run() -> None:
-        for index, reply in engine.score(requests):
-            replies[items[index].key] = reply
+        def run() -> None:
+            for index, reply in engine.score(requests):
+                found[items[index].key] = _plain(reply)
 
-    try:
-        m.say(f"{contestant.name}: {len(items)} items in {m.seconds_of(run):.0f} s")
-    finally:
-        engine.close()
-    return replies
+        try:
+            m.say(f"{contestant.name}: {len(items)} items in {m.seconds_of(run):.0f} s")
+        finally:
+            engine.close()
+    return found
+
+
+def _plain(reply: ScoreReply | Failure) -> Sequence[float] | str:
+    return list(reply.logprobs) if isinstance(reply, ScoreReply) else f"{reply.kind}: {reply.message}"
 
 
 def table(found: Mapping[str, Scores]) -> m.Table:
@@ -151,28 +183,15 @@ def table(found: Mapping[str, Scores]) -> m.Table:
     rows = []
     for name, scores in found.items():
         pairs = [
-            (reply, reference[key])
-            for key, reply in scores.items()
-            if isinstance(reply, ScoreReply) and isinstance(reference[key], ScoreReply)
+            (values, other)
+            for key, values in scores.items()
+            if not isinstance(values, str) and not isinstance(other := reference[key], str)
         ]
-        apart = [
-            abs(a - b)
-            for reply, other in pairs
-            if isinstance(other, ScoreReply)
-            for a, b in zip(reply.logprobs, other.logprobs, strict=True)
-        ]
-        same = sum(best(reply) == best(other) for reply, other in pairs)
-        missing = sum(isinstance(reply, Failure) for reply in scores.values())
-        rows.append(
-            (
-                name,
-                str(len(scores)),
-                str(missing),
-                f"{same} of {len(pairs)}",
-                f"{max(apart, default=float('nan')):.2g}",
-                f"{statistics.median(apart) if apart else float('nan'):.2g}",
-            )
-        )
+        apart = [abs(a - b) for values, other in pairs for a, b in zip(values, other, strict=True)]
+        same = sum(best(values) == best(other) for values, other in pairs)
+        failed = sum(isinstance(values, str) for values in scores.values())
+        largest, median = (max(apart), statistics.median(apart)) if apart else (float("nan"), float("nan"))
+        rows.append((name, str(len(scores)), str(failed), f"{same} of {len(pairs)}", f"{largest:.2g}", f"{median:.2g}"))
     return m.Table(
         name="adapters",
         headers=("engine", "items", "failed", "same letter", "largest difference, nats", "median difference, nats"),
@@ -180,17 +199,34 @@ def table(found: Mapping[str, Scores]) -> m.Table:
     )
 
 
-def best(reply: Any) -> int:
-    """Return the place of the likeliest option."""
-    return int(reply.logprobs.index(max(reply.logprobs)))
+def best(values: Sequence[float]) -> int:
+    """Return the place of the likeliest option.
+
+    >>> best([-2.0, -1.0, -3.0])
+    1
+    """
+    return list(values).index(max(values))
 
 
-def as_data(scores: Scores) -> dict[str, Any]:
-    """Return what an engine gave as JSON data."""
-    return {
-        key: list(reply.logprobs) if isinstance(reply, ScoreReply) else f"{reply.kind}: {reply.message}"
-        for key, reply in scores.items()
-    }
+@contextmanager
+def double() -> Iterator[None]:
+    """Have the tests' double of TensorRT-LLM as the installed one."""
+    spec = importlib.util.spec_from_file_location("tensorrt_double", DOUBLE)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    with module.installed():
+        yield
+
+
+def as_folder(assets: AssetStore, target: Path) -> Path:
+    """Write the model as a checkpoint folder in float32: TensorRT-LLM reads no GGUF files."""
+    spec = EngineSpec(name="convert", adapter="hf", model=MODEL, dtype="float32", device="cpu")
+    loaded = load_model(spec, CausalOptions(threads=1), Resources(assets=assets))
+    loaded.model.save_pretrained(target)
+    loaded.tokenizer.save_pretrained(target)
+    return target
 
 
 def expand(source: Path, target: Path) -> Path:

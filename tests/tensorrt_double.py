@@ -13,6 +13,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+import torch
 
 from evalkit.adapters.base import Resources
 from evalkit.adapters.causal.loading import load_model
@@ -29,6 +30,8 @@ MODEL = "smollm2-135m-instruct"
 @contextmanager
 def installed(version: str = "1.3.0rc11") -> Iterator[ModuleType]:
     """Have the double as the installed `tensorrt_llm` of a version; afterwards there is none again."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # a second thread mostly waits, on a machine that does something else too
     kept = {name: sys.modules.pop(name) for name in list(sys.modules) if name.split(".")[0] == NAME}
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TENSORRT_LLM_DOUBLE_VERSION", version)
@@ -40,6 +43,7 @@ def installed(version: str = "1.3.0rc11") -> Iterator[ModuleType]:
             for name in [name for name in sys.modules if name.split(".")[0] == NAME]:
                 del sys.modules[name]
             sys.modules.update(kept)
+            torch.set_num_threads(threads)
 
 
 def real_folder(base: Path) -> Path:
@@ -51,7 +55,7 @@ def real_folder(base: Path) -> Path:
     folder = base / "smollm2-checkpoint"
     if not folder.exists():
         spec = EngineSpec(name="convert", adapter="hf", model=MODEL, dtype="bfloat16", device="cpu")
-        loaded = load_model(spec, CausalOptions(), Resources(assets=AssetStore(ROOT)))
+        loaded = load_model(spec, CausalOptions(threads=1), Resources(assets=AssetStore(ROOT)))
         loaded.model.save_pretrained(folder)
         loaded.tokenizer.save_pretrained(folder)
     return folder

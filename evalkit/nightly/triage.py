@@ -114,15 +114,20 @@ def triage(
 
 def _changes(pairs: list[tuple[str, Record, Record]]) -> dict[str, tuple[float, float, float]]:
     """Return item key to log p(right) before and after, and its change; only items with choices on both sides."""
-    found = {}
+    groups: dict[int, list[tuple[str, ChoiceReply, ChoiceReply]]] = {}
     for key, left, right in pairs:
         a, b = left.reply, right.reply
-        if not (isinstance(a, ChoiceReply) and isinstance(b, ChoiceReply)):
+        if not (isinstance(a, ChoiceReply) and isinstance(b, ChoiceReply)) or a.target is None:
             continue
-        if a.target is None or len(a.logprobs) < 2 or len(a.logprobs) != len(b.logprobs):
-            continue
-        before, after = log_probability_correct([a.logprobs, b.logprobs], [a.target, a.target])
-        found[key] = (float(before), float(after), float(after - before))
+        if len(a.logprobs) == len(b.logprobs) > 1:
+            groups.setdefault(len(a.logprobs), []).append((key, a, b))
+    found = {}
+    for group in groups.values():
+        targets = [a.target or 0 for _, a, _ in group]
+        before = log_probability_correct([a.logprobs for _, a, _ in group], targets)
+        after = log_probability_correct([b.logprobs for _, _, b in group], targets)
+        for (key, _, _), left, right in zip(group, before.tolist(), after.tolist(), strict=True):
+            found[key] = (left, right, right - left)
     return found
 
 

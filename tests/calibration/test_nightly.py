@@ -67,14 +67,14 @@ def whole_nights(rho, difference, nights, seed):
 
 @pytest.mark.parametrize("rho", [0.01, 0.03, 0.06])
 def test_no_change_raises_at_most_one_alarm_in_a_hundred_nights(rho):
-    found = whole_nights(rho, 0.0, 1500, seed=1301)
+    found = whole_nights(rho, 0.0, 1000, seed=1301)
     assert found.count(NightOutcome.ALARM) / len(found) <= 0.01
     assert found.count(NightOutcome.OK) / len(found) >= 0.95
 
 
 @pytest.mark.parametrize("rho", [0.03, 0.06])
 def test_a_loss_of_two_points_is_found_on_the_first_night(rho):
-    found = whole_nights(rho, -0.02, 1500, seed=1302)
+    found = whole_nights(rho, -0.02, 1000, seed=1302)
     assert found.count(NightOutcome.ALARM) / len(found) >= 0.99
     assert found.count(NightOutcome.OK) / len(found) <= 0.01
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import sys
 from collections.abc import Iterator
+from contextlib import ExitStack
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
@@ -82,16 +83,20 @@ def engine(request: pytest.FixtureRequest) -> Iterator[Engine]:
     if about.get("server"):
         del options["threads"]
         options["base_url"] = request.getfixturevalue("llama_address")
+    stack = ExitStack()
     if about.get("double"):
-        del options["threads"]
-        about = {**about, "model": request.getfixturevalue("tensorrt_model"), "device": "auto"}
+        double, base = loaded("tensorrt_double"), request.getfixturevalue("tmp_path_factory").getbasetemp()
+        double.torch.set_num_threads(options.pop("threads"))
+        about = {**about, "model": str(double.real_folder(base)), "device": "auto"}
+        stack.enter_context(double.installed())
     spec = EngineSpec(
         name=request.param,
         adapter=request.param,
         options=options,
         **{"device": "cpu", **{key: about[key] for key in ("model", "dtype", "recipe", "device") if key in about}},
     )
-    made = load_engine(spec, Resources(assets=assets))
+    with stack:
+        made = load_engine(spec, Resources(assets=assets))
     yield made
     made.close()
     made.close()
@@ -105,14 +110,6 @@ def llama_address() -> Iterator[str]:
         patch.setenv("EVALKIT_CONTRACT_KEY", server.KEY)
         with server.llama_server(AssetStore(ROOT).fetch(MODEL).path, MODEL) as address:
             yield address
-
-
-@pytest.fixture(scope="session")
-def tensorrt_model(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The double of TensorRT-LLM is installed, and the real model is in a folder that it reads."""
-    double = loaded("tensorrt_double")
-    with double.installed():
-        yield str(double.real_folder(tmp_path_factory.getbasetemp()))
 
 
 def loaded(name: str) -> ModuleType:

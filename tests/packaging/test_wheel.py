@@ -1,6 +1,8 @@
 """The wheel in a clean environment, without extras, far from the checkout."""
 
+import importlib.util
 import json
+import shutil
 import subprocess
 import sys
 import venv
@@ -8,6 +10,8 @@ import zipfile
 from pathlib import Path
 
 import pytest
+
+from evalkit import cli
 
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.system
@@ -64,3 +68,30 @@ def test_doctor_names_the_missing_extras(clean: Path) -> None:
     out = call(clean / "env/bin/evalkit", "doctor", "--offline", cwd=clean)
     assert out.returncode == 0, out.stderr
     assert "pip install 'evalkit-quant[modelopt]'" in out.stdout
+
+
+def test_a_release_that_was_made_here_is_verified_there(clean: Path, tmp_path: Path) -> None:
+    """No engine, no plots, another folder; for the signature only the extra `sign` is installed."""
+    pytest.importorskip("cryptography")
+    spec = importlib.util.spec_from_file_location("release_folders", ROOT / "tests" / "release_folders.py")
+    folders = sys.modules.setdefault("release_folders", importlib.util.module_from_spec(spec))
+    spec.loader.exec_module(folders)
+    folders.make_release(tmp_path / "release", items=200).certify()
+    assert cli.main(["keygen", str(tmp_path / "me.pem")]) == 0
+    assert cli.main(["sign", str(tmp_path / "release"), "--key", str(tmp_path / "me.pem")]) == 0
+    shutil.move(tmp_path / "release", clean / "received")
+
+    out = call(clean / "env/bin/evalkit", "verify", "received", "--unsigned", cwd=clean)
+    assert out.returncode == 0, out.stdout + out.stderr
+    out = call(clean / "env/bin/evalkit", "report", "received/certificate.json", "--html", "again.html", cwd=clean)
+    assert out.returncode == 0, out.stderr
+    assert "Plots need matplotlib" in (clean / "again.html").read_text("utf-8")
+    verify = (clean / "env/bin/evalkit", "verify", "received", "--key", tmp_path / "me.pub.pem")
+    out = call(*verify, cwd=clean)
+    assert out.returncode == 2
+    assert "pip install 'evalkit-quant[sign]'" in out.stderr
+    out = call(clean / "env/bin/python", "-m", "pip", "install", "--quiet", "cryptography", cwd=clean)
+    assert out.returncode == 0, out.stderr
+    out = call(*verify, cwd=clean)
+    assert out.returncode == 0, out.stdout + out.stderr
+    assert "HOLDS" in out.stdout

@@ -46,7 +46,8 @@ class Behind:
     def score(self, requests):
         for index, reply in self.engine.score(requests):
             time.sleep(self.state.get("delay_s", 0.0))
-            if self.state.get("out") or (index % self.state["lost_every"] == 0 if "lost_every" in self.state else False):
+            every = self.state.get("lost_every")
+            if self.state.get("out") or (every and index % every == 7):
                 reply = Failure(kind="transport", message="connection refused")
             yield index, reply
     def generate(self, requests):

@@ -46,7 +46,7 @@ def load_tensorrt(spec: EngineSpec, options: TensorRTOptions, resources: Resourc
         check_shared(session, local)
         methods = probe(session, options, local.tokenizer)
         identity = _identify(session, options, loaded, methods, local)
-        return TensorRTEngine(session, identity, options, methods, local)
+        return TensorRTEngine(session, identity, options, methods, local, _warnings(identity))
     except BaseException:
         session.free()
         raise
@@ -92,18 +92,30 @@ def _identify(
 
 def _quantization(target: Target, loaded: Loaded, options: TensorRTOptions) -> dict[str, Any]:
     checkpoint = target.checkpoint
+    codes = len(checkpoint.stored.quantized) if checkpoint else 0
     held = checkpoint.record() if checkpoint else {"declared": target.declared.record(), "stored": None, "trace": None}
     exported = target.recipe is not None and not target.compiled and not options.quantize_on_load
     return {
         "algorithm": loaded.algorithm,
         "kv_cache": loaded.kv_cache,
-        "enabled": {"weight": len(checkpoint.stored.quantized)} if checkpoint else {},
+        "enabled": {"weight": codes} if codes else {},
         "loaded": loaded.record(),
         "kv_cache_asked": options.kv_cache,
         "quantized_on_load": options.quantize_on_load,
         "lost": lost_in_export(target.recipe) if exported and target.recipe else [],
         **held,
     }
+
+
+def _warnings(identity: EngineIdentity) -> list[str]:
+    found = [f"recipe '{identity.recipe}': {lost}" for lost in identity.quantization["lost"]]
+    if identity.quantization["quantized_on_load"]:
+        found.append(
+            "TensorRT-LLM quantized the weights as it loaded them: its settings were read back, weights were not"
+        )
+    elif identity.recipe != "none" and identity.quantization["trace"] is None:
+        found.append("nobody says what the checkpoint was made from (no evalkit.json): its format was read back")
+    return found
 
 
 def _device(options: TensorRTOptions) -> str:

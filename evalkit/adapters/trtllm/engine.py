@@ -29,6 +29,7 @@ class TensorRTEngine:
         options: how it is asked.
         methods: what the probe has proved.
         local: the tokenizer.
+        warnings: what was not proved about the model.
     """
 
     def __init__(
@@ -38,8 +39,9 @@ class TensorRTEngine:
         options: TensorRTOptions,
         methods: Methods,
         local: LocalTokenizer,
+        warnings: Sequence[str] = (),
     ) -> None:
-        self.identity = identity
+        self.identity, self._warnings = identity, tuple(warnings)
         self._methods = methods
         self._session: Session | None = session
         self._scorer = Scorer(session, options, methods, local.tokenizer)
@@ -49,7 +51,8 @@ class TensorRTEngine:
     @property
     def warnings(self) -> tuple[str, ...]:
         """What the results may not rest on, and what has been counted so far."""
-        return (*self._methods.warnings, *(f"{what}: {count}" for what, count in sorted(self._counts.items())))
+        counted = (f"{what}: {count}" for what, count in sorted(self._counts.items()))
+        return (*self._warnings, *self._methods.warnings, *counted)
 
     @property
     def findings(self) -> dict[str, str]:

@@ -21,6 +21,12 @@ MOST_CHANGES = 4000
 MOST_CHARACTERS = 6000
 """Longest text of one answer, judgment or part of a prompt."""
 
+RULES = {
+    "acc": "a side chooses the choice with the highest log-probability",
+    "acc_norm": "a side chooses the choice with the highest log-probability for each character of it",
+}
+"""How a metric takes an answer out of log-probabilities."""
+
 _SHARED_FROM = 200
 """Prefixes shorter than this are not worth a reference."""
 
@@ -45,7 +51,7 @@ def changes_data(changes: Sequence[Changes]) -> dict[str, Any]:
                 prefix, rest = prefixes.split(found.task, change)
                 told.append(
                     [
-                        endpoints.index(found.endpoint),
+                        endpoints.index(_endpoint(found)),
                         subjects.index(change.subject),
                         change.item_sha256[:12],
                         prefix,
@@ -60,13 +66,19 @@ def changes_data(changes: Sequence[Changes]) -> dict[str, Any]:
             left_out[f"{found.run}, {found.endpoint}"] = len(found.items) - MOST_CHANGES
     return {
         "runs": runs.names,
-        "endpoints": endpoints.names,
+        "endpoints": [name.split(": ")[0] for name in endpoints.names],
+        "rules": endpoints.names,
         "subjects": subjects.names,
         "prefixes": prefixes.texts,
         "items": told,
         "rows": rows,
         "left_out": left_out,
     }
+
+
+def _endpoint(found: Changes) -> str:
+    """Return the endpoint and, where it is known, how its metric takes an answer."""
+    return f"{found.endpoint}: {RULES[found.metric]}" if found.metric in RULES else found.endpoint
 
 
 def conversations_data(conversations: Mapping[str, Conversations]) -> list[dict[str, Any]]:

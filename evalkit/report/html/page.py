@@ -162,7 +162,7 @@ def _paired(
         "certainty": certainty_sentence(document),
         "rows": rows,
         "caption": caption(document),
-        "rated": _rated_task(document),
+        "rated": _rated_task(document) if any(row.rating_means for row in rows) else None,
         "strips": recipe_plots(document, rows, blank=blank) if drawn else {},
         "not_said": [part[2:] for part in said[begins + 1 :] if isinstance(part, str)],
         "no_plots": None if drawn else plots.MISSING,

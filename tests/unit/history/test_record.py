@@ -27,8 +27,8 @@ def made():
 
 
 def certificate(made, folder: Path, month: int, shift: float) -> Path:
-    policy = made.policy("release")
-    left, right = made.outcomes(14042, rho=0.03, difference=shift / 100, seed=month)
+    policy = made.policy("release", mmlu={"items": 2000})
+    left, right = made.outcomes(2000, rho=0.03, difference=shift / 100, seed=month)
     before, after = made.chat_scores(80, shift=shift, seed=month)
     runs = {}
     for name, marks, scores in (("baseline", left, before), ("candidate", right, after)):

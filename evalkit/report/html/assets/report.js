@@ -121,7 +121,7 @@
           put(make("div"), make("h4", "", "Candidate answers"), make("pre", "", change[4][2] || "")));
         node.appendChild(sides);
       }
-      return put(node, make("p", "caption", all.endpoints[item[0]] + ", item " + item[2]));
+      return put(node, make("p", "caption", "Item " + item[2] + " of " + all.rules[item[0]]));
     }
     function prompt(node, title, prefix, text) {
       node.appendChild(make("h4", "", title));
