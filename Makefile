@@ -17,7 +17,7 @@ $(VENV)/.run: pyproject.toml constraints.txt
 	@echo "setting up $(VENV) (Python packages only; torch is the large one)"
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) install --upgrade pip
-	$(PIP) install --constraint constraints.txt --editable '.[modelopt]'
+	$(PIP) install --constraint constraints.txt --editable '.[modelopt,plots]'
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.run

@@ -6,6 +6,9 @@ May not know: engines, runs, baselines, files under `outputs/`.
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +17,18 @@ from evalkit.benchmarks.benchmark import Benchmark, Decoding, Marking
 from evalkit.definitions import TaskDefinition
 from evalkit.errors import UsageError
 
-__all__ = ["Benchmark", "Decoding", "Marking", "load_benchmark"]
+__all__ = ["Benchmark", "Decoding", "Marking", "load_benchmark", "marking_many"]
+
+
+@contextmanager
+def marking_many() -> Iterator[None]:
+    """Prepare once for many marks: a benchmark's library is silenced for all of them instead of for each."""
+    tasks = sys.modules.get("evalkit.benchmarks.lm_eval_tasks")
+    if tasks is None:
+        yield
+    else:
+        with tasks.quiet():
+            yield
 
 
 def load_benchmark(definition: TaskDefinition, assets: AssetStore, *, include: Path | None = None) -> Benchmark:

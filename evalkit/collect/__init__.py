@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from evalkit.adapters.base import Engine
-from evalkit.benchmarks import Benchmark
+from evalkit.benchmarks import Benchmark, marking_many
 from evalkit.collect.asking import Wanted, ask, seed_of
 from evalkit.collect.judge import JudgingSummary, judge
 from evalkit.collect.progress import Progress
@@ -94,8 +94,9 @@ def _collect_task(
     writer = RecordWriter(folder, benchmark, bar, len(wanted))
     try:
         if wanted:
-            for item, sample, outcome in ask(engine, benchmark, wanted):
-                writer.add(item, sample, outcome)
+            with marking_many():
+                for item, sample, outcome in ask(engine, benchmark, wanted):
+                    writer.add(item, sample, outcome)
             writer.flush()
     except KeyboardInterrupt:
         writer.flush()

@@ -100,11 +100,33 @@ def export_eee(
         raise DataError(f"{run}: no item has a score, so there is nothing to export")
     left_out = {task: _planned(found, task) - written[task] for task in names}
     folder = Path("data") / safe(collection) / safe(model.split("/")[0]) / safe(model.split("/")[-1])
+    files = (output / folder / f"{name}.json", output / folder / f"{name}_samples.jsonl")
     samples = "".join(f"{row}\n" for row in rows)
     aggregate = {
+        **_head(found.manifest, evaluation, stamp, organization, relationship),
+        "model_info": {**model_info(found.manifest), "id": model},
+        "evaluation_results": results,
+        "detailed_evaluation_results": {
+            "format": "jsonl",
+            "file_path": (folder / files[1].name).as_posix(),
+            "hash_algorithm": "sha256",
+            "checksum": hashlib.sha256(samples.encode()).hexdigest(),
+            "total_rows": len(rows),
+            "additional_details": {f"left out of {task}": str(count) for task, count in left_out.items()},
+        },
+    }
+    write_atomic(files[1], [samples])
+    write_atomic(files[0], [json.dumps(aggregate, ensure_ascii=False, indent=2, allow_nan=False) + "\n"])
+    return ExportedEee(files=files, written=written, left_out=left_out, notes=tuple(_notes(model, left_out)))
+
+
+def _head(
+    manifest: Manifest, evaluation: str, stamp: str, organization: str, relationship: Relationship
+) -> dict[str, Any]:
+    return {
         "schema_version": SCHEMA_VERSION,
         "evaluation_id": evaluation,
-        "evaluation_timestamp": found.manifest.created_at,
+        "evaluation_timestamp": manifest.created_at,
         "retrieved_timestamp": stamp,
         "source_metadata": {
             "source_name": "evalkit",
@@ -112,25 +134,15 @@ def export_eee(
             "source_organization_name": organization,
             "evaluator_relationship": relationship,
         },
-        "eval_library": {"name": "evalkit", "version": found.manifest.evalkit},
-        "model_info": {**model_info(found.manifest), "id": model},
-        "evaluation_results": results,
-        "detailed_evaluation_results": {
-            "format": "jsonl",
-            "file_path": (folder / f"{name}_samples.jsonl").as_posix(),
-            "hash_algorithm": "sha256",
-            "checksum": hashlib.sha256(samples.encode()).hexdigest(),
-            "total_rows": len(rows),
-            "additional_details": {f"left out of {task}": str(count) for task, count in left_out.items()},
-        },
+        "eval_library": {"name": "evalkit", "version": manifest.evalkit},
     }
-    files = (output / folder / f"{name}.json", output / folder / f"{name}_samples.jsonl")
-    write_atomic(files[1], [samples])
-    write_atomic(files[0], [json.dumps(aggregate, ensure_ascii=False, indent=2, allow_nan=False) + "\n"])
-    missing = [f"{task}: {n} planned items have no score and are left out" for task, n in left_out.items() if n]
+
+
+def _notes(model: str, left_out: Mapping[str, int]) -> list[str]:
+    notes = [f"{task}: {n} planned items have no score and are left out" for task, n in left_out.items() if n]
     if model.startswith(f"{UNKNOWN}/"):
-        missing.append(f"the model's developer is unknown, so it is filed as {model}; next step: name developer/model")
-    return ExportedEee(files=files, written=written, left_out=left_out, notes=tuple(missing))
+        notes.append(f"the model's developer is unknown, so it is filed as {model}; next step: name developer/model")
+    return notes
 
 
 def model_id(manifest: Manifest) -> str:
