@@ -2,9 +2,9 @@
 
 All adapters get one GGUF file. `hf` expands its weights to float32 and is the reference; lm-eval's own `hf` does the
 same; llama.cpp computes with the 4-bit weights as they are. A last row gives llama.cpp the same weights expanded to
-float32, so that the arithmetic is the reference's: what is left of the difference then is not the weights'. TensorRT-LLM
-needs a GPU; its double of the tests, with the same weights in float32 behind it, shows that the adapter reads what it is
-given.
+float32, so that the arithmetic is the reference's: what is left of the difference then is not the weights'.
+TensorRT-LLM needs a GPU; its double of the tests, with the same weights in float32 behind it, shows that the adapter
+reads what it is given.
 
 Writes the table between `<!-- measured: adapters -->` and `<!-- /measured -->` of docs/adapters.md. `--keep FILE` takes
 the numbers of engines that an earlier JSON file holds instead of running them again.

@@ -6,7 +6,10 @@ compared with those of adapter `hf`. It cannot show what a GPU does.
 
 from __future__ import annotations
 
+import copy
+import csv
 import gc
+import importlib
 import importlib.util
 import json
 import math
@@ -14,6 +17,7 @@ import shutil
 import sys
 from contextlib import contextmanager
 from dataclasses import asdict
+from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -24,7 +28,10 @@ pytest.importorskip("torch")
 pytest.importorskip("transformers")
 pytest.importorskip("packaging")
 
+import torch
+
 from evalkit.adapters.base import Failure, GenerateRequest, Generation, Message, Resources, ScoreReply, ScoreRequest
+from evalkit.adapters.modelopt import write_checkpoint
 from evalkit.adapters.registry import load_engine
 from evalkit.assets import AssetStore
 from evalkit.errors import (
@@ -45,9 +52,8 @@ RESOURCES = Resources(assets=AssetStore(ROOT))
 TOLERANCE = 1e-3
 """Nats between `hf` and the double in fp32: both compute the same model, with other batches."""
 
-LETTERS = (" a", " t", " s", " w")
-SINGLE = [
-    ScoreRequest(context=f"The harbour wakes before the town does. {middle} Answer:", continuations=LETTERS)
+CONTEXTS = [
+    f"The harbour wakes before the town does. {middle} Answer:"
     for middle in ("Bread rises because of yeast.", "Bread rises because of the sea.", "A train leaves at noon.")
 ]
 SEVERAL = [
@@ -83,7 +89,14 @@ def library(version: str = "1.3.0rc11", **faults: Any) -> Any:
         yield known
 
 
-def load(model: Path | str, adapter: str = "tensorrt_llm", recipe: str = "none", device: str | None = None, **options: Any):
+def part(name: str = "") -> Any:
+    """A module of the double, while it is installed."""
+    return importlib.import_module(f"tensorrt_llm{name}")
+
+
+def load(
+    model: Path | str, adapter: str = "tensorrt_llm", recipe: str = "none", device: str | None = None, **options: Any
+):
     spec = EngineSpec(
         name="engine",
         adapter=adapter,
@@ -106,7 +119,9 @@ def answers(engine: Any, requests: list[GenerateRequest]) -> list[Any]:
 
 def furthest(left: list[ScoreReply], right: list[ScoreReply]) -> float:
     return max(
-        abs(a - b) for one, two in zip(left, right, strict=True) for a, b in zip(one.logprobs, two.logprobs, strict=True)
+        abs(a - b)
+        for one, two in zip(left, right, strict=True)
+        for a, b in zip(one.logprobs, two.logprobs, strict=True)
     )
 
 
@@ -115,13 +130,33 @@ def plain(tiny_folder):
     return load(tiny_folder, "hf", threads=1)
 
 
+@pytest.fixture(scope="module")
+def single(plain) -> list[ScoreRequest]:
+    """Questions whose four options are single tokens among the likeliest ones, as letters are after five examples."""
+    return [ScoreRequest(context=context, continuations=likeliest(plain, context, 4)) for context in CONTEXTS]
+
+
+def likeliest(plain: Any, context: str, count: int) -> tuple[str, ...]:
+    tokenizer, model = plain._loaded.tokenizer, plain._loaded.model
+    ids = tokenizer(context)["input_ids"]
+    with torch.inference_mode():
+        order = model(torch.tensor([ids])).logits[0, -1].argsort(descending=True).tolist()
+    texts = ((token, tokenizer.decode([token])) for token in order)
+    fit = (text for token, text in texts if tokenizer(context + text)["input_ids"] == [*ids, token])
+    return tuple(islice(fit, count))
+
+
+def token_of(plain: Any, request: ScoreRequest, place: int) -> int:
+    return plain._loaded.tokenizer(request.context + request.continuations[place])["input_ids"][-1]
+
+
 # --- the same numbers as `hf`
 
 
-def test_scores_and_answers_are_those_of_hf(tiny_folder, plain):
+def test_scores_and_answers_are_those_of_hf(tiny_folder, plain, single):
     with library():
         engine = load(tiny_folder)
-        for requests in (SINGLE, SEVERAL):
+        for requests in (single, SEVERAL):
             ours, theirs = scores(engine, requests), scores(plain, requests)
             assert furthest(ours, theirs) <= TOLERANCE
             assert [(one.greedy, one.tokens) for one in ours] == [(one.greedy, one.tokens) for one in theirs]
@@ -151,18 +186,536 @@ def test_a_stop_text_ends_an_answer_where_it_ends_for_hf(tiny_folder, plain):
     assert middle not in ours[0].text
 
 
-@pytest.fixture(scope="module")
-def mmlu() -> list[ScoreRequest]:
-    """Real MMLU questions with their letters, from the shared data or an asset."""
-    from evalkit.assets import mmlu as reader
-
+def questions(count: int) -> list[ScoreRequest]:
+    """MMLU questions, with one worked example of their subject and the letters as continuations."""
     folder = ROOT.parent / "shared" / "data" / "mmlu"
+    if not folder.exists():
+        pytest.skip("no MMLU beside the checkout")
+    rows, examples = (list(csv.reader((folder / part / f"astronomy_{part}.csv").open())) for part in ("test", "dev"))
+    shots = "".join(f"{asked(row)} {row[5]}\n\n" for row in examples[:1])
+    return [ScoreRequest(context=shots + asked(row), continuations=(" A", " B", " C", " D")) for row in rows[:count]]
+
+
+def asked(row: list[str]) -> str:
+    lines = [row[0], *(f"{letter}. {option}" for letter, option in zip("ABCD", row[1:5], strict=True))]
+    return "\n".join([*lines, "Answer:"])
+
+
+@pytest.fixture(scope="module")
+def real(tmp_path_factory) -> Path:
+    """SmolLM2 in a folder."""
+    pytest.importorskip("gguf")
     try:
-        rows = reader.read_rows(folder if folder.exists() else RESOURCES.assets.fetch("mmlu").path)
-    except (AssetError, AttributeError, TypeError) as error:
-        pytest.skip(f"no MMLU: {error}")
-    return rows
+        return _helper().real_folder(tmp_path_factory.getbasetemp())
+    except AssetError as error:
+        pytest.skip(f"no source of the model is reachable: {error}")
 
 
-def test_placeholder(mmlu):
-    assert mmlu
+def test_real_questions_to_a_real_model_get_the_same_scores_through_hf_and_the_library(real):
+    requests = questions(10)
+    hf = load(real, "hf", threads=1, max_length=1024)
+    with library():
+        engine = load(real, max_length=1024)
+        ours, theirs = scores(engine, requests), scores(hf, requests)
+        assert furthest(ours, theirs) <= TOLERANCE
+        assert [max(range(4), key=one.logprobs.__getitem__) for one in ours] == [
+            max(range(4), key=one.logprobs.__getitem__) for one in theirs
+        ]
+        assert [one.greedy for one in ours] == [one.greedy for one in theirs]
+        assert engine.warnings == (), "every letter is among the candidates of a model that was asked properly"
+
+
+# --- layouts and versions
+
+
+@pytest.mark.parametrize(
+    ("version", "layout"),
+    [("1.2.0", "A"), ("1.3.0rc5", "B"), ("1.3.0rc11", "C"), ("1.3.0rc12", "C"), ("1.4.0", "C")],
+)
+def test_each_version_is_used_for_what_it_was_seen_to_do(tiny_folder, plain, version, layout, single):
+    with library(version):
+        engine = load(tiny_folder)
+        assert engine.findings["prompt log-probabilities"] == f"layout {layout}"
+        assert engine.identity.versions["tensorrt_llm"] == version
+        assert furthest(scores(engine, single), scores(plain, single)) <= TOLERANCE, "letters work on every version"
+        assert answers(engine, PROMPTS) == answers(plain, PROMPTS)
+        if layout == "C":
+            assert furthest(scores(engine, SEVERAL), scores(plain, SEVERAL)) <= TOLERANCE
+            assert engine.identity.options["scoring_of_several_tokens"] == "prompt-logprobs"
+            return
+        assert engine.identity.options["scoring_of_several_tokens"] == "none"
+        assert any("continuations of several tokens cannot be scored" in line for line in engine.warnings)
+        with pytest.raises(EngineError) as caught:
+            scores(engine, [*single, *SEVERAL])
+        message = str(caught.value)
+        assert "3 of 6 requests have continuations of several tokens" in message
+        assert f"TensorRT-LLM {version} cannot score here: prompt log-probabilities are in layout {layout}" in message
+
+
+@pytest.mark.parametrize(
+    ("faults", "why"),
+    [
+        ({"layout": "B"}, "in layout B"),
+        ({"layout": "A"}, "in layout A"),
+        ({"shifted": 1.0}, "the same token has the log-probability"),
+        ({"salts_ignored": True}, r"a prompt of 72 tokens got 72, then 8 prompt log-probabilities"),
+    ],
+)
+def test_a_new_version_that_does_something_else_is_found_out(tiny_folder, plain, faults, why, single):
+    with library("1.5.0", **faults):
+        engine = load(tiny_folder)
+        assert furthest(scores(engine, single), scores(plain, single)) <= TOLERANCE
+        with pytest.raises(EngineError, match=why):
+            scores(engine, SEVERAL)
+
+
+def test_a_layout_before_its_version_proves_nothing(tiny_folder):
+    with library("1.3.0rc10", layout="C"):
+        engine = load(tiny_folder)
+        with pytest.raises(EngineError, match=r"version 1\.3\.0rc10 is below 1\.3\.0rc11"):
+            scores(engine, SEVERAL)
+
+
+def test_without_reuse_of_blocks_no_salt_is_needed(tiny_folder, plain):
+    with library(salts_ignored=True):
+        engine = load(tiny_folder, kv_reuse=False)
+        assert furthest(scores(engine, SEVERAL), scores(plain, SEVERAL)) <= TOLERANCE
+        assert engine.identity.options["kv_reuse"] is False
+
+
+def test_prompts_that_begin_alike_are_scored_whole_although_blocks_are_reused(tiny_folder, plain):
+    long = "The harbour wakes before the town does, and bread rises because of yeast. " * 2
+    requests = [ScoreRequest(context=long, continuations=(" A train leaves", " The sea")) for _ in range(3)]
+    with library():
+        engine = load(tiny_folder)
+        assert furthest(scores(engine, requests), scores(plain, requests)) <= TOLERANCE
+
+
+@pytest.mark.parametrize("version", ["1.0.0rc4", "1.1.0", "0.20.0"])
+def test_a_version_that_is_too_old_is_refused_before_anything_is_loaded(version):
+    with library(version), pytest.raises(EngineError, match=rf"TensorRT-LLM {version} is too old: 1\.2\.0rc0 or newer"):
+        load("/nowhere")
+
+
+def test_a_version_that_is_no_version_is_refused(monkeypatch):
+    with library():
+        monkeypatch.setattr(part(), "__version__", "nightly")
+        with pytest.raises(EngineError, match="says that its version is 'nightly', which cannot be compared"):
+            load("/nowhere")
+
+
+def test_an_installation_that_cannot_be_imported_says_so(tmp_path, monkeypatch):
+    (tmp_path / "tensorrt_llm.py").write_text("raise OSError('libnvinfer.so.10: cannot open shared object file')")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "tensorrt_llm", raising=False)
+    with pytest.raises(
+        EngineError, match=r"installed but cannot be imported: OSError: libnvinfer.*next step: check the"
+    ):
+        load("/nowhere")
+
+
+def test_a_missing_package_names_its_extra():
+    with pytest.raises(
+        MissingExtraError, match=r"adapter 'tensorrt_llm' needs .*pip install 'evalkit-quant\[trtllm\]'"
+    ):
+        load("/nowhere")
+
+
+def test_more_candidates_than_a_version_gives_are_refused_with_its_own_words(tiny_folder):
+    with library(), pytest.raises(EngineError, match=r"refuses SamplingParams\(.*logprobs=50 is above the limit of 20"):
+        load(tiny_folder, top_logprobs=50)
+    with library("1.4.0"):
+        assert load(tiny_folder, top_logprobs=50).identity.options["top_logprobs"] == 50
+
+
+def test_the_double_is_as_strict_as_the_library(tiny_folder):
+    with library():
+        tensorrt_llm = part()
+        for call, error in (
+            (lambda: tensorrt_llm.LLM(model=str(tiny_folder), quantization="fp8"), ValueError),
+            (lambda: tensorrt_llm.SamplingParams(max_token=1), TypeError),
+            (lambda: tensorrt_llm.SamplingParams(logprobs_mode="raw"), TypeError),
+            (lambda: part(".llmapi").KvCacheConfig(block_reuse=False), ValueError),
+        ):
+            with pytest.raises(error):
+                call()
+    with library("1.4.0"):
+        assert part().SamplingParams(logprobs_mode="raw").max_tokens == 32
+
+
+# --- a continuation that is not among the candidates
+
+
+def test_a_letter_that_is_not_among_the_candidates_is_asked_for_again_with_logits(tiny_folder, plain, single):
+    hidden = frozenset(token_of(plain, request, 2) for request in single)
+    with library(hidden=hidden):
+        engine = load(tiny_folder)
+        assert furthest(scores(engine, single), scores(plain, single)) <= TOLERANCE
+        assert "asked again with logits: 3" in engine.warnings
+        assert "continuations not among the candidates: 3" in engine.warnings
+
+
+def test_asking_again_is_bounded_and_then_a_failure(tiny_folder, plain, single):
+    hidden = frozenset(token_of(plain, request, 2) for request in single)
+    with library(hidden=hidden):
+        engine = load(tiny_folder, fallback=1)
+        found = scores(engine, single)
+    failures = [one for one in found if isinstance(one, Failure)]
+    assert [one.kind for one in failures] == ["missing-token"] * 2
+    assert failures[0].message.startswith("1 of 4 continuations are not among the 1")
+    assert "asked again with logits: 1" in engine.warnings
+
+
+@pytest.mark.parametrize("options", [{"fallback": 0}, {}])
+def test_without_logits_it_is_a_failure(tiny_folder, plain, options, single):
+    hidden = frozenset(token_of(plain, request, 2) for request in single)
+    with library(hidden=hidden, hide_logits=not options):
+        engine = load(tiny_folder, **options)
+        assert engine.identity.options["logits"] is False
+        assert {one.kind for one in scores(engine, single)} == {"missing-token"}
+        assert options or any("no logits to fall back on" in line for line in engine.warnings)
+
+
+def test_logits_can_be_the_method(tiny_folder, plain, single):
+    with library():
+        engine = load(tiny_folder, scoring="first-token-logits")
+        assert furthest(scores(engine, single), scores(plain, single)) <= TOLERANCE
+        assert engine.identity.options["scoring"] == "first-token-logits"
+    with (
+        library(hide_logits=True),
+        pytest.raises(EngineError, match="no logits of generated tokens: no logits came back"),
+    ):
+        load(tiny_folder, scoring="first-token-logits")
+
+
+# --- faults of single requests, and of the library
+
+
+def test_numbers_that_are_not_finite_are_refused_at_the_probe(tiny_folder):
+    with library(not_a_number=True), pytest.raises(EngineError, match="candidates of a generated token are not finite"):
+        load(tiny_folder)
+
+
+def test_numbers_that_stop_being_finite_are_failures(tiny_folder, single):
+    with library() as faults:
+        engine = load(tiny_folder)
+        faults.not_a_number = True
+        assert {one.kind for one in scores(engine, single)} == {"non-finite"}
+
+
+def test_a_refused_request_fails_alone(tiny_folder, plain, single):
+    with library() as faults:
+        engine = load(tiny_folder)
+        first = engine._session.llm._count
+        faults.refused = frozenset({first + 1})
+        found = scores(engine, single)
+        kinds = [one.kind for one in found if isinstance(one, Failure)]
+        assert kinds == ["refused"]
+        good = [
+            (one, two) for one, two in zip(found, scores(plain, single), strict=True) if isinstance(one, ScoreReply)
+        ]
+        assert len(good) == 2
+        assert all(
+            abs(a - b) <= TOLERANCE for one, two in good for a, b in zip(one.logprobs, two.logprobs, strict=True)
+        )
+
+
+def test_a_dead_library_is_an_error_after_what_was_finished(tiny_folder, single):
+    with library() as faults:
+        engine = load(tiny_folder, in_flight=1)
+        faults.dies_at = engine._session.llm._count + 2
+        seen = []
+        with pytest.raises(EngineError, match=r"broke: RuntimeError.*illegal memory access.*the same command resumes"):
+            seen.extend(engine.score(single))
+        assert len(seen) == 2
+        assert all(isinstance(reply, ScoreReply) for _, reply in seen)
+
+
+def test_a_prompt_that_the_engine_cut_is_a_failure_and_not_a_score(tiny_folder, single):
+    with library() as faults:
+        engine = load(tiny_folder)
+        faults.short_prompt = True
+        found = [*scores(engine, single), *answers(engine, PROMPTS[:1])]
+    assert {one.kind for one in found} == {"engine"}
+    assert "the engine saw another prompt" in found[0].message
+
+
+def test_what_is_too_long_is_never_sent(tiny_folder, single):
+    long = "so " * 200
+    requests = [single[0], ScoreRequest(context=long, continuations=single[0].continuations), SEVERAL[0]]
+    with library():
+        engine = load(tiny_folder, max_length=96)
+        before = engine._session.llm._count
+        found = scores(engine, requests)
+        generated = answers(
+            engine, [GenerateRequest(prompt="A", max_tokens=96), GenerateRequest(prompt="A", max_tokens=5)]
+        )
+        sent = engine._session.llm._count - before
+    assert [type(one) for one in found] == [ScoreReply, Failure, ScoreReply]
+    assert found[1].kind == "too-long"
+    assert "the limit is 96" in found[1].message
+    assert [type(one) for one in generated] == [Failure, Generation]
+    assert sent == 1 + 3 + 1
+
+
+def test_the_double_refuses_what_is_too_long_itself(tiny_folder):
+    with library():
+        tensorrt_llm = part()
+        llm = tensorrt_llm.LLM(model=str(tiny_folder), max_seq_len=16, max_num_tokens=12)
+        greedy = tensorrt_llm.SamplingParams(max_tokens=8, temperature=0.0)
+        with pytest.raises(part(".llmapi").RequestError, match="max_num_tokens"):
+            llm.generate_async(list(range(13)), sampling_params=greedy)
+        assert len(llm.generate([list(range(2, 13))], greedy)[0].outputs[0].token_ids) <= 5, "answers are cut silently"
+
+
+def test_a_length_beyond_the_model_or_the_engine_is_refused(tiny_folder):
+    with library(), pytest.raises(UsageError, match="max_length 513 is more than its own limit of 512"):
+        load(tiny_folder, max_length=513)
+
+
+def test_more_gpus_than_there_are_is_the_librarys_own_error(tiny_folder):
+    with library():
+        with pytest.raises(EngineError, match="cannot load it: RuntimeError: Only 8 GPUs are available, but 16"):
+            load(tiny_folder, tensor_parallel=8, pipeline_parallel=2)
+        engine = load(tiny_folder, tensor_parallel=4, pipeline_parallel=2)
+    assert engine.identity.device.endswith("tensor parallel 4, pipeline parallel 2")
+    assert "tensor_parallel" not in str(engine.identity.options), "recipes may need different numbers of GPUs"
+
+
+@pytest.mark.parametrize(
+    ("options", "fault"),
+    [
+        ({"tensor_paralel": 8}, "unknown key 'tensor_paralel'; did you mean 'tensor_parallel'"),
+        ({"kv_cache": "int4"}, "unknown kv_cache 'int4'"),
+        ({"quant_config": {}}, "unknown key 'quant_config'"),
+    ],
+)
+def test_unknown_options_are_refused_by_name(options, fault):
+    with library(), pytest.raises(ConfigError, match=fault):
+        load("/nowhere", **options)
+
+
+def test_another_device_than_a_gpu_is_refused():
+    with library(), pytest.raises(UsageError, match=r"runs on NVIDIA GPUs, not on 'cpu'; next step: device: cuda"):
+        load("/nowhere", device="cpu")
+
+
+# --- what was loaded
+
+
+@pytest.fixture(scope="module")
+def exported(tiny_folder, tmp_path_factory):
+    """Checkpoints as `evalkit quantize` writes them."""
+    pytest.importorskip("modelopt")
+    base = tmp_path_factory.mktemp("exported")
+
+    def write(recipe: str) -> Path:
+        if not (base / recipe).exists():
+            spec = EngineSpec(
+                name="tiny",
+                adapter="modelopt",
+                model=str(tiny_folder),
+                recipe=recipe,
+                dtype="float32",
+                device="cpu",
+                options={"threads": 1, **({"calibration": {"samples": 4, "tokens": 32}} if "fp8-kv" in recipe else {})},
+            )
+            write_checkpoint(spec, RESOURCES, base / recipe)
+        return base / recipe
+
+    return write
+
+
+def test_an_exported_checkpoint_is_read_back_and_traced(exported, single):
+    folder = exported("modelopt-fp8-kv")
+    with library():
+        engine = load(folder, recipe="modelopt-fp8-kv", tensor_parallel=2)
+        identity = engine.identity
+        assert all(isinstance(reply, ScoreReply) for reply in scores(engine, [*single, *SEVERAL]))
+    quantization = identity.quantization
+    assert (identity.adapter, identity.fidelity, identity.recipe) == ("tensorrt_llm", "engine", "modelopt-fp8-kv")
+    assert (quantization["algorithm"], quantization["kv_cache"], quantization["enabled"]) == (
+        "FP8",
+        "FP8",
+        {"weight": 28},
+    )
+    assert quantization["trace"]["recipe"] == "modelopt-fp8-kv"
+    assert quantization["trace"]["source"] == "tiny-llama"
+    assert identity.weights_sha256 == json.loads((folder / "evalkit.json").read_text())["weights_sha256"]
+    assert identity.sha256
+    assert str(folder.parent) not in str(asdict(identity))
+
+
+def test_an_expanded_checkpoint_gives_the_librarys_numbers(exported, single):
+    folder = exported("llama-official-fp8")
+    with library():
+        engine = load(folder, recipe="llama-official-fp8")
+        ours = scores(engine, [*single, *SEVERAL])
+        assert any("bound 1200.0" in line for line in engine.warnings)
+    expanded = load(folder, "modelopt", recipe="llama-official-fp8", checkpoint="exported", threads=1)
+    gap = furthest(ours, scores(expanded, [*single, *SEVERAL]))
+    assert 0.0 < gap < 0.5, "the same weights; the double leaves activations alone, the simulation rounds them"
+
+
+@pytest.mark.parametrize(
+    ("loaded", "faults"),
+    [
+        ({"quant_algo": None}, ["the files declare FP8, loaded is none", "algorithm loaded is none, recipe"]),
+        ({"kv_cache_quant_algo": None}, ["key-value cache should be FP8, loaded is none", "KV cache loaded is none"]),
+        ({"exclude_modules": ["lm_head", "*mlp*"]}, ["hold codes, but are excluded as loaded"]),
+    ],
+)
+def test_another_quantization_than_declared_is_refused_before_the_first_item(exported, loaded, faults):
+    folder = exported("modelopt-fp8-kv")
+    with library(loaded_quantization=loaded):
+        with pytest.raises(RecipeError) as caught:
+            load(folder, recipe="modelopt-fp8-kv")
+        module = part(".llmapi.llm")
+        assert len(module.closed) == 1, "a model that is refused is freed"
+        assert module.closed[0]._count == 0, "and was asked nothing"
+    for fault in faults:
+        assert fault in str(caught.value)
+
+
+def test_another_recipe_than_the_checkpoints_is_refused_without_loading_it(exported):
+    with library(), pytest.raises(RecipeError, match=r"'modelopt-fp8-kv' .* made it; asked for is 'modelopt-fp8'"):
+        load(exported("modelopt-fp8-kv"), recipe="modelopt-fp8")
+
+
+def test_a_changed_checkpoint_is_refused_without_loading_it(exported, tmp_path):
+    folder = tmp_path / "changed"
+    shutil.copytree(exported("modelopt-fp8-kv"), folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "rope_theta": 1.0}))
+    with library(), pytest.raises(IdentityMismatchError, match=r"config\.json was changed"):
+        load(folder, recipe="modelopt-fp8-kv")
+
+
+def test_the_cache_asked_for_is_the_cache_loaded(exported, tiny_folder):
+    with library():
+        assert load(tiny_folder, kv_cache="fp8").identity.quantization["kv_cache"] == "FP8"
+    with library(kv_cache_type="auto"), pytest.raises(RecipeError, match="cache should be FP8, loaded is none"):
+        load(tiny_folder, kv_cache="fp8")
+
+
+def test_a_checkpoint_the_library_does_not_know_is_refused_with_the_next_step(tiny_folder, tmp_path):
+    folder = tmp_path / "published"
+    shutil.copytree(tiny_folder, folder)
+    config = json.loads((folder / "config.json").read_text())
+    inside = {"quant_method": "fbgemm_fp8", "activation_scale_ub": 1200.0, "modules_to_not_convert": ["lm_head"]}
+    (folder / "config.json").write_text(json.dumps({**config, "quantization_config": inside}))
+    with library(), pytest.raises(RecipeError, match="fbgemm_fp8 is declared, but no layer holds codes"):
+        load(folder)
+
+
+def test_a_recipe_for_unquantized_weights_needs_a_word(tiny_folder):
+    with library():
+        with pytest.raises(UsageError, match=r"the checkpoint is not quantized; next step: evalkit quantize --model"):
+            load(tiny_folder, recipe="llama-official-fp8")
+        with pytest.raises(UsageError, match="TensorRT-LLM does not make W4A16_AWQ of unquantized weights"):
+            load(tiny_folder, recipe="int4-awq", quantize_on_load=True)
+        with pytest.raises(UsageError, match="quantize_on_load, but no recipe is named"):
+            load(tiny_folder, quantize_on_load=True)
+
+
+def test_the_official_recipe_is_the_librarys_own_where_it_has_it(tiny_folder, monkeypatch):
+    with library():
+        engine = load(tiny_folder, recipe="llama-official-fp8", quantize_on_load=True)
+        loaded = engine._session.llm.args.quant_config
+        assert (loaded.use_meta_recipe, loaded.clamp_val) == (True, [-1200.0, 1200.0])
+        assert engine.identity.quantization["loaded"]["official_recipe"] is True
+        assert any("settings were read back, weights were not" in line for line in engine.warnings)
+        known = part(".llmapi").QuantConfig.model_fields
+        lacking = {name: one for name, one in known.items() if name != "use_meta_recipe"}
+        monkeypatch.setattr("tensorrt_llm.llmapi.QuantConfig", SimpleNamespace(model_fields=lacking))
+        with pytest.raises(EngineError, match=r"no switch for the official recipe \(QuantConfig\.use_meta_recipe\)"):
+            load(tiny_folder, recipe="llama-official-fp8", quantize_on_load=True)
+    with (
+        library(loaded_quantization={"use_meta_recipe": False}),
+        pytest.raises(RecipeError, match="official recipe is off"),
+    ):
+        load(tiny_folder, recipe="llama-official-fp8", quantize_on_load=True)
+
+
+@pytest.fixture
+def compiled(tiny_folder, tmp_path) -> Path:
+    """A folder as the old flow compiled engines into."""
+    folder = tmp_path / "compiled"
+    folder.mkdir()
+    (folder / "rank0.engine").write_bytes(b"compiled")
+    quantization = {"quant_algo": "FP8_PER_CHANNEL_PER_TOKEN", "kv_cache_quant_algo": None, "use_meta_recipe": True}
+    config = {
+        "pretrained_config": {"num_hidden_layers": 4, "quantization": quantization},
+        "build_config": {"max_seq_len": 256},
+        "double_weights": str(tiny_folder),
+    }
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+def test_a_compiled_engine_runs_where_the_version_still_does(compiled, tiny_folder, plain, single):
+    options = {"tokenizer": str(tiny_folder)}
+    with library("1.2.0"):
+        engine = load(compiled, recipe="llama-official-fp8", **options)
+        assert furthest(scores(engine, single), scores(plain, single)) <= TOLERANCE
+        assert engine.identity.options["weights_format"] == "engine"
+        assert engine.identity.options["max_length"] == 256
+        assert engine.identity.quantization["loaded"]["official_recipe"] is True
+        with pytest.raises(UsageError, match="a compiled engine has no tokenizer; next step: the option tokenizer"):
+            load(compiled)
+        with pytest.raises(
+            RecipeError, match="algorithm loaded is FP8_PER_CHANNEL_PER_TOKEN, recipe 'modelopt-fp8' makes"
+        ):
+            load(compiled, recipe="modelopt-fp8", **options)
+    with (
+        library("1.4.0"),
+        pytest.raises(EngineError, match=r"no longer runs compiled engines; next step: give the check"),
+    ):
+        load(compiled, **options)
+
+
+def test_a_tokenizer_that_is_not_the_librarys_is_refused(tiny_folder, monkeypatch):
+    with library():
+        ours = part(".llmapi.llm").LLM.tokenizer.fget
+
+        class Other:
+            def __init__(self, inner: Any) -> None:
+                self.inner = inner
+
+            def encode(self, text: str, **options: Any) -> list[int]:
+                return [*self.inner.encode(text, **options), 7]
+
+        monkeypatch.setattr(part(".llmapi.llm").LLM, "tokenizer", property(lambda self: Other(ours(self))))
+        with pytest.raises(EngineError, match="TensorRT-LLM loaded another tokenizer"):
+            load(tiny_folder)
+
+
+def test_a_gguf_file_is_refused(tmp_path):
+    (tmp_path / "model.gguf").write_bytes(b"GGUF")
+    with library(), pytest.raises(UsageError, match=r"does not read GGUF files; next step: .*llama_cpp"):
+        load(tmp_path / "model.gguf")
+
+
+# --- the end
+
+
+def test_closing_frees_the_model_when_its_last_engine_is_closed(tiny_folder, single):
+    with library():
+        engine = load(tiny_folder)
+        module = part(".llmapi.llm")
+        second = copy.copy(engine)
+        engine.close()
+        engine.close()
+        assert module.closed == []
+        assert scores(second, single[:1])
+        second.close()
+        gc.collect()
+        assert len(module.closed) == 1
+        with pytest.raises(EngineError, match="closed"):
+            scores(engine, single)
+
+
+def test_scores_are_finite_and_no_better_than_certain(tiny_folder, single):
+    with library():
+        found = scores(load(tiny_folder), [*single, *SEVERAL])
+    assert all(math.isfinite(value) and value < 0.0 for one in found for value in one.logprobs)

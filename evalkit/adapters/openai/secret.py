@@ -2,6 +2,9 @@
 
 In: the name of an environment variable. Out: a key that can be sent and can take itself out of texts.
 May not know: HTTP.
+
+The environment is read here and not by the command line, because every engine of a suite, the judge's too, names a
+variable of its own.
 """
 
 from __future__ import annotations

@@ -56,7 +56,7 @@ class Generator:
         if request.temperature > 0.0:
             wanted |= {"top_p": request.top_p, "seed": request.seed}
         if request.stop:
-            wanted["stop"] = list(request.stop)
+            wanted |= {"stop": list(request.stop), "include_stop_str_in_output": True}  # counted and cut here
         if self._ends:
             wanted["stop_token_ids"] = list(self._ends)
         if request.json_schema is not None and self._options.guided_decoding is not None:

@@ -76,7 +76,8 @@ class Stage:
                 break
             stopped = next((one for one in stops if tokens[-len(one) :] == one), None)
             if stopped is not None:
-                del tokens[-len(stopped) :]
+                if not params.include_stop_str_in_output:
+                    del tokens[-len(stopped) :]
                 done.finish_reason = "stop"
                 break
             if len(tokens) >= count:
