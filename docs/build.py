@@ -12,6 +12,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -82,15 +83,32 @@ def shown(arguments: str) -> str:
 
 def failclosed(_arguments: str) -> str:
     """Return the rows of the fail-closed test as a table: what is wrong, exit code, reason code."""
-    tree = ast.parse((ROOT / "tests/system/test_fail_closed.py").read_text("utf-8"))
-    table = next(
-        node.value
-        for node in tree.body
-        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.target.id == "ROWS"
-    )
+    names: dict[str, Any] = {}
+    for node in ast.parse((ROOT / "tests/system/test_fail_closed.py").read_text("utf-8")).body:
+        target = (
+            node.target
+            if isinstance(node, ast.AnnAssign)
+            else node.targets[0]
+            if isinstance(node, ast.Assign)
+            else None
+        )
+        if isinstance(target, ast.Name) and target.id.isupper() and target.id not in ("ROOT",):
+            names[target.id] = _value(node.value, names)
     lines = ["| what is wrong | exit code | reason |", "|---|---|---|"]
-    lines += [f"| {what} | {code} | `{why}` |" for what, (code, why) in ast.literal_eval(table or ast.Dict()).items()]
+    for what, (code, why) in names["ROWS"].items():
+        lines.append(f"| {what} | {code} | {f'`{why}`' if why else ''} |")
     return "\n".join(lines) + "\n"
+
+
+def _value(node: ast.expr | None, names: dict[str, Any]) -> Any:
+    """Evaluate a literal that may use names of other literals; None for anything else."""
+    if isinstance(node, ast.Dict):
+        return {_value(key, names): _value(value, names) for key, value in zip(node.keys, node.values, strict=True)}
+    if isinstance(node, ast.Tuple):
+        return tuple(_value(part, names) for part in node.elts)
+    if isinstance(node, ast.Name):
+        return names.get(node.id)
+    return node.value if isinstance(node, ast.Constant) else None
 
 
 WRITERS = {"house": house, "help": help, "shown": shown, "failclosed": failclosed}

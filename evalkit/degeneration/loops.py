@@ -141,9 +141,13 @@ def garbled_share(text: str) -> float:
     >>> garbled_share("ab\ufffd\ufffd")
     0.5
     """
-    bad = sum(char == _REPLACEMENT or (char not in "\n\r\t" and unicodedata.category(char) in _NO_TEXT) for char in text)
+    bad = sum(_is_no_text(char) for char in text)
     return bad / len(text) if text else 0.0
 
 
 def _ratio(data: bytes) -> float:
     return len(data) / len(zlib.compress(data))
+
+
+def _is_no_text(char: str) -> bool:
+    return char == _REPLACEMENT or (char not in "\n\r\t" and unicodedata.category(char) in _NO_TEXT)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from evalkit.adapters.registry import load_engine
 from evalkit.assets import AssetStore
 from evalkit.cli import main
 from evalkit.comparison import compare
@@ -24,7 +25,7 @@ pytestmark = [pytest.mark.system, pytest.mark.filterwarnings("ignore")]
 
 ROOT = Path(__file__).resolve().parents[2]
 MODEL, TASK = "smollm2-135m-instruct", "talk"
-HF = ["--adapter", "hf", "--model", MODEL, "--device", "cpu", "--option", "threads=2"]
+HF = ["--adapter", "hf", "--model", MODEL, "--device", "cpu", "--option", "threads=1"]
 CHILD = """
 import sys
 from evalkit.collect import session, writing
@@ -55,8 +56,26 @@ def definitions(tmp_path_factory) -> Path:
     return root
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _loaded_once(definitions):
+    """Load the real model once for this process: loading is not what is tested, and takes longer than all the rest."""
+    kept = {}
+
+    def load_once(spec, resources):
+        key = (spec.adapter, spec.model, str(spec.options) if spec.adapter == "scripted" else "")
+        if key not in kept:
+            kept[key] = load_engine(spec, resources)
+            kept[key].close = lambda: None
+        return kept[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("evalkit.certify.running.load_engine", load_once)
+        patch.setattr("evalkit.certify.judging.load_engine", load_once)
+        yield
+
+
 @pytest.fixture(scope="module")
-def answered(definitions, tmp_path_factory) -> Path:
+def answered(definitions, _loaded_once, tmp_path_factory) -> Path:
     """The answers of an unbroken run."""
     folder = tmp_path_factory.mktemp("runs") / "whole"
     assert program(definitions, "run", *HF, "--task", TASK, "--output", folder) == 0
@@ -109,7 +128,10 @@ def test_killed_while_it_judges_itself(definitions, answered, tmp_path):
 def test_scripted_judges_compare_it_in_both_orders_and_a_real_one_is_tried(definitions, answered, tmp_path, capsys):
     base, cand = tmp_path / "base", tmp_path / "cand"
     shutil.copytree(answered, base)
-    texts = ["A scripted answer. It has four sentences. Each of them says little. This is the last one of 4. " * 3]
+    said = "A scripted answer. It has four sentences. Each of them says little. This is the last one of all 4."
+    texts = [
+        f"{said} Then it begins again with other words. And now it ends after all, at last and for good, one should say."
+    ]
     scripted = ["--adapter", "scripted", "--model", "other", "--option", f"text={json.dumps(texts)}"]
     assert program(definitions, "run", *scripted, "--task", TASK, "--output", cand) == 0
     said = json.dumps({"reasoning": "The first.", "winner": "A", "rating": 5})

@@ -72,7 +72,7 @@ def read_state(path: Path, *, trust: bool) -> tuple[Any, str]:
             f"{path}: is a pickle with more in it than tensors and plain values, and loading it could run any code. "
             "Next step: only if you know where it comes from, options: {trust_state: true}"
         ) from error
-    except (OSError, EOFError, RuntimeError, ValueError) as error:
+    except Exception as error:  # what is no pickle at all fails in any way
         raise UsageError(f"{path}: damaged state file: {type(error).__name__}: {error}") from error
 
 
