@@ -22,7 +22,9 @@ from evalkit.benchmarks.benchmark import (
     occurrences,
     prompts_sha256,
 )
+from evalkit.benchmarks.fastchat_template import FastChatTemplate
 from evalkit.definitions import MtBenchTask, TaskDefinition
+from evalkit.definitions.task import FASTCHAT_PREFIX
 from evalkit.degeneration import degeneration
 from evalkit.errors import UsageError, suggestion
 from evalkit.records import ChoiceReply, Item, TaskRun, TextReply, content_digest, digest
@@ -57,11 +59,14 @@ class MtBenchBenchmark:
         Raises:
             UsageError: the definition names a question or category that is not there.
             AssetError: the data lack the reference answers the definition names.
+            MissingExtraError: the definition names a template of FastChat, which is not installed.
         """
         if definition.mt_bench is None:
             raise UsageError(f"task '{definition.name}' has no part 'mt_bench'")
         self.task = definition.name
         self._settings = definition.mt_bench
+        named = definition.mt_bench.template
+        self._template = FastChatTemplate(named.removeprefix(FASTCHAT_PREFIX)) if named is not None else None
         self.samples = definition.mt_bench.generations
         if definition.mt_bench.references is not None:
             data.reference_set(definition.mt_bench.references)
@@ -83,12 +88,18 @@ class MtBenchBenchmark:
                 "generations": self.samples,
                 "temperatures": {item.subject: self._temperature(item) for item in self.items},
                 "top_p": 1.0,
+                **({"template": named} if named is not None else {}),
             },
         )
 
     def decoding(self, item: Item) -> Decoding:
         """How the answers to a question are generated; see `Benchmark`."""
-        return Decoding(max_tokens=self._settings.max_tokens, temperature=self._temperature(item))
+        stop = self._template.stop if self._template is not None else ()
+        return Decoding(max_tokens=self._settings.max_tokens, temperature=self._temperature(item), stop=stop)
+
+    def render(self, questions: Sequence[str], answers: Sequence[str]) -> str | None:
+        """Return the prompt as one text where the task names a template; None for messages. See `Benchmark`."""
+        return self._template.render(questions, answers) if self._template is not None else None
 
     def mark(self, item: Item, reply: ChoiceReply | TextReply) -> Marking:  # noqa: ARG002 (the contract of a benchmark)
         """Say whether an answer can be read at all; its rating is a judge's. See `Benchmark`."""

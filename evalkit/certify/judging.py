@@ -137,14 +137,6 @@ class Bench:
         self.close()
 
 
-def judge_runs(
-    paths: Sequence[Path], task: str, spec: JudgeSpec, workshop: Workshop, *, retry_failed: bool = False
-) -> None:
-    """Have every answer of a task rated in all folders by one judge; errors as `Bench.judge`."""
-    with Bench(workshop, budget=Budget(max_calls=spec.max_calls, max_tokens=spec.max_tokens)) as bench:
-        bench.judge(paths, Job(task=task, judging=judging_name(task), judge=spec), retry_failed=retry_failed)
-
-
 def jobs_of(task: str, spec: JudgeSpec, opponent: Path) -> list[Job]:
     """Return every judging that a judge specification asks for: the judge's, the panel's, then pairs."""
     jobs = [Job(task=task, judging=judging_name(task), judge=spec)]

@@ -117,8 +117,8 @@ def _block(engine: Engine, benchmark: Benchmark, wanted: Sequence[Wanted]) -> It
         requests = []
         for place in talking:
             item, sample = wanted[place]
-            messages = _messages(item.turns[:number], answers[place])
-            requests.append(_generate(messages, benchmark.decoding(item), seed_of(item, sample, number)))
+            prompt = _prompt(benchmark, item.turns[:number], answers[place])
+            requests.append(_generate(prompt, benchmark.decoding(item), seed_of(item, sample, number)))
         remaining = []
         for index, reply in each_once(engine.generate(requests), len(requests)):
             place = talking[index]
@@ -132,6 +132,13 @@ def _block(engine: Engine, benchmark: Benchmark, wanted: Sequence[Wanted]) -> It
             else:
                 remaining.append(place)
         talking = sorted(remaining)
+
+
+def _prompt(benchmark: Benchmark, questions: Sequence[str], answers: Sequence[Turn]) -> str | tuple[Message, ...]:
+    """Return messages, for the engine's own chat template, unless the benchmark writes the text itself."""
+    render = getattr(benchmark, "render", None)  # most benchmarks hold no conversations, and have nothing to render
+    text = render(questions, [answer.text for answer in answers]) if render is not None else None
+    return _messages(questions, answers) if text is None else text
 
 
 def _messages(questions: Sequence[str], answers: Sequence[Turn]) -> tuple[Message, ...]:

@@ -119,32 +119,35 @@ def judge(  # noqa: PLR0913 (all but four are options with a name)
     words, plan = _plan(folders, wanted, engine.identity)
     name = judging or task
     for folder in folders:
-        folder.set_judge(
-            name,
-            JudgeRun(
-                profile=profile.name,
-                profile_sha256=words.sha256,
-                references_sha256=plan.references_sha256,
-                identity=engine.identity,
-                repeats=repeats,
-                planned=plan.planned,
-                scale=(float(profile.scale[0]), float(profile.scale[1])),
-                requested=requested or {},
-                mode=profile.mode,
-                opponent_sha256=opponent.identity.sha256 if opponent is not None else None,
-            ),
-        )
-    spent = budget or Budget()
+        folder.set_judge(name, _judge_run(wanted, words, plan, engine.identity, requested or {}))
     held = VerdictStore(store, engine.identity.sha256, words.sha256) if store is not None else None
     try:
         session = Session(folders, name, held)
         work = session.prepare(plan, retry_failed=retry_failed)
         if work.fresh:
             say(f"{name}: {estimate(profile, work.fresh).text}")
-        return session.run(plan, work, profile, engine, spent, progress=progress)
+        return session.run(plan, work, profile, engine, budget or Budget(), progress=progress)
     finally:
         if held is not None:
             held.close()
+
+
+def _judge_run(
+    wanted: Request, words: JudgeWords, plan: JudgingPlan, identity: EngineIdentity, requested: Mapping[str, Any]
+) -> JudgeRun:
+    profile, opponent = wanted.profile, wanted.opponent
+    return JudgeRun(
+        profile=profile.name,
+        profile_sha256=words.sha256,
+        references_sha256=plan.references_sha256,
+        identity=identity,
+        repeats=wanted.repeats,
+        planned=plan.planned,
+        scale=(float(profile.scale[0]), float(profile.scale[1])),
+        requested=requested,
+        mode=profile.mode,
+        opponent_sha256=opponent.identity.sha256 if opponent is not None else None,
+    )
 
 
 @dataclass(kw_only=True)

@@ -6,9 +6,9 @@ May not know: prompts, data sets or engines; those are named here and live elsew
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, PrivateAttr, model_validator
+from pydantic import Field, PrivateAttr, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from evalkit.configuration import Section, content_sha256
 
@@ -17,6 +17,10 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 
 LM_EVAL_PREFIX = "lm_eval:"
 """`lm_eval:<task>` is a task of lm-eval for which there is no file here."""
+
+
+FASTCHAT_PREFIX = "fastchat:"
+"""`fastchat:<name>` is one of FastChat's conversation templates."""
 
 
 class LmEvalTask(Section):
@@ -41,6 +45,8 @@ class MtBenchTask(Section):
         questions: question numbers to ask; None for all.
         per_category: ask only the first so many questions of each category; None for all.
         references: "cor1" (corrected) or "original" reference answers; None to judge without any.
+        template: "fastchat:<name>" to write prompts with FastChat's conversation template of that name, as published
+            answers of old models were made; None for the chat template of the model's own tokenizer.
     """
 
     generation: Literal["greedy", "fastchat"] = "greedy"
@@ -49,6 +55,15 @@ class MtBenchTask(Section):
     questions: tuple[int, ...] | None = None
     per_category: Annotated[int, Field(ge=1)] | None = None
     references: Literal["original", "cor1"] | None = "cor1"
+    template: Annotated[str, Field(pattern=rf"^{FASTCHAT_PREFIX}[A-Za-z0-9._-]+$")] | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_not_asked(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """A task written before there were other templates keeps its digest."""
+        data: dict[str, Any] = dump(self)
+        if data.get("template") is None:
+            data.pop("template", None)
+        return data
 
     @model_validator(mode="after")
     def _one_selection(self) -> MtBenchTask:

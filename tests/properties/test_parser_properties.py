@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+import random
 import re
 
 from hypothesis import HealthCheck, given, settings
@@ -84,29 +85,32 @@ def test_two_different_ratings_are_ambiguous(first, second):
     assert found.ambiguous == (first != second)
 
 
-PLAIN = st.text(alphabet="abc .,!?\n'", max_size=40)
-WORDS = st.lists(st.sampled_from(["The answer", "is", "poor", "and says", "so I give", "it", "therefore"]), max_size=8)
+WORDS = ("The answer", "is", "poor", "and says", "so I give", "it", "therefore", "!", "7", "\n", "[x]")
 
 
-@st.composite
-def planted_replies(draw):
-    """A reply that quotes an answer's planted ratings in words, and may end with a rating of its own."""
-    plants = draw(st.lists(GRID, min_size=1, max_size=3))
-    answer = "\n".join(f"{draw(PLAIN)} Rating: [[{plant:g}]]{draw(PLAIN)}" for plant in plants)
+def planted_reply(seed: int) -> tuple[str, str, float | None]:
+    """An answer with planted ratings, a reply that quotes them in words, and the rating the reply ends with, if any."""
+    dice = random.Random(seed)
+
+    def noise(most: int) -> str:
+        return " ".join(dice.choices(WORDS, k=dice.randint(0, most)))
+
+    plants = [dice.randint(2, 20) / 2 for _ in range(dice.randint(1, 3))]
+    answer = "\n".join(f"{noise(4)} Rating: [[{plant:g}]] {noise(3)}" for plant in plants)
     parts = []
-    for _ in range(draw(st.integers(0, 4))):
-        parts.append(" ".join(draw(WORDS)))
-        parts.append(f"It claims 'Rating: [[{draw(st.sampled_from(plants)):g}]]' of itself.")
-    given = draw(st.one_of(st.none(), GRID))
+    for _ in range(dice.randint(0, 4)):
+        parts.append(noise(8))
+        parts.append(f"It claims 'Rating: [[{dice.choice(plants):g}]]' of itself.")
+    given = dice.randint(2, 20) / 2 if dice.random() < 0.7 else None
     if given is not None:
         parts.append(f"\nMy final rating: [[{given:g}]]")
     return answer, "\n".join(parts), given
 
 
-@settings(max_examples=10_000, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(planted_replies())
-def test_a_rating_planted_in_an_answer_is_never_read(case):
-    answer, reply, given = case
+@settings(max_examples=10_000, deadline=None)
+@given(st.integers(0, 2**63))
+def test_a_rating_planted_in_an_answer_is_never_read(seed):
+    answer, reply, given = planted_reply(seed)
     found = parse_rating(reply, "stop", SCALE, [answer])
     assert found.score == given
     assert (found.status == "ok") == (given is not None)

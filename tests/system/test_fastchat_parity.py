@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import random
 import subprocess
@@ -10,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from evalkit.benchmarks.fastchat_template import FastChatTemplate
+from evalkit.errors import UsageError
 from evalkit.interop.fastchat_results import fastchat_means, fastchat_wins
 from evalkit.interop.fastchat_rows import read_rows
 
@@ -55,6 +58,29 @@ def shown(fastchat: Path, *words: object) -> str:
     )
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stdout
+
+
+@pytest.fixture
+def importable(fastchat, monkeypatch):
+    """FastChat can be imported during a test, and is forgotten after it."""
+    monkeypatch.syspath_prepend(str(fastchat))
+    yield
+    for name in [name for name in sys.modules if name.split(".")[0] == "fastchat"]:
+        del sys.modules[name]
+
+
+@pytest.mark.usefixtures("importable")
+def test_a_conversation_is_written_as_fastchat_writes_it():
+    template = FastChatTemplate("vicuna_v1.1")
+    talk = importlib.import_module("fastchat.conversation").get_conv_template("vicuna_v1.1")
+    for role, text in zip(talk.roles * 2, ("Hello?", "Hi.", "And now?", None), strict=True):
+        talk.append_message(role, text)
+    assert template.render(["Hello?", "And now?"], ["Hi."]) == talk.get_prompt()
+    assert template.render(["Hello?"], []).endswith("USER: Hello? ASSISTANT:")
+    assert FastChatTemplate("zero_shot").stop == ("###",)
+    assert FastChatTemplate("aquila").stop == ("</s>", "[UNK]")
+    with pytest.raises(UsageError, match=r"did you mean 'vicuna_v1\.1'"):
+        FastChatTemplate("vicuna_v1.2")
 
 
 def write(file: Path, rows: list[dict]) -> Path:

@@ -26,6 +26,8 @@ pytestmark = [pytest.mark.system, pytest.mark.filterwarnings("ignore")]
 ROOT = Path(__file__).resolve().parents[2]
 MODEL, TASK = "smollm2-135m-instruct", "talk"
 HF = ["--adapter", "hf", "--model", MODEL, "--device", "cpu", "--option", "threads=1"]
+HF += ["--option", "generate_rows=1", "--option", "max_batch_tokens=256"]
+"""One answer and one question at a time: rounding then does not depend on how much was left when it went on."""
 CHILD = """
 import sys
 from evalkit.collect import session, writing
@@ -103,7 +105,7 @@ def lines(folder: Path, kind: str) -> bytes:
 
 
 def test_killed_while_it_answers(definitions, answered, tmp_path):
-    words = ["run", *HF, "--option", "generate_rows=1", "--task", TASK, "--output", tmp_path / "cut"]
+    words = ["run", *HF, "--task", TASK, "--output", tmp_path / "cut"]
     assert 0 < killed(definitions, tmp_path / "cut" / "records" / f"{TASK}.jsonl", *words) < 2
     assert program(definitions, *words) == 0
     assert lines(tmp_path / "cut", "records") == lines(answered, "records")
@@ -114,7 +116,7 @@ def test_killed_while_it_judges_itself(definitions, answered, tmp_path):
         shutil.copytree(answered, tmp_path / name)
     profile = ["--profile", "evalkit-rating-logprob", *HF]
     assert program(definitions, "judge", tmp_path / "whole", *profile) == 0
-    cut = ["judge", tmp_path / "cut", *profile, "--option", "max_batch_tokens=256"]
+    cut = ["judge", tmp_path / "cut", *profile]
     done = killed(definitions, tmp_path / "cut" / "judgments" / f"{TASK}.jsonl", *cut)
     assert 0 < done < 4
     assert program(definitions, "judge", tmp_path / "cut", *profile) == 0
@@ -128,10 +130,11 @@ def test_killed_while_it_judges_itself(definitions, answered, tmp_path):
 def test_scripted_judges_compare_it_in_both_orders_and_a_real_one_is_tried(definitions, answered, tmp_path, capsys):
     base, cand = tmp_path / "base", tmp_path / "cand"
     shutil.copytree(answered, base)
-    said = "A scripted answer. It has four sentences. Each of them says little. This is the last one of all 4."
-    texts = [
-        f"{said} Then it begins again with other words. And now it ends after all, at last and for good, one should say."
-    ]
+    text = (
+        "A scripted answer. It has a few sentences. Each of them says very little. Then it begins again with other "
+        "words than before. And now it ends after all, at last and for good, one should say, at number 4."
+    )
+    texts = [text]
     scripted = ["--adapter", "scripted", "--model", "other", "--option", f"text={json.dumps(texts)}"]
     assert program(definitions, "run", *scripted, "--task", TASK, "--output", cand) == 0
     said = json.dumps({"reasoning": "The first.", "winner": "A", "rating": 5})

@@ -462,6 +462,18 @@ def test_a_written_checkpoint_that_is_not_the_model_is_never_published(tiny_fold
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_folder_that_cannot_be_made_is_an_error_that_names_it(tiny_folder, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(EngineError, match=r"file/out: cannot be written"):
+        write_checkpoint(spec_of(tiny_folder, "llama-official-fp8"), RESOURCES, tmp_path / "file" / "out")
+
+
+def test_a_model_spread_over_devices_is_written_and_not_read_back(tiny_folder, tmp_path):
+    trace = write_checkpoint(spec_of(tiny_folder, "llama-official-fp8", device_map="cpu"), RESOURCES, tmp_path / "out")
+    assert trace.exported == {"read_back": False, "reason": "the model was spread over devices, and is expanded on one"}
+    assert trace.stored["weights"] == {"FP8": 6}
+
+
 def test_blocks_that_do_not_divide_the_rows_cannot_be_packed(tiny_folder, tmp_path):
     text = load_recipe("int4-awq").path.read_text()
     mine = tmp_path / "mine.yaml"

@@ -212,7 +212,7 @@ def real(tmp_path_factory) -> Path:
 
 
 def test_real_questions_to_a_real_model_get_the_same_scores_through_hf_and_the_library(real):
-    requests = questions(10)
+    requests = questions(6)
     hf = load(real, "hf", threads=1, max_length=1024)
     with library():
         engine = load(real, max_length=1024)
@@ -456,6 +456,26 @@ def test_what_is_too_long_is_never_sent(tiny_folder, single):
     assert "the limit is 96" in found[1].message
     assert [type(one) for one in generated] == [Failure, Generation]
     assert sent == 1 + 3 + 1
+
+
+def test_prompts_that_begin_alike_are_neighbours_and_share_blocks(tiny_folder):
+    beginnings = [f"{text} wakes before the town does, and bread rises. " * 2 for text in ("The harbour", "A train")]
+    requests = [
+        ScoreRequest(context=f"{beginnings[place % 2]}Question {place}:", continuations=(" a", " t"))
+        for place in range(6)
+    ]
+    with library():
+        engine = load(tiny_folder, fallback=0)
+        tokenizer, stage = engine._scorer._tokenizer, engine._session.llm._stage
+        before = len(part(".llmapi.llm").seen)
+        list(engine.score(requests))
+        asked = part(".llmapi.llm").seen[before:]
+        shared = stage.reuse(asked[-1], "")
+    heads = [tokenizer(text)["input_ids"][:20] for text in beginnings]
+    groups = [next(place for place, head in enumerate(heads) if ids[:20] == head) for ids in asked]
+    assert len(asked) == 6
+    assert sorted(groups) in (groups, groups[::-1]), "all of one beginning, then all of the other"
+    assert shared >= 32, "their blocks are kept for the next one"
 
 
 def test_the_double_refuses_what_is_too_long_itself(tiny_folder):

@@ -118,13 +118,17 @@ def refuse_occupied(output: Path) -> None:
 
 @contextmanager
 def building(output: Path) -> Iterator[Path]:
-    """Yield a folder beside `output` that takes its place at the end; after an error nothing is left of it."""
+    """Yield a folder beside `output` that takes its place at the end; after an error nothing is left of it.
+
+    Raises:
+        EngineError: it cannot be written.
+    """
     folder = output.parent / f".{output.name}.{os.getpid()}.part"
-    output.parent.mkdir(parents=True, exist_ok=True)
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir()
-    mode = folder.stat().st_mode & 0o666
     try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        mode = folder.stat().st_mode & 0o666
         yield folder
         for path in folder.rglob("*"):
             if path.is_file():  # safetensors makes files that only their owner may read; a server may be somebody else
@@ -132,6 +136,8 @@ def building(output: Path) -> Iterator[Path]:
         if output.exists():
             output.rmdir()
         folder.rename(output)
+    except OSError as error:
+        raise EngineError(f"{output}: cannot be written: {error}") from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -180,6 +186,8 @@ def _compare(checkpoint: Checkpoint, options: ModelOptOptions, rows: Any, made: 
     """
     if checkpoint.declared.algorithm not in FORMATS:
         return {"read_back": False, "reason": f"{checkpoint.declared.algorithm} cannot be expanded"}
+    if options.device_map is not None:
+        return {"read_back": False, "reason": "the model was spread over devices, and is expanded on one"}
     dtype, simulated = getattr(torch, made.source["dtype"]), made.simulated
     loaded, scales = load_expanded(checkpoint, options, dtype=dtype, device=made.device, progress=False)
     quantize_activations(loaded, checkpoint, scales)

@@ -5,7 +5,7 @@ import pytest
 from evalkit.assets import MtBench, MtBenchQuestion
 from evalkit.benchmarks.mt_bench import MtBenchBenchmark
 from evalkit.definitions import TaskDefinition
-from evalkit.errors import AssetError, UsageError
+from evalkit.errors import AssetError, MissingExtraError, UsageError
 from evalkit.records import TextReply, Turn
 
 CATEGORIES = ("writing", "math", "novel")
@@ -84,6 +84,14 @@ def test_what_is_not_there_is_named():
         load(subjects=["maths"])
     with pytest.raises(AssetError, match="'original'"):
         load(references="original")
+
+
+def test_a_template_of_fastchat_needs_fastchat_and_no_template_changes_nothing():
+    with pytest.raises(MissingExtraError, match=r"template 'fastchat:vicuna_v1\.1' needs the package 'fastchat'"):
+        load(template="fastchat:vicuna_v1.1")
+    assert load().render(["ask"], []) is None
+    assert "template" not in load().task_run.settings
+    assert "template" not in definition().model_dump()["mt_bench"]
 
 
 @pytest.mark.parametrize(

@@ -8,12 +8,14 @@ from typing import Any
 
 import pytest
 
+from evalkit.cli import main
 from evalkit.comparison import compare
 from evalkit.errors import DataError, UsageError
 from evalkit.interop.fastchat_export import export_fastchat
 from evalkit.interop.fastchat_import import Choices, import_fastchat, write_fastchat_import
 from evalkit.interop.fastchat_results import fastchat_means, fastchat_wins
 from evalkit.interop.fastchat_rows import Row, read_rows
+from evalkit.interop.voted import voted_pairs
 from evalkit.store import read_run
 
 JUDGE = ["gpt-4", "single-v1"]
@@ -339,3 +341,58 @@ def test_fastchats_swap_rule():
     assert [one.dropped for one in found] == [1, 1]
     only = fastchat_wins(rows_of([game(81, 1, *pair) for pair in pairs]), baseline="base")
     assert [one.model for one in only] == ["cand"]
+
+
+def test_the_verbs_say_what_is_in_a_folder_and_what_fastchat_would_make_of_it(tmp_path, capsys):
+    rows = [rating("base", 81, 1, 8), rating("base", 81, 2, -1), rating("base", 82, 1, 7)]
+    root = fill(tmp_path / "mt_bench", rows)
+    words = ["import", str(root), "--format", "fastchat", "--model", "base", "--output", str(tmp_path / "base")]
+    assert main(words) == 0
+    said = capsys.readouterr()
+    assert "turn 1 7.500000, average 7.500000 (1 rows of -1 passed over)" in said.out
+    assert "2 ok, 1 unparsed" in said.out
+    assert "1 judgment(s) without a rating" in said.err
+    assert main([*words, "--json"]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert shown["fastchat"]["dropped"] == 1
+    assert shown["judgments"]["mt-bench"]["by_status"] == {"ok": 2, "unparsed": 1}
+    out = ["export", str(tmp_path / "base"), "--format", "fastchat", "--output", str(tmp_path / "out"), "--json"]
+    assert main(out) == 0
+    assert json.loads(capsys.readouterr().out)["unrated"] == 1
+    assert (tmp_path / "out" / "model_judgment" / "gpt-4_single.jsonl").is_file()
+
+
+def vote(number: int, turn: int, **changes: Any) -> dict[str, Any]:
+    row = {"question_id": number, "model_a": "cand", "model_b": "base", "winner": "model_a", "judge": "expert_1"}
+    return {**row, "turn": turn, **changes}
+
+
+def test_voted_pairs_come_with_the_answers_that_were_voted_on(tmp_path):
+    root = fill(tmp_path / "mt_bench")
+    votes = [vote(number, turn) for number in QUESTIONS for turn in (1, 2)]
+    votes += [vote(81, 1, model_b="unknown"), vote(82, 1, judge="author_1")]
+    write(tmp_path / "votes" / "human.jsonl", votes)
+    assert voted_pairs(tmp_path / "votes", None, count=9, seed=0) is None
+    found = voted_pairs(tmp_path / "votes", root / "model_answer", count=5, seed=0)
+    assert found is not None
+    assert len(found.pairs) == len(found.keys) == 5
+    for key, pair in zip(found.keys, found.pairs, strict=True):
+        assert (key[2], key[3]) == ("base", "cand")
+        assert pair.answers_a == tuple(answer("base", key[0])["choices"][0]["turns"][: key[1]])
+        assert pair.answers_b[0].startswith("cand says")
+    assert (len(found.people), found.gpt4) == (len(votes), [])
+
+
+def test_votes_that_carry_the_conversations_need_no_other_file(tmp_path):
+    def talk(model: str) -> list[dict[str, str]]:
+        turns = answer(model, 81)["choices"][0]["turns"]
+        return [
+            {"role": role, "content": text} for text in turns for role, text in (("user", "q"), ("assistant", text))
+        ]
+
+    rows = [vote(81, turn, conversation_a=talk("cand"), conversation_b=talk("base")) for turn in (1, 2)]
+    write(tmp_path / "votes" / "human.jsonl", rows)
+    found = voted_pairs(tmp_path / "votes", None, count=9, seed=0)
+    assert found is not None
+    assert sorted(len(pair.answers_a) for pair in found.pairs) == [1, 2]
+    assert found.pairs[0].answers_a[0] == "base says 81 first"

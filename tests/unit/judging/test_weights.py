@@ -4,8 +4,11 @@ import math
 
 import pytest
 
+from evalkit.definitions import JudgeProfile
 from evalkit.errors import DataError
-from evalkit.judging.weights import continuations, weighted_rating
+from evalkit.judging import Question
+from evalkit.judging.reading import read_probabilities, scored_texts
+from evalkit.judging.weights import continuations, likeliest_choice, weighted_rating
 
 
 def logs(values):
@@ -52,3 +55,41 @@ def test_missing_and_non_finite_values_are_refused(values):
 
 def test_the_texts_that_are_scored():
     assert continuations((8, 10)) == (" 8", " 9", " 10")
+
+
+@pytest.mark.parametrize(
+    ("values", "choice"), [([0.5, 0.2, 0.1], "A"), ([0.1, 0.3, 0.2], "B"), ([0.1, 0.1, 0.3], "tie"), ([0.2] * 3, "tie")]
+)
+def test_the_likeliest_letter_is_the_choice_and_equal_ones_are_a_tie(values, choice):
+    found = likeliest_choice(logs(values))
+    assert found.choice == choice
+    assert sum(found.probabilities) == pytest.approx(1)
+    assert found.mass == pytest.approx(sum(values))
+
+
+@pytest.mark.parametrize("values", [[-1.0, -1.0], [-1.0, -1.0, float("nan")]])
+def test_a_choice_needs_three_finite_values(values):
+    with pytest.raises(DataError, match="3 finite log-probabilities"):
+        likeliest_choice(values)
+
+
+@pytest.mark.parametrize(("first", "score"), [(True, 1.0), (False, -1.0)])
+def test_a_choice_is_the_judged_answers_by_where_it_was_shown(first, score):
+    profile = JudgeProfile(
+        name="p",
+        mode="pairwise",
+        answer="choice_logprob",
+        scale=(-1, 1),
+        prompts={
+            "source": "inline",
+            "turn_1": "{question_1}{answer_a_1}{answer_b_1}",
+            "turn_1_with_reference": "{question_1}{reference_1}{answer_a_1}{answer_b_1}",
+            "turn_2": "{question_1}{question_2}{answer_a_1}{answer_b_1}{answer_a_2}{answer_b_2}",
+            "turn_2_with_reference": "{question_1}{question_2}{reference_1}{reference_2}{answer_a_1}{answer_b_1}"
+            "{answer_a_2}{answer_b_2}",
+        },
+    )
+    question = Question(key="k", system=None, user="u", reference=False, places=(), rule=None, judged_first=first)
+    assert scored_texts(profile) == ("\n\nBetter answer:", (" A", " B", " C"))
+    verdict = read_probabilities(profile, question, logs([0.5, 0.2, 0.1]), [1, 1, 1])
+    assert (verdict.status, verdict.score, verdict.details["choice"]) == ("ok", score, "A")

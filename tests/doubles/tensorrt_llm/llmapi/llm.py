@@ -20,6 +20,9 @@ VISIBLE_GPUS = 8
 closed: list[Any] = []
 """Every instance that was shut down."""
 
+seen: list[list[int]] = []
+"""Every prompt, in the order in which it came."""
+
 
 class _Tokenizer:
     """The library's wrapper around a transformers tokenizer."""
@@ -101,6 +104,7 @@ class LLM:
         number, self._count = self._count, self._count + 1
         if faults.dies_at is not None and number >= faults.dies_at:
             raise RuntimeError("Executor worker returned error: CUDA error: an illegal memory access was encountered")
+        seen.append(ids)
         limit = self.args.max_num_tokens
         if limit is not None and not self.args.enable_chunked_prefill and len(ids) > limit:
             raise RequestError(f"The sum of prompt length ({len(ids)}) should not exceed max_num_tokens ({limit})")
