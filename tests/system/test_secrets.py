@@ -64,7 +64,7 @@ class _Repeater(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"]))
         asked = json.loads(body)
-        if "chat" in self.path and asked.get("max_tokens", 0) > 100:
+        if "chat" in self.path and asked.get("max_tokens", 0) > 40:
             type(self).chats += 1
             if self.chats % 4 == 0:
                 sent = "; ".join(f"{name}: {value}" for name, value in self.headers.items())

@@ -502,6 +502,16 @@ def test_more_gpus_than_there_are_is_the_librarys_own_error(tiny_folder):
     assert "tensor_parallel" not in str(engine.identity.options), "recipes may need different numbers of GPUs"
 
 
+def test_a_schema_is_enforced_where_a_backend_for_it_is_named(tiny_folder):
+    request = GenerateRequest(prompt="A", max_tokens=4, json_schema='{"type": "object"}')
+    with library():
+        enforcing, plain = load(tiny_folder, guided_decoding="xgrammar"), load(tiny_folder)
+        assert enforcing._session.llm.args.guided_decoding_backend == "xgrammar"
+        assert enforcing._generator._params(request).guided_decoding.json == {"type": "object"}
+        assert plain._generator._params(request).guided_decoding is None
+        assert enforcing.identity.sha256 != plain.identity.sha256
+
+
 @pytest.mark.parametrize(
     ("options", "fault"),
     [

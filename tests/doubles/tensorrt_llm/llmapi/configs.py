@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from fnmatch import fnmatch
 from typing import Any, Literal
 
@@ -15,7 +16,8 @@ class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
-class GuidedDecodingParams(_Strict):
+@dataclass(kw_only=True)
+class GuidedDecodingParams:
     json: Any = None
     regex: str | None = None
 
