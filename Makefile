@@ -21,7 +21,7 @@ $(VENV)/.run: pyproject.toml constraints.txt
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.run
-	$(PIP) install --constraint constraints.txt --editable '.[modelopt,llama,plots,sign,history]' --group dev
+	$(PIP) install --constraint constraints.txt --editable '.[modelopt,llama,plots,sign,history,ray,remote]' --group dev
 	touch $@
 
 demo: $(VENV)/.run

@@ -25,7 +25,7 @@ from tabulate import tabulate
 
 from evalkit import __version__
 
-PACKAGES = ("numpy", "scipy", "torch", "transformers", "lm-eval", "nvidia-modelopt")
+PACKAGES = ("numpy", "scipy", "torch", "transformers", "lm-eval", "nvidia-modelopt", "ray")
 SQUARE = ((2048, 2048, 2048),)
 """A matrix product large enough to show the machine's best rate."""
 

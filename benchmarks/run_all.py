@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import measuring as m
+from goals import goals_table
 
 HERE = Path(__file__).resolve().parent
 DOCUMENT = HERE.parent / "docs" / "performance.md"
@@ -27,13 +28,24 @@ BUSY = 0.5
 """Load above which the machine is not idle enough."""
 
 RECIPES = [f"--recipe={recipe}" for recipe in ("llama-official-fp8", "modelopt-fp8-kv", "int4-awq")]
-PARTS: dict[str, list[str]] = {"decide": [], "store": [], "generate": [], "mmlu": RECIPES}
+PARTS: dict[str, list[str]] = {
+    "decide": [],
+    "store": [],
+    "scale": [],
+    "collect": [],
+    "parity": [],
+    "generate": [],
+    "mmlu": RECIPES,
+}
 """Part to the options its script gets; the cheap ones first."""
 
 TINY: dict[str, list[str]] = {
     "decide": ["--repeats=2"],
     "store": ["--repeats=2", "--timed-records=2000", "--records=5000"],
     "generate": ["--repeats=1", "--questions=4", "--peer-questions=2", "--exact-questions=1", "--max-tokens=8"],
+    "collect": ["--repeats=1", "--items=2", "--records=5000"],
+    "parity": ["--items=1", "--tasks=mmlu-cloze-demo"],
+    "scale": ["--replicas=1,64", "--shards=1", "--mmlu-replicas=0", "--ray=2", "--ray-shards=1"],
     "mmlu": ["--repeats=1", "--items=2", "--parity-items=1", "--recipe-items=1"],
 }
 """Options that only show that a script runs; its figures mean nothing."""
@@ -50,7 +62,8 @@ def main() -> int:
             return 1
         for part in parts:
             _run(part, args)
-    documents = {part: json.loads(_file(args.folder, part).read_text("utf-8")) for part in parts}
+    found = _found(args.folder)
+    documents = {part: found[part] for part in parts if part in found}
     tables = {
         table["name"]: m.Table(name=table["name"], headers=table["headers"], rows=table["rows"])
         for document in documents.values()
@@ -59,6 +72,7 @@ def main() -> int:
     blocks = {name: table.text("github") for name, table in tables.items()}
     if documents:
         blocks["machine"] = _machine(documents)
+        blocks["goals"] = goals_table(found).text("github")
     if args.dry:
         print("\n\n".join(f"{name}\n{text}" for name, text in blocks.items()))
     else:
@@ -81,7 +95,7 @@ def _arguments() -> argparse.Namespace:
 
 
 def _run(part: str, args: argparse.Namespace) -> None:
-    more = [f"--mmlu={args.mmlu}"] if part == "mmlu" and args.mmlu else []
+    more = [f"--mmlu={args.mmlu}"] if part in ("mmlu", "collect") and args.mmlu else []
     options = [*PARTS[part], *more, *(TINY[part] if args.tiny else [])]
     command = [sys.executable, str(HERE / f"bench_{part}.py"), *options, "--json", str(_file(args.folder, part))]
     m.say(f"{part}: {' '.join(command[1:])}")
@@ -92,6 +106,12 @@ def _run(part: str, args: argparse.Namespace) -> None:
 
 def _file(folder: Path, part: str) -> Path:
     return folder / f"{part}.json"
+
+
+def _found(folder: Path) -> dict[str, Any]:
+    """Return every part's JSON file that is there: goals are told together, whatever was measured just now."""
+    files = {part: _file(folder, part) for part in PARTS}
+    return {part: json.loads(file.read_text("utf-8")) for part, file in files.items() if file.exists()}
 
 
 def _machine(documents: Mapping[str, Any]) -> str:

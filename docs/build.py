@@ -33,7 +33,9 @@ def first_line(name: str) -> str:
     path = ROOT / name
     if path.suffix == ".png":
         return "picture"
-    text = path.read_text("utf-8")
+    text = path.read_text("utf-8").removeprefix("#!/usr/bin/env bash\n")
+    if path.suffix == ".txt":
+        return "text"
     if path.suffix in (".css", ".html", ".js", ".xsd"):
         return text.strip().split("\n")[0].strip("/*{#}<!-> ").rstrip(".")
     if path.suffix == ".py":

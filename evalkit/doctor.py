@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import shutil
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,13 +20,11 @@ from typing import Literal
 from evalkit import __version__
 from evalkit.assets import AssetStore
 
-EXTRAS: Mapping[str, Sequence[str]] = {
-    "hf": ("torch", "transformers", "accelerate", "gguf", "lm-eval"),
-    "modelopt": ("nvidia-modelopt", "requests"),
-    "server": ("httpx",),
-    "llama": ("xllamacpp",),
-}
-"""Extra of this distribution to the packages it brings."""
+DISTRIBUTION = "evalkit-quant"
+
+_REQUIREMENT = re.compile(
+    r"""^(?P<name>[\w.-]+)\s*(?:\[(?P<extras>[^]]*)\])?[^;]*;.*\bextra\s*==\s*["'](?P<of>[\w-]+)["']"""
+)
 
 FREE_BYTES_ADVISED = 4 * 2**30
 
@@ -58,8 +57,7 @@ def examine(assets: AssetStore, folders: Mapping[str, Path], *, online: bool = T
         online: also try each source of each asset, which may take seconds.
     """
     yield from _machine()
-    for extra, packages in EXTRAS.items():
-        yield _extra(extra, packages)
+    yield from _extras()
     yield _gpu()
     for name, folder in folders.items():
         yield _folder(name, folder)
@@ -76,6 +74,50 @@ def _machine() -> Iterator[Finding]:
         state="ok",
         seen=f"{platform.python_version()} on {platform.system()} {platform.machine()}, {cores} cores",
     )
+
+
+def extras_of(requirements: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """Return each extra with the packages it brings, those of other extras that it names included.
+
+    >>> lines = ['torch>=2.8; extra == "hf"', 'evalkit-quant[hf]; extra == "modelopt"', 'click>=8']
+    >>> extras_of(lines)
+    {'hf': ('torch',), 'modelopt': ('torch',)}
+    """
+    direct: dict[str, list[tuple[str, list[str]]]] = {}
+    for found in filter(None, map(_REQUIREMENT.match, requirements)):
+        named = [one.strip() for one in (found["extras"] or "").split(",") if one.strip()]
+        direct.setdefault(found["of"], []).append((found["name"], named))
+
+    def packages(extra: str, above: frozenset[str]) -> list[str]:
+        inner = above | {extra}
+        return [
+            package
+            for name, named in direct.get(extra, ())
+            for package in (
+                [one for other in named if other not in inner for one in packages(other, inner)]
+                if name == DISTRIBUTION
+                else [name]
+            )
+        ]
+
+    return {extra: tuple(dict.fromkeys(packages(extra, frozenset()))) for extra in direct}
+
+
+def _extras() -> Iterator[Finding]:
+    """Look at every extra that the installed distribution declares."""
+    try:
+        found = extras_of(metadata.requires(DISTRIBUTION) or ())
+    except metadata.PackageNotFoundError:
+        yield Finding(
+            area="extra",
+            name=DISTRIBUTION,
+            state="gap",
+            seen="the distribution is not installed, so its extras are unknown",
+            next_step="pip install evalkit-quant, or pip install --editable . in a checkout",
+        )
+        return
+    for extra, packages in found.items():
+        yield _extra(extra, packages)
 
 
 def _extra(extra: str, packages: Sequence[str]) -> Finding:

@@ -23,6 +23,7 @@ from evalkit.adapters.base import (
     warnings_of,
 )
 from evalkit.adapters.registry import load_engine
+from evalkit.collect.variance import batch_variance
 from evalkit.errors import EvalkitError
 from evalkit.records import EngineIdentity
 from evalkit.suite import EngineSpec
@@ -35,6 +36,21 @@ KNOWN = (
 """Questions in the form of MMLU; the right letters are B and A."""
 
 RIGHT = (1, 0)
+
+COMPANY = tuple(
+    ScoreRequest(
+        context="".join(f"{one} and {one} make {2 * one}.\n" for one in range(1, n % 7))
+        + f"Question: How many are {n + 11} and {3 * n + 7}?\n"
+        + "".join(
+            f"{letter.strip()}. {4 * n + 18 + off}\n" for letter, off in zip(LETTERS, (1, 0, 10, -2), strict=True)
+        )
+        + "Answer:",
+        continuations=LETTERS,
+    )
+    for n in range(12)
+)
+"""Questions of many lengths, to be asked together and then alone."""
+
 ANSWER_TOKENS = 16
 
 
@@ -79,19 +95,45 @@ def check_engine(spec: EngineSpec, resources: Resources) -> EngineCheck:
         trials["continue a text"] = _generated(engine, "Once upon a time")
         trials["answer a message"] = _generated(engine, (Message(role="user", content="Say hello."),))
         failed = [name for name, seen in trials.items() if seen.startswith(_FAILED)]
+        sound = len(failed) < len(trials)
+        other = _in_another_company(engine, trials, warnings)
+        if other is not None:
+            trials["the same, each alone"] = other
         return EngineCheck(
             name=spec.name,
             identity=engine.identity,
             findings=dict(getattr(engine, "findings", {})),
             trials=trials,
             warnings=(*warnings_of(engine), *warnings, *(f"{name}: {trials[name]}" for name in failed)),
-            sound=len(failed) < len(trials),
+            sound=sound,
         )
     finally:
         engine.close()
 
 
 _FAILED = "FAILED: "
+
+
+def _in_another_company(engine: Engine, trials: Mapping[str, str], warnings: list[str]) -> str | None:
+    """Ask a dozen questions together and then alone, in the ways that work; None where none does."""
+    works = {name for name, seen in trials.items() if not seen.startswith(_FAILED)}
+    scores = COMPANY if "score four letters" in works else ()
+    prompts = [
+        GenerateRequest(prompt=request.context, max_tokens=ANSWER_TOKENS)
+        for request in (COMPANY[::3] if "continue a text" in works else ())
+    ]
+    if not scores and not prompts:
+        return None
+    try:
+        found = batch_variance(engine, scores, prompts)
+    except EvalkitError as error:
+        return f"{_FAILED}{error}"
+    if found.choices_changed or found.answers_changed:
+        warnings.append(
+            f"replies depend on what is asked beside them ({found}): two runs differ by that much with no cause; a "
+            "suite's rerun measures it on the task"
+        )
+    return str(found)
 
 
 def _scored(engine: Engine, warnings: list[str]) -> str:

@@ -14,6 +14,9 @@ from typing import Annotated, Any, Literal, TypeGuard
 from pydantic import Field, model_validator
 
 from evalkit.configuration import Section, read_yaml, validate
+from evalkit.errors import ConfigError, suggestion
+from evalkit.execution import JUDGE, Execution
+from evalkit.redaction import redact_text
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
 """A name that is also a folder name."""
@@ -86,6 +89,8 @@ class JudgeSpec(Panelist):
         qualify: try every judge, before its word counts, on corrupted and planted answers made from so many of the
             baseline's own; None for no trial.
         max_calls, max_tokens: caps on what one invocation may ask of all judges together; None for none.
+        price: of a million tokens read and of a million written, so that the cost is said before it is incurred.
+        max_cost: a cap on it, in the unit of the prices; None for none.
     """
 
     panel: tuple[Panelist, ...] = ()
@@ -93,12 +98,16 @@ class JudgeSpec(Panelist):
     qualify: Annotated[int, Field(ge=2)] | None = None
     max_calls: Annotated[int, Field(ge=1)] | None = None
     max_tokens: Annotated[int, Field(ge=1)] | None = None
+    price: tuple[Annotated[float, Field(ge=0)], Annotated[float, Field(ge=0)]] | None = None
+    max_cost: Annotated[float, Field(gt=0)] | None = None
 
     @model_validator(mode="after")
     def _judgings_have_names_of_their_own(self) -> JudgeSpec:
         names = [panelist.engine.name for panelist in self.panel]
         names += [self.pairwise] if self.pairwise is not None else []
         faults = [f"two judgings are named '{name}'" for name, n in Counter(names).items() if n > 1]
+        if self.max_cost is not None and self.price is None:
+            faults.append("max_cost needs price: [of a million tokens read, of a million written]")
         if faults:
             raise ValueError("; ".join(faults))
         return self
@@ -119,9 +128,12 @@ class Suite(Section):
         candidates: engines to certify.
         controls: engines that must be rejected if the evaluation can see anything at all.
         tasks: task names.
+        template: "fastchat:<name>" to write every conversation with FastChat's template of that name, for models
+            without a chat template of their own; None for what tasks and tokenizers say.
         judge: needed by tasks that are judged.
         assets: asset name to the sources that replace its declared ones.
-        outputs: folder of the runs; relative to the working directory.
+        outputs: folder of the runs; relative to the working directory. In a file also a URL; see `load_suite`.
+        execution: where engines run; it changes no answer and is no part of what was asked for.
     """
 
     name: Name
@@ -134,9 +146,11 @@ class Suite(Section):
     candidates: tuple[EngineSpec, ...] = ()
     controls: tuple[EngineSpec, ...] = ()
     tasks: Annotated[tuple[TaskName, ...], Field(min_length=1)]
+    template: Annotated[str, Field(pattern=r"^fastchat:[A-Za-z0-9._-]+$")] | None = None
     judge: JudgeSpec | None = None
     assets: dict[str, tuple[dict[str, Any], ...]] = Field(default_factory=dict)
     outputs: Path = Path()
+    execution: Execution = Field(default_factory=Execution)
 
     @property
     def engines(self) -> tuple[EngineSpec, ...]:
@@ -164,20 +178,38 @@ class Suite(Section):
             raise ValueError("; ".join(faults))
         return self
 
+    @model_validator(mode="after")
+    def _execution_names_engines(self) -> Suite:
+        names = [engine.name for engine in self.engines]
+        if self.rerun_engine is not None:
+            names.append(self.rerun_engine.name)
+        if self.judge is not None:
+            names += [JUDGE, self.judge.engine.name, *(one.engine.name for one in self.judge.panel)]
+        unknown = [name for name in self.execution.engines if name not in names]
+        if unknown:
+            raise ValueError(
+                "; ".join(f"execution.engines: no engine '{name}'{suggestion(name, names)}" for name in unknown)
+            )
+        return self
 
-def load_suite(path: Path) -> Suite:
+
+def load_suite(path: Path, *, place: Callable[[str], Path] | None = None) -> Suite:
     """Read a suite file.
 
     Relative paths in it (`definitions`, a policy or recipe file, a model folder or a file in options written with `./`
     or `../`, `local` sources) are relative to the file; `outputs` is relative to the working directory and defaults to
     `outputs/<name>`.
 
+    Args:
+        path: the file.
+        place: tells which local folder stands for `outputs` behind a URL; without it a URL is a fault.
+
     Raises:
         ConfigError: lists all faults of the file.
     """
     data = read_yaml(path)
     if isinstance(data, dict):
-        data = _with_outputs(_with_paths(_with_defaults(data), path.parent))
+        data = _with_outputs(_with_paths(_with_defaults(data), path.parent), str(path), place)
     return validate(Suite, data, str(path))
 
 
@@ -275,8 +307,15 @@ def _resolved_options(value: Any, folder: Path) -> Any:
     return value
 
 
-def _with_outputs(data: Mapping[str, Any]) -> dict[str, Any]:
-    return {"outputs": f"outputs/{data.get('name')}", **data}
+def _with_outputs(data: Mapping[str, Any], source: str, place: Callable[[str], Path] | None) -> dict[str, Any]:
+    out = {"outputs": f"outputs/{data.get('name')}", **data}
+    if isinstance(out["outputs"], str) and "://" in out["outputs"]:
+        if place is None:
+            shown = redact_text(out["outputs"])
+            step = "next step: a copy of the suite with a folder in its place"
+            raise ConfigError(source, [f"outputs: {shown} is a URL, and this verb needs a local folder; {step}"])
+        out["outputs"] = place(out["outputs"])
+    return out
 
 
 def _is(value: Any) -> TypeGuard[Mapping[str, Any]]:

@@ -296,8 +296,8 @@ class _Handler(BaseHTTPRequestHandler):
         except HttpError as error:
             self._reply(error.status, {"object": "error", "message": str(error), "code": error.status})
 
-    def _reply(self, status: int, reply: Mapping[str, Any]) -> None:
-        data = json.dumps(reply).encode()
+    def _reply(self, status: int, reply: Mapping[str, Any] | bytes) -> None:
+        data = reply if isinstance(reply, bytes) else json.dumps(reply).encode()
         try:
             self.send_response(status)
             self.send_header("content-type", "application/json")

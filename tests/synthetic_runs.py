@@ -50,7 +50,8 @@ def policy(name: str = "release", recipes: Sequence[str] = ("candidate",), **end
     endpoints = {
         key: endpoint.model_copy(update=endpoint_changes.get(key, {})) for key, endpoint in loaded.endpoints.items()
     }
-    return bind(loaded.model_copy(update={"endpoints": endpoints}), "baseline", recipes, ["broken"])
+    changed = {"endpoints": endpoints, "judge": None}  # whether its judges may judge is a matter of its own
+    return bind(loaded.model_copy(update=changed), "baseline", recipes, ["broken"])
 
 
 def identity(recipe: str = "official-fp8", **changes: Any) -> EngineIdentity:

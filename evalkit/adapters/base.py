@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
+from evalkit.errors import UsageError
 from evalkit.records import EngineIdentity
 
 if TYPE_CHECKING:
@@ -127,7 +128,8 @@ class Failure:
 class Engine(Protocol):
     """A loaded model that can score and generate.
 
-    An engine may also have `warnings` (see `warnings_of`), and `findings`: what its loader looked at, and what it saw.
+    An engine may also have `warnings` (see `warnings_of`), `width` (see `width_of`), `status` (see `status_of`), and
+    `findings`: what its loader looked at, and what it saw.
     """
 
     @property
@@ -150,3 +152,32 @@ def warnings_of(engine: Engine) -> tuple[str, ...]:
     What is counted while an engine works is among them, so later calls may say more.
     """
     return tuple(getattr(engine, "warnings", ()))
+
+
+def width_of(engine: Engine) -> int:
+    """Return how many requests an engine works on at once, as far as it says; 1 for most engines.
+
+    Where requests follow from earlier replies, at least so many are put at once. No reply depends on it.
+    """
+    return int(getattr(engine, "width", 1))
+
+
+def status_of(engine: Engine) -> str:
+    """Return how an engine of many parts is doing, in a few words for a progress view; "" for most engines."""
+    return str(getattr(engine, "status", ""))
+
+
+def no_chat_template(whose: str) -> UsageError:
+    """Return the error of every adapter that is given messages and has no template to write them with.
+
+    A template is never guessed from a model's name: another one gives other answers, silently.
+
+    Args:
+        whose: what lacks the template, as the beginning of the sentence.
+    """
+    return UsageError(
+        f"{whose} has no chat template, so messages cannot be put to it, and none is guessed from a model's name; next "
+        "step: name the one the model was tuned with among FastChat's, --template fastchat:<name> or template: "
+        "fastchat:<name> in a suite or task file (pip install 'evalkit-quant[fastchat]'), or use a model whose "
+        "tokenizer has one"
+    )

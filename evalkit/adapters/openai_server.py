@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from evalkit.adapters.base import Engine, Resources
 from evalkit.adapters.causal.options import read_options
 from evalkit.adapters.openai.options import ServerOptions
-from evalkit.errors import MissingExtraError
+from evalkit.errors import MissingExtraError, UsageError
 
 if TYPE_CHECKING:
     from evalkit.suite import EngineSpec
@@ -43,3 +43,20 @@ def reusable(options: Mapping[str, Any]) -> bool:
     Another model may be served at the same address, under the same name, since then.
     """
     return bool(options.get("weights_sha256"))
+
+
+def at(options: Mapping[str, Any], url: str) -> dict[str, Any]:
+    """Return the options for the same model behind another address.
+
+    Without a declared digest the address is part of what tells weights apart, for nothing else would notice that one of
+    several servers runs another model.
+
+    Raises:
+        UsageError: the digest of the weights is not declared.
+    """
+    if not options.get("weights_sha256"):
+        raise UsageError(
+            f"{url}: several servers are taken for one engine only on somebody's word that they serve the same "
+            "weights; next step: declare their digest in the option weights_sha256"
+        )
+    return {**options, "base_url": url}

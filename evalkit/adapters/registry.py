@@ -59,6 +59,23 @@ def reusable(spec: EngineSpec) -> bool:
     return bool(asked(spec.options)) if callable(asked) else True
 
 
+def spec_at(spec: EngineSpec, url: str) -> EngineSpec:
+    """Return the specification of the same model behind another address.
+
+    An adapter whose engines are behind an address has a function `at(options, url) -> options`.
+
+    Raises:
+        UsageError: the adapter's engines are not, or nothing vouches that the model is the same.
+    """
+    at = getattr(_module(spec.adapter), "at", None)
+    if not callable(at):
+        raise UsageError(
+            f"engine '{spec.name}': engines of adapter '{spec.adapter}' are not behind an address; next step: leave "
+            f"out 'urls' under execution.engines.{spec.name}"
+        )
+    return spec.model_copy(update={"options": at(spec.options, url)})
+
+
 def _module(name: str) -> Any:
     if name in {path.stem for path in _built_in()}:
         return import_module(f"evalkit.adapters.{name}")

@@ -6,6 +6,7 @@ May not know: what an asset is used for.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,6 +22,10 @@ from evalkit.records import digest
 AnySource = LocalSource | HubSource | WheelSource
 
 _MODELS = Path(__file__).resolve().parent / "models"
+
+
+def _tell_nobody(_line: str) -> None:
+    pass
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -75,6 +80,17 @@ class AssetStore:
         self._cache = ContentCache(cache or Path.home() / ".cache" / "evalkit")
         self._declarations = _with_overrides(_read_all(definitions_root), overrides or {})
         self._fetched: dict[tuple[str, tuple[str, ...]], FetchedAsset] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what holds on another machine too: declarations, not where files were found on this one."""
+        own = self._downloads.python == sys.executable
+        downloads = replace(self._downloads, progress=_tell_nobody, python="" if own else self._downloads.python)
+        return {**self.__dict__, "_downloads": downloads, "_fetched": {}}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        if not self._downloads.python:
+            self._downloads = replace(self._downloads, python=sys.executable)
 
     def declared(self) -> list[AssetDeclaration]:
         """Return all declarations, sorted by name."""

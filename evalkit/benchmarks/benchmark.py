@@ -6,11 +6,17 @@ May not know: engines, runs, files under `outputs/`.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain, islice
 from typing import Protocol
 
-from evalkit.records import ChoiceReply, Item, TaskRun, TextReply, digest, text_digest
+from evalkit.benchmarks.spool import SpooledItems, rank_of
+from evalkit.records import ChoiceReply, Item, TaskRun, TextReply, canonical_json, text_digest
+
+IN_MEMORY = 65_536
+"""Items that are held in memory; of a task with more of them only one at a time is."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,7 +62,7 @@ class Benchmark(Protocol):
         """What is asked, with the digests that make two runs comparable."""
 
     @property
-    def items(self) -> tuple[Item, ...]:
+    def items(self) -> Sequence[Item]:
         """All items, sorted by subject and digest."""
 
     @property
@@ -105,16 +111,32 @@ def chosen(identities: Sequence[tuple[str, int]], limit: int | None, order_seed:
     return sorted(ranked[:limit])
 
 
-def canonical_order(items: Iterable[Item]) -> tuple[Item, ...]:
-    """Return items sorted by subject, digest and occurrence."""
-    return tuple(sorted(items, key=lambda item: (item.subject, item.item_sha256, item.occurrence)))
+def canonical_order(items: Iterable[Item]) -> Sequence[Item]:
+    """Return items sorted by subject, digest and occurrence; very many of them stay on the disk."""
+    coming = iter(items)
+    few = list(islice(coming, IN_MEMORY + 1))
+    return tuple(sorted(few, key=rank_of)) if len(few) <= IN_MEMORY else SpooledItems(chain(few, coming))
 
 
-def item_set_sha256(items: Sequence[Item]) -> str:
+def item_set_sha256(items: Iterable[Item]) -> str:
     """Digest of the sorted item keys."""
-    return digest(sorted(item.key for item in items))
+    return _list_digest(sorted(item.key for item in items))
 
 
-def prompts_sha256(items: Sequence[Item]) -> str:
+def prompts_sha256(items: Iterable[Item]) -> str:
     """Digest of the sorted (item key, prompt digest) pairs."""
-    return digest(sorted([item.key, item.prompt_sha256] for item in items))
+    return _list_digest(sorted((item.key, item.prompt_sha256) for item in items))
+
+
+def _list_digest(values: Iterable[object]) -> str:
+    """Return `digest(list(values))`, without the text of the whole list in memory.
+
+    >>> from evalkit.records import digest
+    >>> _list_digest(["a", ("b", "c")]) == digest(["a", ["b", "c"]]), _list_digest([]) == digest([])
+    (True, True)
+    """
+    total = hashlib.sha256(b"[")
+    for place, value in enumerate(values):
+        total.update((("," if place else "") + canonical_json(value)).encode())
+    total.update(b"]")
+    return total.hexdigest()

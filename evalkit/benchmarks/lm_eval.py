@@ -205,7 +205,7 @@ def _metric(definition: TaskDefinition, tasks: Mapping[str, Any], own: bool) -> 
 def _task_run(
     definition: TaskDefinition,
     tasks: Mapping[str, Any],
-    items: tuple[Item, ...],
+    items: Sequence[Item],
     metric: str,
     dataset: Mapping[str, Any] | None,
 ) -> TaskRun:

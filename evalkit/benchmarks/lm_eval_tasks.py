@@ -9,6 +9,7 @@ Prompts, metrics and hashes stay lm-eval's own, so that a number means what the 
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import import_module
@@ -25,6 +26,8 @@ FEWSHOT_SEED = 1234
 
 _GROUP_KEYS = {"group", "group_alias", "task", "aggregate_metric_list", "metadata", "tag", "include"}
 _WRAPPER = "evalkit"
+_TEMPLATES = threading.RLock()
+"""Engines that are asked at the same time are marked in threads, and lm-eval has one environment for all templates."""
 
 
 def require_lm_eval(task: str) -> None:
@@ -37,7 +40,7 @@ def require_lm_eval(task: str) -> None:
         try:
             import_module("lm_eval.tasks")
         except ImportError as error:
-            raise MissingExtraError(f"task '{task}'", str(error.name or "lm_eval"), "hf") from error
+            raise MissingExtraError(f"task '{task}'", str(error.name or "lm_eval"), "mmlu") from error
 
 
 def load_tasks(
@@ -112,20 +115,21 @@ def remembered_templates(memory: dict[str, Any]) -> Iterator[None]:
     """Compile each of lm-eval's templates once instead of at every use: 14,042 MMLU items take 3 s instead of 130 s."""
     from lm_eval import utils  # noqa: PLC0415
 
-    compiled = utils.env.from_string
+    with _TEMPLATES:
+        compiled = utils.env.from_string
 
-    def remembered(source: str, *more: Any, **options: Any) -> Any:
-        if more or options:
-            return compiled(source, *more, **options)
-        if source not in memory:
-            memory[source] = compiled(source)
-        return memory[source]
+        def remembered(source: str, *more: Any, **options: Any) -> Any:
+            if more or options:
+                return compiled(source, *more, **options)
+            if source not in memory:
+                memory[source] = compiled(source)
+            return memory[source]
 
-    utils.env.from_string = remembered
-    try:
-        yield
-    finally:
-        utils.env.from_string = compiled
+        utils.env.from_string = remembered
+        try:
+            yield
+        finally:
+            utils.env.from_string = compiled
 
 
 def _index(name: str, include: Path | None) -> tuple[Mapping[str, Any], Callable[[Any], Any]]:

@@ -7,15 +7,21 @@ May not know: what will be concluded.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from evalkit.certify.judging import STORE, Bench, jobs_of
 from evalkit.certify.qualifying import qualification_file, qualify_for_suite
 from evalkit.certify.running import Workshop, run_engine
+from evalkit.certify.together import run_together
 from evalkit.collect.budget import Budget
 from evalkit.errors import UsageError
+from evalkit.execution import LOCAL
 from evalkit.policy import ResolvedPolicy
 from evalkit.suite import EngineSpec, JudgeSpec, Suite
+
+Planned = tuple[EngineSpec, int | None, str | None]
+"""An engine, the seed of its order of items, the policy it is bound to."""
 
 
 def collect_suite(suite: Suite, resolved: ResolvedPolicy, workshop: Workshop, *, retry_failed: bool = False) -> None:
@@ -31,23 +37,38 @@ def collect_suite(suite: Suite, resolved: ResolvedPolicy, workshop: Workshop, *,
     judged = [task for task in suite.tasks if workshop.definitions.task(task).kind == "conversation"]
     if judged and suite.judge is None:
         raise UsageError(f"suite '{suite.name}': task '{judged[0]}' is judged; name a 'judge' or leave the task out")
-    for spec, order_seed, policy_sha256 in _order(suite, resolved):
-        workshop.policy_sha256 = policy_sha256
+    judges = [] if suite.judge is None else [suite.judge.engine, *(one.engine for one in suite.judge.panel)]
+    workshop.opener.check([spec for spec, _, _ in _order(suite, resolved)], judges)
+    _run_all(suite, _order(suite, resolved), workshop, retry_failed=retry_failed)
+    if suite.judge is not None and judged:
+        paths = [run_path(suite, spec) for spec, _, _ in _order(suite, resolved)]
+        caps = {name: getattr(suite.judge, name) for name in ("max_calls", "max_tokens", "price", "max_cost")}
+        budget = Budget(**caps)
+        with Bench(workshop, store=suite.outputs / STORE, budget=budget) as bench:
+            for task in judged:
+                _judge_task(task, suite.judge, paths, bench, suite.outputs, retry_failed=retry_failed)
+
+
+def _run_all(suite: Suite, order: Sequence[Planned], workshop: Workshop, *, retry_failed: bool) -> None:
+    """Run every engine, one after the other, or on a cluster at the same time where the suite wants that."""
+
+    def one(spec: EngineSpec, order_seed: int | None, policy_sha256: str | None) -> None:
         run_engine(
             spec,
             suite.tasks,
             run_path(suite, spec),
             workshop,
             order_seed=order_seed,
+            policy_sha256=policy_sha256,
             retry_failed=retry_failed,
         )
-    workshop.policy_sha256 = None
-    if suite.judge is not None and judged:
-        paths = [run_path(suite, spec) for spec, _, _ in _order(suite, resolved)]
-        budget = Budget(max_calls=suite.judge.max_calls, max_tokens=suite.judge.max_tokens)
-        with Bench(workshop, store=suite.outputs / STORE, budget=budget) as bench:
-            for task in judged:
-                _judge_task(task, suite.judge, paths, bench, suite.outputs, retry_failed=retry_failed)
+
+    if workshop.execution.on == LOCAL or not workshop.execution.concurrent:
+        for planned in order:
+            one(*planned)
+        return
+    jobs = {planned[0].name: partial(one, *planned) for planned in order}
+    run_together(jobs, workshop.opener.stop, say=workshop.say, command=workshop.command)
 
 
 def _judge_task(
@@ -69,9 +90,9 @@ def run_path(suite: Suite, spec: EngineSpec) -> Path:
     return suite.outputs / spec.name
 
 
-def _order(suite: Suite, resolved: ResolvedPolicy) -> list[tuple[EngineSpec, int | None, str | None]]:
+def _order(suite: Suite, resolved: ResolvedPolicy) -> list[Planned]:
     """Return engine, item order and policy of each run: first what every verdict needs."""
-    runs: list[tuple[EngineSpec, int | None, str | None]] = [(suite.baseline, None, None)]
+    runs: list[Planned] = [(suite.baseline, None, None)]
     if suite.rerun_engine is not None:
         runs.append((suite.rerun_engine, resolved.policy.seeds.order, None))
     runs += [(spec, None, resolved.sha256) for spec in (*suite.controls, *suite.candidates)]

@@ -14,7 +14,6 @@ from types import TracebackType
 from typing import Any
 
 from evalkit.adapters.base import Engine
-from evalkit.adapters.registry import load_engine
 from evalkit.certify.running import Workshop
 from evalkit.collect.budget import Budget
 from evalkit.collect.judge import Opponent, Readable, Request, estimate_judging, judge
@@ -70,7 +69,8 @@ class Bench:
         if self._engine is None or self._asked != asked:
             self.close()
             self.workshop.say(f"loading the judge, {spec.model} with {spec.adapter}")
-            self._engine, self._asked = load_engine(spec, self.workshop.resources), asked
+            self._engine = self.workshop.opener.open(spec, self.workshop.resources, judge=True)
+            self._asked = asked
         return self._engine
 
     def judge(self, paths: Sequence[Path], job: Job, *, retry_failed: bool = False) -> None:
@@ -95,7 +95,7 @@ class Bench:
         if definition.mt_bench is None:
             raise UsageError(f"task '{job.task}' is of kind '{definition.kind}'; only conversations are judged")
         engine = self.engine(job.judge.engine)
-        before = self.budget.calls
+        before = (self.budget.calls, self.budget.prompt_tokens, self.budget.completion_tokens)
         with ExitStack() as stack:
             folders = [stack.enter_context(RunFolder.create_or_resume(path, read_manifest(path))) for path in paths]
             summary = judge(
@@ -118,9 +118,18 @@ class Bench:
         written = ", ".join(f"{n} {status}" for status, n in summary.by_status.items()) or "none"
         workshop.say(
             f"{job.judging}: judgments written: {written}; {summary.reused} shared by equal answers; "
-            f"{summary.calls - before} questions asked"
+            f"{summary.calls - before[0]} questions asked{self._used(before)}"
             + (f"; {summary.stale} of answers that are no longer there were redone" if summary.stale else "")
         )
+
+    def _used(self, before: tuple[int, int, int]) -> str:
+        """Say what was read and written since, and what everything has cost so far where prices are known."""
+        budget = self.budget
+        if budget.calls == before[0]:
+            return ""
+        read, written = budget.prompt_tokens - before[1], budget.completion_tokens - before[2]
+        cost = "" if budget.cost is None else f"; {budget.cost:.2f} spent so far"
+        return f" ({read:,} tokens read, {written:,} written{cost})"
 
     def close(self) -> None:
         """Free the engine; a second call does nothing."""

@@ -7,25 +7,29 @@ May not know: which run is the baseline.
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 from evalkit import __version__
 from evalkit.adapters.base import Engine, Resources, warnings_of
-from evalkit.adapters.registry import load_engine, reusable
+from evalkit.adapters.registry import reusable
 from evalkit.assets import AssetStore
 from evalkit.benchmarks import Benchmark, load_benchmark
+from evalkit.certify.opening import Opener
 from evalkit.certify.request import requested
 from evalkit.collect import TaskCount, collect
 from evalkit.definitions import Definitions
 from evalkit.errors import EvalkitError
+from evalkit.execution import LOCAL, Execution
 from evalkit.records import Manifest
 from evalkit.redaction import redact_settings
-from evalkit.store import RunFolder, read_manifest, read_records
+from evalkit.store import RunFolder, read_manifest, record_keys
 from evalkit.suite import EngineSpec
 
 
@@ -39,8 +43,8 @@ class Workshop:
         say: writes one line of progress for people.
         progress: show progress bars.
         command: the command line, for manifests.
-        policy_sha256: policy in force; None outside a suite.
         overrides: asset sources that replace declared ones, as the suite gives them.
+        execution: where engines run.
     """
 
     assets: AssetStore
@@ -48,15 +52,38 @@ class Workshop:
     say: Callable[[str], None]
     progress: bool = True
     command: str = ""
-    policy_sha256: str | None = None
     overrides: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
+    execution: Execution = field(default_factory=Execution)
     _benchmarks: dict[str, Benchmark] = field(default_factory=dict)
+    _loading: threading.Lock = field(default_factory=threading.Lock)
+    _opener: Opener | None = None
 
     def benchmark(self, task: str) -> Benchmark:
-        """Load a task once; later engines are asked the same objects."""
-        if task not in self._benchmarks:
-            self._benchmarks[task] = load_benchmark(self.definitions.task(task), self.assets)
-        return self._benchmarks[task]
+        """Load a task once; later engines, or those asked at the same time, are asked the same objects."""
+        with self._loading:
+            if task not in self._benchmarks:
+                self._benchmarks[task] = load_benchmark(self.definitions.task(task), self.assets)
+            return self._benchmarks[task]
+
+    @property
+    def opener(self) -> Opener:
+        """Who loads engines, here or on a cluster."""
+        if self._opener is None:
+            self._opener = Opener(self.execution, self.say)
+        return self._opener
+
+    def close(self) -> None:
+        """Leave the cluster, if engines ran on one; a second call does nothing."""
+        if self._opener is not None:
+            self._opener.close()
+
+    def __enter__(self) -> Workshop:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
 
     @property
     def resources(self) -> Resources:
@@ -78,7 +105,9 @@ def run_engine(
     workshop: Workshop,
     *,
     order_seed: int | None = None,
+    policy_sha256: str | None = None,
     retry_failed: bool = False,
+    check_batches: int = 0,
 ) -> list[TaskCount]:
     """Bring a run folder to completion, loading the engine only if something is missing.
 
@@ -88,7 +117,9 @@ def run_engine(
         path: the run's folder.
         workshop: what runs share.
         order_seed: seed of another item order (reruns of the baseline); None for the benchmark's own.
+        policy_sha256: policy the run is bound to; None for none.
         retry_failed: ask again what failed before.
+        check_batches: items of each task asked again, each alone, when it is complete; see `collect`.
 
     Returns:
         What was done for each task; empty if the finished run was reused.
@@ -98,10 +129,14 @@ def run_engine(
         EvalkitError: the engine could not be loaded or broke; finished records are kept.
     """
     asked = workshop.request(spec, order_seed)
-    if not retry_failed and reusable(spec) and finished(path, asked, tasks, workshop):
+    if not (retry_failed or check_batches) and reusable(spec) and finished(path, asked, tasks, workshop, policy_sha256):
         workshop.say(f"{spec.name}: complete, reused from {path}")
         return []
-    with engine_at_work(spec, tasks, path, workshop, order_seed=order_seed) as (folder, engine, benchmarks):
+    with engine_at_work(spec, tasks, path, workshop, order_seed=order_seed, policy_sha256=policy_sha256) as (
+        folder,
+        engine,
+        benchmarks,
+    ):
         return collect(
             folder,
             engine,
@@ -109,17 +144,25 @@ def run_engine(
             order_seed=order_seed,
             retry_failed=retry_failed,
             progress=workshop.progress,
+            check_batches=check_batches,
+            label=spec.name if workshop.execution.on != LOCAL else "",
         )
 
 
 @contextmanager
 def engine_at_work(
-    spec: EngineSpec, tasks: Sequence[str], path: Path, workshop: Workshop, *, order_seed: int | None = None
+    spec: EngineSpec,
+    tasks: Sequence[str],
+    path: Path,
+    workshop: Workshop,
+    *,
+    order_seed: int | None = None,
+    policy_sha256: str | None = None,
 ) -> Iterator[tuple[RunFolder, Engine, list[Benchmark]]]:
     """Load an engine and open its run folder; afterwards both are closed. Arguments and errors as `run_engine`."""
     workshop.say(f"{spec.name}: loading {spec.model} with {spec.adapter}, recipe {spec.recipe}")
     benchmarks = [workshop.benchmark(task) for task in tasks]
-    engine = load_engine(spec, workshop.resources)
+    engine = workshop.opener.open(spec, workshop.resources)
     known = warnings_of(engine)
     for warning in known:
         workshop.say(f"{spec.name}: {warning}")
@@ -129,7 +172,7 @@ def engine_at_work(
             engine=engine.identity,
             tasks={benchmark.task: benchmark.task_run for benchmark in benchmarks},
             requested=workshop.request(spec, order_seed),
-            policy_sha256=workshop.policy_sha256,
+            policy_sha256=policy_sha256,
             created_at=datetime.now(timezone.utc).isoformat(timespec="seconds"),
             command=workshop.command,
         )
@@ -144,18 +187,20 @@ def engine_at_work(
         engine.close()
 
 
-def finished(path: Path, asked: Mapping[str, Any], tasks: Sequence[str], workshop: Workshop) -> bool:
+def finished(
+    path: Path, asked: Mapping[str, Any], tasks: Sequence[str], workshop: Workshop, policy_sha256: str | None
+) -> bool:
     """Say whether a folder holds every record of the tasks, asked for in exactly this way."""
     try:
         manifest = read_manifest(path)
     except EvalkitError:
         return False
-    if dict(manifest.requested) != asked or manifest.policy_sha256 != workshop.policy_sha256:
+    if dict(manifest.requested) != asked or manifest.policy_sha256 != policy_sha256:
         return False
     for task in tasks:
         run = manifest.tasks.get(task)
         if run is None or run.definition_sha256 != workshop.definitions.task(task).sha256:
             return False
-        if len(read_records(path, task)) < run.planned:
+        if len(record_keys(path, task)) < run.planned:
             return False
     return True

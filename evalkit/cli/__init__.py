@@ -118,10 +118,11 @@ def _explain(error: BaseException) -> ExitCode:
         click.echo(redact_text(shown.getvalue()), err=True, nl=False)  # it may quote what was typed
         return ExitCode.USAGE
     if isinstance(error, EvalkitError):
+        from evalkit.cli.options import with_urls
         from evalkit.report.sections import printable
 
         # It may quote a line of a damaged file, or what a server said.
-        click.echo(f"evalkit: error: {printable(redact_text(str(error)))}", err=True)
+        click.echo(f"evalkit: error: {printable(redact_text(with_urls(error)))}", err=True)
         return error.exit_code
     click.echo(redact_text("".join(traceback.format_exception(error))), err=True, nl=False)
     click.echo(f"evalkit: internal error: {redact_text(repr(error))}; please report it with the lines above", err=True)

@@ -12,17 +12,18 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from evalkit.cli.execution_options import execution_of, on_option
 from evalkit.cli.options import (
-    any_path,
     cache_folder,
     command_line,
     definitions_option,
     existing_file,
-    existing_folder,
     json_option,
     quiet_option,
+    safe_json,
     say,
 )
+from evalkit.cli.remote import opened, read_folder, url_place, with_places, written_path
 
 if TYPE_CHECKING:
     from evalkit.certify import Certificate, RunSet
@@ -32,10 +33,10 @@ if TYPE_CHECKING:
 @click.command(epilog="Example: evalkit certify examples/cpu-demo.yaml")
 @click.argument("suite", required=False, type=existing_file)
 @click.option("--from", "from_runs", is_flag=True, help="Decide on the suite's existing runs; load no engine.")
-@click.option("--baseline", type=existing_folder, help="Without a suite: run folder of the baseline.")
-@click.option("--candidate", "candidates", multiple=True, type=existing_folder, help="Run folder; may be repeated.")
-@click.option("--rerun", type=existing_folder, help="Run folder of the baseline's second run.")
-@click.option("--control", "controls", multiple=True, type=existing_folder, help="Run folder of a broken recipe.")
+@click.option("--baseline", type=read_folder, help="Without a suite: run folder of the baseline.")
+@click.option("--candidate", "candidates", multiple=True, type=read_folder, help="Run folder; may be repeated.")
+@click.option("--rerun", type=read_folder, help="Run folder of the baseline's second run.")
+@click.option("--control", "controls", multiple=True, type=read_folder, help="Run folder of a broken recipe.")
 @click.option(
     "--published",
     multiple=True,
@@ -54,11 +55,13 @@ if TYPE_CHECKING:
     help="Without a suite: file that 'evalkit judge qualify' wrote; may be repeated.",
 )
 @click.option("--post-hoc", is_flag=True, help="The policy was chosen after the runs: explore, decide nothing.")
-@click.option("--output", type=any_path, help="Folder for certificate and report; with a suite its outputs.")
+@on_option
+@click.option("--output", type=written_path, help="Folder for certificate and report; with a suite its outputs.")
 @click.option("--retry-failed", is_flag=True, help="Ask again the items whose record says failed.")
 @definitions_option
 @quiet_option
 @json_option
+@with_places
 def command(suite: Path | None, as_json: bool, output: Path | None, **given: Any) -> int:
     """Run what a suite still misses, then decide: CERTIFIED, REJECTED, INCONCLUSIVE or INVALID.
 
@@ -74,6 +77,8 @@ def command(suite: Path | None, as_json: bool, output: Path | None, **given: Any
         raise click.UsageError("--from needs a suite; without one name --baseline, --candidate and a --policy")
     if (given["judge"] or given["judge_profile"]) and (suite is None or given["from_runs"]):
         raise click.UsageError("--judge and --judge-profile need a suite that is run; for folders: evalkit judge")
+    if given["on"] and (suite is None or given["from_runs"]):
+        raise click.UsageError("--on needs a suite that is run; deciding loads no engine")
     runs: RunSet | None = None
     if given["published"]:
         certificate, folder = _by_published(suite, given)
@@ -90,7 +95,8 @@ def _by_suite(file: Path, given: dict[str, Any]) -> tuple[Certificate, Path, Run
     from evalkit.policy import bind, load_policy
     from evalkit.suite import load_suite
 
-    suite = _judged_by(load_suite(file), given)
+    suite = _judged_by(load_suite(file, place=url_place), given)
+    suite = suite.model_copy(update={"outputs": opened(suite.outputs)})
     policy = bind(
         load_policy(given["policy"] or suite.policy),
         suite.baseline.name,
@@ -126,7 +132,7 @@ def _collect(suite: Suite, policy: Any, given: dict[str, Any]) -> None:
     from evalkit.certify.running import Workshop
     from evalkit.definitions import find_definitions
 
-    definitions = find_definitions(given["definitions"] or suite.definitions)
+    definitions = find_definitions(given["definitions"] or suite.definitions).with_template(suite.template)
     told = (lambda _line: None) if given["quiet"] else say
     workshop = Workshop(
         assets=AssetStore(definitions.root, overrides=suite.assets, cache=cache_folder(), progress=told),
@@ -135,8 +141,10 @@ def _collect(suite: Suite, policy: Any, given: dict[str, Any]) -> None:
         progress=not given["quiet"],
         command=command_line(),
         overrides=suite.assets,
+        execution=execution_of(given, suite.baseline.name, suite.execution),
     )
-    collect_suite(suite, policy, workshop, retry_failed=given["retry_failed"])
+    with workshop:
+        collect_suite(suite, policy, workshop, retry_failed=given["retry_failed"])
 
 
 def _by_folders(given: dict[str, Any]) -> tuple[Certificate, Path, RunSet]:
@@ -208,7 +216,7 @@ def _write(certificate: Certificate, folder: Path, runs: RunSet | None, *, as_js
     reports = report_texts(document, found, read_tables(folder / THROUGHPUT, document))
     write_certificate(folder, reports)
     if as_json:
-        click.echo(certificate.to_json(), nl=False)
+        click.echo(safe_json(certificate.to_json()), nl=False)
     else:
         click.echo(as_text(document_sections(document, evidence=False)))
     say("written: " + ", ".join(str(folder / name) for name in ("certificate.json", *reports)))

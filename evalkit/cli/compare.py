@@ -10,16 +10,18 @@ from pathlib import Path
 
 import click
 
-from evalkit.cli.options import existing_folder, json_option, print_json, say
+from evalkit.cli.options import json_option, print_json, say
+from evalkit.cli.remote import read_folder, with_places
 from evalkit.errors import ExitCode, NotComparableError
 
 
 @click.command(epilog="Example: evalkit compare outputs/cpu-demo/official-fp8 outputs/cpu-demo/int4-awq")
-@click.argument("baseline", type=existing_folder)
-@click.argument("candidate", type=existing_folder)
+@click.argument("baseline", type=read_folder)
+@click.argument("candidate", type=read_folder)
 @click.option("--task", "tasks", multiple=True, help="Only this task; may be repeated.")
 @click.option("--subjects/--no-subjects", default=True, show_default=True, help="Show the table of subjects.")
 @json_option
+@with_places
 def command(baseline: Path, candidate: Path, tasks: tuple[str, ...], subjects: bool, as_json: bool) -> int:
     """Compare two run folders item by item; the difference is always candidate minus baseline.
 

@@ -19,17 +19,30 @@ from evalkit.cli.options import any_path, cache_folder, definitions_option, json
 @click.option("--outputs", type=any_path, default=Path("outputs"), show_default=True, help="Folder runs will write to.")
 @click.option("--offline", is_flag=True, help="Do not try the sources of models and data sets.")
 @click.option(
-    "--engine", metavar="SUITE#ENGINE", help="Load one engine of a suite instead, probe it, and print what it is."
+    "--engine",
+    metavar="SUITE#ENGINE",
+    help="Load one engine of a suite instead, probe it, and print what it is. With --on: can each node have its model, "
+    "and is there room for it? A suite alone stands for all its engines.",
+)
+@click.option(
+    "--on", metavar="WHERE", help="Look at every node of a cluster instead: ray, auto, host:port, ray://host:port."
 )
 @json_option
-def command(definitions: Path | None, outputs: Path, offline: bool, engine: str | None, as_json: bool) -> None:
+def command(
+    definitions: Path | None, outputs: Path, offline: bool, engine: str | None, on: str | None, as_json: bool
+) -> int:
     """Say what works on this machine: versions, GPUs, extras, data sources; and the next step for each gap.
 
     With --engine: what one engine of a suite is, how it scores, and every warning, before hours are spent on it.
+    With --on: versions, GPUs, disk and models on every node of a Ray cluster; exit code 5 if work would fail there.
     """
+    if on is not None:
+        from evalkit.cli.doctor_cluster import examine_cluster
+
+        return examine_cluster(on, engine, as_json=as_json)
     if engine is not None:
         _check(engine, definitions, as_json=as_json)
-        return
+        return 0
     from evalkit.assets import AssetStore
     from evalkit.definitions import find_definitions
     from evalkit.doctor import examine
@@ -38,12 +51,13 @@ def command(definitions: Path | None, outputs: Path, offline: bool, engine: str 
     findings = list(examine(store, {"outputs": outputs, "cache": cache_folder()}, online=not offline))
     if as_json:
         print_json([asdict(finding) for finding in findings])
-        return
+        return 0
     rows = [(f"{f.area} {f.name}", f.state.upper() if f.state == "gap" else f.state, f.seen) for f in findings]
     print_table(rows, ("looked at", "", "seen"))
     for finding in findings:
         if finding.state == "gap":
             click.echo(f"next step for {finding.area} {finding.name}: {finding.next_step}")
+    return 0
 
 
 def _check(suite_engine: str, definitions: Path | None, *, as_json: bool) -> None:

@@ -15,6 +15,7 @@ import click
 
 from evalkit.cli.fastchat_files import export_folder, fastchat_export_options
 from evalkit.cli.options import any_path, json_option, print_json, print_table, say
+from evalkit.cli.remote import read_any, with_places
 
 OF_RUNS = ("lm-eval", "fastchat", "every-eval-ever", "eval-results")
 OF_CERTIFICATES = ("junit", "job-summary", "mlflow")
@@ -23,7 +24,7 @@ SUMMARY_VARIABLE = "GITHUB_STEP_SUMMARY"
 
 
 @click.command(epilog="Example: evalkit export outputs/fp8 --output exports")
-@click.argument("source", type=click.Path(path_type=Path, exists=True))
+@click.argument("source", type=read_any)
 @click.option("--format", "form", type=click.Choice((*OF_RUNS, *OF_CERTIFICATES)), default="lm-eval", show_default=True)
 @click.option("--output", type=any_path, help="Folder to write to; for junit and job-summary a file.")
 @click.option("--task", "tasks", multiple=True, help="Task of the run to write; may be repeated. All by default.")
@@ -42,6 +43,7 @@ SUMMARY_VARIABLE = "GITHUB_STEP_SUMMARY"
 @click.option("--scale", type=click.Choice(("proportion", "percent")), help="eval-results: of its leaderboard.")
 @click.option("--report-url", default="", help="eval-results: where the report can be read.")
 @json_option
+@with_places
 def command(source: Path, form: str, output: Path | None, tasks: tuple[str, ...], as_json: bool, **given: Any) -> None:
     """Write a run, or a certificate, in the files of another tool.
 

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from evalkit.cli.judging_options import judge_engine, judge_options, judged_tasks, workshop_of
-from evalkit.cli.options import definitions_option, existing_folder, json_option, print_json, print_table, quiet_option
+from evalkit.cli.judging_options import judge_budget, judge_engine, judge_options, judged_tasks, workshop_of
+from evalkit.cli.options import definitions_option, json_option, print_json, print_table, quiet_option, with_urls
+from evalkit.cli.remote import read_folder, with_places, written_folder
 
 if TYPE_CHECKING:
     from evalkit.certify.judging import Job
@@ -44,25 +45,18 @@ class JudgeCommand(click.Command):
     "Example: evalkit judge outputs/a outputs/b --profile evalkit-rating-logprob --adapter hf "
     "--model smollm2-135m-instruct",
 )
-@click.argument("runs", nargs=-1, required=True, type=existing_folder)
+@click.argument("runs", nargs=-1, required=True, type=written_folder)
 @judge_options
 @click.option("--task", "tasks", multiple=True, help="Judged task; by default every conversation of the runs.")
 @click.option("--repeats", type=click.IntRange(min=1), default=1, show_default=True, help="Judgments of each answer.")
-@click.option(
-    "--against", type=existing_folder, help="For a pairwise profile: run folder of the answers to compare with."
-)
+@click.option("--against", type=read_folder, help="For a pairwise profile: run folder of the answers to compare with.")
 @click.option("--as", "name", help="Name of a further judge of the same runs (a panel); the first one needs none.")
 @click.option("--estimate", "only_estimate", is_flag=True, help="Say what it would cost, and ask nothing.")
-@click.option(
-    "--price",
-    type=(float, float),
-    metavar="IN OUT",
-    help="Prices of a million tokens read and written, for the estimate.",
-)
 @click.option("--retry-failed", is_flag=True, help="Ask again where the judge gave no reply.")
 @definitions_option
 @quiet_option
 @json_option
+@with_places
 def command(runs: tuple[Path, ...], tasks: tuple[str, ...], as_json: bool, **given: Any) -> None:
     """Let an LLM judge rate the answers in run folders.
 
@@ -70,7 +64,6 @@ def command(runs: tuple[Path, ...], tasks: tuple[str, ...], as_json: bool, **giv
     With a pairwise profile every answer is compared with that of --against, in both orders.
     """
     from evalkit.certify.judging import Bench
-    from evalkit.collect.budget import Budget
 
     workshop = workshop_of(given)
     judged = [path for path in runs if given["against"] is None or path.resolve() != given["against"].resolve()]
@@ -81,8 +74,8 @@ def command(runs: tuple[Path, ...], tasks: tuple[str, ...], as_json: bool, **giv
     if given["only_estimate"]:
         _show_estimates(_estimates(judged, jobs, workshop), given["price"], as_json=as_json)
         return
-    budget = Budget(max_calls=given["max_calls"], max_tokens=given["max_tokens"])
-    with Bench(workshop, store=given["store"], budget=budget) as bench:
+    budget = judge_budget(given)
+    with workshop, Bench(workshop, store=given["store"], budget=budget) as bench:
         for job in jobs:
             bench.judge(judged, job, retry_failed=given["retry_failed"])
     _show(judged, [job.judging for job in jobs], as_json=as_json)
@@ -139,7 +132,7 @@ def _show(runs: Sequence[Path], judgings: Sequence[str], *, as_json: bool) -> No
     from evalkit.store import read_judgments
 
     counts = {
-        (str(path), name): dict(sorted(Counter(j.status for j in read_judgments(path, name)).items()))
+        (with_urls(path), name): dict(sorted(Counter(j.status for j in read_judgments(path, name)).items()))
         for path in runs
         for name in judgings
     }

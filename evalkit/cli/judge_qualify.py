@@ -6,13 +6,13 @@ May not know: how a judge is tried.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from evalkit.cli.judging_options import judge_engine, judge_options, judged_tasks, workshop_of
+from evalkit.cli.judging_options import judge_budget, judge_engine, judge_options, judged_tasks, workshop_of
 from evalkit.cli.options import (
     any_path,
     definitions_option,
@@ -58,7 +58,6 @@ def command(run: Path, as_json: bool, **given: Any) -> int:
     """
     from evalkit.certify.judging import STORE, Bench
     from evalkit.certify.qualifying import qualification_file, qualify_judge
-    from evalkit.collect.budget import Budget
     from evalkit.policy import load_policy
     from evalkit.policy.judging import JudgeRules
     from evalkit.qualification import write_qualification
@@ -74,8 +73,9 @@ def command(run: Path, as_json: bool, **given: Any) -> int:
     judge = Panelist(profile=profile.name, engine=judge_engine(given))
     by = judging_name(tasks[0], profile.name if profile.mode == "pairwise" else None)
     file = given["output"] or qualification_file(run.resolve().parent, by)
-    budget = Budget(max_calls=given["max_calls"], max_tokens=given["max_tokens"])
-    with Bench(workshop, store=given["store"] or run.resolve().parent / STORE, budget=budget) as bench:
+    budget = judge_budget(given)
+    store = given["store"] or run.resolve().parent / STORE
+    with workshop, Bench(workshop, store=store, budget=budget) as bench:
         found = qualify_judge(
             run, tasks[0], judge, bench, answers=given["answers"], seed=given["seed"], votes=_votes(given)
         )
@@ -90,14 +90,16 @@ def _votes(given: dict[str, Any]) -> Votes | None:
         if given["vote_answers"] is not None:
             raise click.UsageError("--vote-answers needs --votes")
         return None
-    from evalkit.interop.voted import voted_pairs
+    from evalkit.interop.voted import voted_pairs, votes_alone
 
     found = voted_pairs(given["votes"], given["vote_answers"], count=given["vote_pairs"], seed=given["seed"])
     if found is None:
         say(
             f"{given['votes']}: the votes come without the answers that were voted on, so the judge cannot be compared "
-            "with people; next step: --vote-answers FOLDER with FastChat's model_answer files"
+            "with people, only GPT-4 and people with one another; next step: --vote-answers FOLDER with FastChat's "
+            "model_answer files"
         )
+        return votes_alone(given["votes"])
     return found
 
 
@@ -131,5 +133,16 @@ def _more(found: Qualification) -> Sequence[str]:
     for who in ("judge", "gpt4", "people") if found.agreement is not None else ():
         row = (found.agreement or {}).get(who)
         if row and row["rate"] is not None:
-            lines.append(f"- agreement with people, {who}: {row['agreed']} of {row['n']} ({row['rate']:.1%})")
+            lines.append(
+                f"- agreement with people, {who}: {_rate(row, '')}; ties left out: {_rate(row, '_without_ties')}"
+            )
     return lines
+
+
+def _rate(row: Mapping[str, Any], which: str) -> str:
+    """Write one of two rates of an agreement, with its interval where there is one."""
+    rate, limits = row[f"rate{which}"], row[f"interval{which}"]
+    if rate is None:
+        return "none"
+    shown = "" if limits is None else f", {limits['lower']:.1%} to {limits['upper']:.1%}"
+    return f"{row[f'agreed{which}']} of {row[f'n{which}']} ({rate:.1%}{shown})"

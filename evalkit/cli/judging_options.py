@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from evalkit.cli.execution_options import execution_of, on_options
 from evalkit.cli.options import F, any_path, cache_folder, command_line, say
 from evalkit.cli.run import engine_options, parsed_options
 
 if TYPE_CHECKING:
     from evalkit.certify.running import Workshop
+    from evalkit.collect.budget import Budget
     from evalkit.suite import EngineSpec
 
 OPENAI = "openai"
@@ -37,7 +39,19 @@ _JUDGE_OPTIONS = (
     engine_options,
     click.option("--max-calls", type=click.IntRange(min=1), help="Stop before more questions than this."),
     click.option("--max-tokens", type=click.IntRange(min=1), help="Stop before more tokens, read and written."),
+    click.option(
+        "--price",
+        type=(click.FloatRange(min=0), click.FloatRange(min=0)),
+        metavar="IN OUT",
+        help="Prices of a million tokens read and written: the cost is said before the first question.",
+    ),
+    click.option(
+        "--max-cost",
+        type=click.FloatRange(min=0, min_open=True),
+        help="Stop before more than this is spent, in the unit of --price.",
+    ),
     click.option("--store", type=any_path, help="Judgment store: what was judged once is not asked again."),
+    on_options,
 )
 
 
@@ -46,6 +60,15 @@ def judge_options(verb: F) -> F:
     for option in reversed(_JUDGE_OPTIONS):
         verb = option(verb)
     return verb
+
+
+def judge_budget(given: Mapping[str, Any]) -> Budget:
+    """Return the caps on what may be asked, and the prices."""
+    from evalkit.collect.budget import Budget
+
+    if given["max_cost"] is not None and given["price"] is None:
+        raise click.UsageError("--max-cost needs --price IN OUT, the prices of a million tokens read and written")
+    return Budget(**{name: given[name] for name in ("max_calls", "max_tokens", "price", "max_cost")})
 
 
 def judge_engine(given: Mapping[str, Any], name: str = "judge") -> EngineSpec:
@@ -90,6 +113,7 @@ def workshop_of(given: Mapping[str, Any]) -> Workshop:
     from evalkit.assets import AssetStore
     from evalkit.certify.running import Workshop
     from evalkit.definitions import find_definitions
+    from evalkit.execution import JUDGE
 
     definitions = find_definitions(given["definitions"])
     told = (lambda _line: None) if given["quiet"] else say
@@ -99,6 +123,7 @@ def workshop_of(given: Mapping[str, Any]) -> Workshop:
         say=told,
         progress=not given["quiet"],
         command=command_line(),
+        execution=execution_of(given, JUDGE),
     )
 
 

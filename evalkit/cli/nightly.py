@@ -85,7 +85,8 @@ def command(suite_file: Path, as_json: bool, line: bool, **given: Any) -> int:
             click.echo(lines) if not as_json else print_json(plan.to_dict())
             return 0
         workshop.say(lines)
-        results = run_night(night, workshop, plan.to_dict())
+        with workshop:
+            results = run_night(night, workshop, plan.to_dict())
     _write(night, results, given)
     with _warned():
         _keep(night, url, workshop)
@@ -111,7 +112,7 @@ def _night(file: Path, given: Mapping[str, Any]) -> tuple[Night, Workshop]:
 
     suite, now = load_suite(file), datetime.now(timezone.utc)
     told = (lambda _line: None) if given["quiet"] else say
-    definitions = find_definitions(given["definitions"] or suite.definitions)
+    definitions = find_definitions(given["definitions"] or suite.definitions).with_template(suite.template)
     settings = NightSettings(
         night=given["night"] or now.date().isoformat(),
         started_at=now.isoformat(timespec="microseconds"),
@@ -129,6 +130,7 @@ def _night(file: Path, given: Mapping[str, Any]) -> tuple[Night, Workshop]:
         progress=not given["quiet"],
         command=command_line(),
         overrides=suite.assets,
+        execution=suite.execution,
     )
     return open_night(suite, load_policy(given["policy"] or suite.policy), settings), workshop
 

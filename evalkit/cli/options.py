@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -25,6 +26,11 @@ CACHE_VARIABLE = "EVALKIT_CACHE"
 existing_folder = click.Path(path_type=Path, exists=True, file_okay=False)
 existing_file = click.Path(path_type=Path, exists=True, dir_okay=False)
 any_path = click.Path(path_type=Path)
+
+_COMMANDING = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+
+_urls: dict[Path, tuple[str, str]] = {}
+"""Local folders that stand for URLs: each with its URL, and the URL as it may be shown."""
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
 definitions_option = click.option(
@@ -44,14 +50,51 @@ def command_line() -> str:
     return redact_text(shlex.join(["evalkit", *sys.argv[1:]]))
 
 
+def show_as(folder: Path, url: str, shown: str) -> None:
+    """Remember that a local folder stands for a URL, which may hold a secret, and how to show it."""
+    _urls[folder] = (url, shown)
+
+
+def url_of(folder: Path) -> str | None:
+    """Return the URL that a folder stands for; None for a folder that stands for itself."""
+    return _urls[folder][0] if folder in _urls else None
+
+
+def with_urls(text: object) -> str:
+    """Return a text, or a path, with each folder that stands for a URL named by it."""
+    shown = str(text)
+    for folder, (_, url) in _urls.items():
+        shown = shown.replace(str(folder), url)
+    return shown
+
+
 def say(message: str) -> None:
-    """Write one line of progress to stderr."""
-    click.echo(redact_text(message), err=True)
+    """Write one line of progress to stderr; it may quote what a server or a file said."""
+    from evalkit.report.sections import printable
+
+    line = printable(redact_text(with_urls(message)))
+    bars = sys.modules.get("evalkit.collect.progress")
+    if bars is not None and sys.stderr.isatty():
+        bars.say_above_bars(line, sys.stderr)
+    else:
+        click.echo(line, err=True)
 
 
 def print_json(value: Mapping[str, Any] | Sequence[Any]) -> None:
     """Print a value as JSON; NaN is refused."""
-    click.echo(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False, sort_keys=True))
+    click.echo(safe_json(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False, sort_keys=True)))
+
+
+def safe_json(text: str) -> str:
+    r"""Return JSON for a terminal: what may command it or hide text is written as an escape, and means the same.
+
+    JSON itself escapes the control characters below the space only; words of a model, a server or a file may hold the
+    rest: those from 0x7f to 0x9f, which terminals obey too, and marks that turn the direction of writing.
+
+    >>> safe_json('"a' + chr(0x9b) + '2J"')
+    '"a\\u009b2J"'
+    """
+    return _COMMANDING.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def print_table(rows: Sequence[Sequence[Any]], headers: Sequence[str]) -> None:

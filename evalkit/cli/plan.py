@@ -57,12 +57,13 @@ def command(context: click.Context, /, suite_file: Path | None, policy_name: str
     The flips of the baseline run twice are only a lower bound, and never lower the policy's own.
     """
     from evalkit.cli.plan_text import plan_lines
+    from evalkit.cli.remote import url_place
     from evalkit.planning import measure, plan, suite_gaps
     from evalkit.policy import load_policy
     from evalkit.store import read_run
     from evalkit.suite import load_suite
 
-    suite = load_suite(suite_file) if suite_file else None
+    suite = load_suite(suite_file, place=url_place) if suite_file else None
     if policy_name is None and suite is None:
         raise click.UsageError("name a suite, or a policy with --policy; see: evalkit list policies")
     policy = load_policy(policy_name or (suite.policy if suite else ""))

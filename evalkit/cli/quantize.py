@@ -59,13 +59,14 @@ def command(suite_engine: str | None, output: Path, as_json: bool, **given: Any)
 
 def _spec(suite_engine: str | None, given: Mapping[str, Any]) -> tuple[EngineSpec, Mapping[str, Any], Path | None]:
     """Return what to quantize, asset sources in place of the declared ones, and the folder of definitions."""
+    from evalkit.cli.remote import url_place
     from evalkit.cli.run import parsed_options
     from evalkit.configuration import validate
     from evalkit.suite import EngineSpec, load_suite
 
     if suite_engine is not None:
         file, _, name = suite_engine.partition("#")
-        suite = load_suite(Path(file))
+        suite = load_suite(Path(file), place=url_place)
         engines = {engine.name: engine for engine in suite.engines if engine.adapter == ADAPTER}
         if name not in engines:
             raise UsageError(

@@ -12,19 +12,21 @@ from typing import Any
 
 import click
 
-from evalkit.cli.options import any_path, existing_file, existing_folder, say
+from evalkit.cli.options import any_path, existing_file, safe_json, say
+from evalkit.cli.remote import read_file, read_folder, with_places
 from evalkit.errors import DataError
 
 
 @click.command(epilog="Example: evalkit report outputs/cpu-demo/certificate.json --format text")
-@click.argument("certificate", type=existing_file)
+@click.argument("certificate", type=read_file)
 @click.option(
     "--format", "form", type=click.Choice(("markdown", "text", "json")), default="markdown", show_default=True
 )
 @click.option("--html", "page", type=any_path, help="Write one self-contained HTML file instead.")
 @click.option("--evidence/--no-evidence", default=True, show_default=True, help="All comparisons and provenance.")
-@click.option("--runs", type=existing_folder, help="Where the run folders lie; beside the certificate by default.")
+@click.option("--runs", type=read_folder, help="Where the run folders lie; beside the certificate by default.")
 @click.option("--throughput", type=existing_file, help="Measured throughput; throughput.json beside it by default.")
+@with_places
 def command(certificate: Path, form: str, page: Path | None, evidence: bool, **given: Path | None) -> None:
     """Write the report of a certificate again.
 
@@ -75,5 +77,5 @@ def _text(
     if form == "json":
         from evalkit.report.whole import as_data
 
-        return json.dumps(as_data(sections), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+        return safe_json(json.dumps(as_data(sections), indent=1, ensure_ascii=False, allow_nan=False)) + "\n"
     return as_markdown(sections) if form == "markdown" else as_text(sections)

@@ -6,15 +6,17 @@ May not know: baselines, verdicts.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from evalkit.cli.execution_options import execution_of, on_options
 from evalkit.cli.options import (
     F,
-    any_path,
     cache_folder,
     command_line,
     definitions_option,
@@ -23,7 +25,9 @@ from evalkit.cli.options import (
     print_table,
     quiet_option,
     say,
+    with_urls,
 )
+from evalkit.cli.remote import opened, url_place, with_places, written_path
 from evalkit.errors import UsageError, suggestion
 
 if TYPE_CHECKING:
@@ -67,11 +71,26 @@ def parsed_options(pairs: Sequence[str]) -> dict[str, Any]:
 @click.argument("suite_engine", metavar="[SUITE#ENGINE]", required=False)
 @engine_options
 @click.option("--task", "tasks", multiple=True, help="Task name, or lm_eval:<task>; may be repeated.")
-@click.option("--output", type=any_path, help="Run folder; with a suite its own by default.")
+@click.option("--output", type=written_path, help="Run folder; with a suite its own by default.")
+@click.option("--name", help="Name of the run in comparisons and reports; that of its folder by default.")
+@click.option(
+    "--template",
+    metavar="fastchat:NAME",
+    help="Write conversations with this template of FastChat, for a model without a chat template of its own.",
+)
+@on_options
 @click.option("--retry-failed", is_flag=True, help="Ask again the items whose record says failed.")
+@click.option(
+    "--check-batches",
+    type=click.IntRange(min=0),
+    default=0,
+    metavar="N",
+    help="Ask N items of each task again, each alone, and say what changes: the noise of batching.",
+)
 @definitions_option
 @quiet_option
 @json_option
+@with_places
 def command(suite_engine: str | None, output: Path | None, retry_failed: bool, **given: Any) -> None:
     """Run one engine on one or more tasks; what is finished is kept, and the same command resumes.
 
@@ -81,14 +100,17 @@ def command(suite_engine: str | None, output: Path | None, retry_failed: bool, *
     from evalkit.certify.running import Workshop, run_engine
     from evalkit.definitions import find_definitions
 
-    suite, spec = _engine(suite_engine, given)
+    suite, spec = _engine(suite_engine, output, given)
     tasks = given["tasks"] or (suite.tasks if suite else ())
     if not tasks:
         raise click.UsageError("name at least one --task; see: evalkit list tasks")
-    path = output or (suite.outputs / spec.name if suite else None)
+    path = output or (opened(suite.outputs, spec.name) if suite else None)
     if path is None:
         raise click.UsageError("name the run's folder with --output")
     definitions = find_definitions(given["definitions"] or (suite.definitions if suite else None))
+    definitions = definitions.with_template(given["template"] or (suite.template if suite else None))
+    if given["template"] and not any(definitions.task(task).kind == "conversation" for task in tasks):
+        raise click.UsageError("--template writes conversations, and none of the tasks holds any")
     overrides = suite.assets if suite else {}
     told = (lambda _line: None) if given["quiet"] else say
     workshop = Workshop(
@@ -98,23 +120,36 @@ def command(suite_engine: str | None, output: Path | None, retry_failed: bool, *
         progress=not given["quiet"],
         command=command_line(),
         overrides=overrides,
+        execution=execution_of(given, spec.name, suite.execution if suite else None),
     )
-    counts = run_engine(spec, tasks, path, workshop, retry_failed=retry_failed)
+    with workshop:
+        counts = run_engine(
+            spec, tasks, path, workshop, retry_failed=retry_failed, check_batches=given["check_batches"]
+        )
     _show(path, counts, as_json=given["as_json"])
 
 
-def _engine(suite_engine: str | None, given: dict[str, Any]) -> tuple[Suite | None, EngineSpec]:
+def _engine(suite_engine: str | None, output: Path | None, given: dict[str, Any]) -> tuple[Suite | None, EngineSpec]:
     from evalkit.configuration import validate
     from evalkit.suite import EngineSpec
 
     if suite_engine is not None:
+        if given["name"]:
+            raise click.UsageError("--name: an engine of a suite has its name there")
         return engine_of_suite(suite_engine)
     if not given["adapter"] or not given["model"]:
         raise click.UsageError("name the engine with --adapter and --model, or as SUITE#ENGINE")
     wanted = {key: given[key] for key in ("adapter", "model", "recipe", "dtype", "device")}
+    name = given["name"] or _folder_name(output)
     return None, validate(
-        EngineSpec, {"name": "run", **wanted, "options": parsed_options(given["options"])}, "command line"
+        EngineSpec, {"name": name, **wanted, "options": parsed_options(given["options"])}, "command line"
     )
+
+
+def _folder_name(output: Path | None) -> str:
+    """Return the name of a run's folder where it can be a run's name, so that two runs are told apart."""
+    name = output.resolve().name if output is not None else ""
+    return name if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name) else "run"
 
 
 def engine_of_suite(suite_engine: str, *, judge: bool = False) -> tuple[Suite, EngineSpec]:
@@ -126,7 +161,7 @@ def engine_of_suite(suite_engine: str, *, judge: bool = False) -> tuple[Suite, E
     from evalkit.suite import load_suite
 
     file, _, name = suite_engine.partition("#")
-    suite = load_suite(Path(file))
+    suite = load_suite(Path(file), place=url_place)
     judges = (suite.judge.engine,) if judge and suite.judge is not None else ()
     engines = {engine.name: engine for engine in (*judges, *suite.engines)}
     if name not in engines:
@@ -141,16 +176,24 @@ def _show(path: Path, counts: list[TaskCount], *, as_json: bool) -> None:
     if as_json:
         print_json(
             {
-                "run": str(path),
+                "run": with_urls(path),
                 "identity_sha256": manifest.engine.sha256,
-                "tasks": {c.task: {"planned": c.planned, "written": c.written, "failed": c.failed} for c in counts},
+                "tasks": {c.task: _counted(c) for c in counts},
             }
         )
         return
     engine = manifest.engine
-    click.echo(f"{path}: {engine.model}, recipe {engine.recipe}, {engine.dtype}, fidelity {engine.fidelity}")
+    click.echo(f"{with_urls(path)}: {engine.model}, recipe {engine.recipe}, {engine.dtype}, fidelity {engine.fidelity}")
     if not counts:
         click.echo("complete before; nothing was run")
         return
     rows = [(c.task, str(c.planned), str(c.found), str(c.written), str(c.failed)) for c in counts]
     print_table(rows, ("task", "planned records", "found", "written", "failed"))
+    for c in counts:
+        if c.batches is not None:
+            click.echo(f"{c.task}, asked again alone: {c.batches}")
+
+
+def _counted(count: TaskCount) -> dict[str, Any]:
+    more = {"batches": asdict(count.batches)} if count.batches is not None else {}
+    return {"planned": count.planned, "written": count.written, "failed": count.failed, **more}

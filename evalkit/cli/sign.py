@@ -12,15 +12,17 @@ from pathlib import Path
 import click
 
 from evalkit.cli.keygen import PASSWORD_VARIABLE
-from evalkit.cli.options import existing_file, existing_folder, say
+from evalkit.cli.options import existing_file, say, with_urls
+from evalkit.cli.remote import with_places, written_folder
 from evalkit.errors import UsageError
 
 KEY_VARIABLE = "EVALKIT_SIGNING_KEY"
 
 
 @click.command(epilog="Example: evalkit sign outputs/cpu-demo --key release-manager.pem")
-@click.argument("folder", type=existing_folder)
+@click.argument("folder", type=written_folder)
 @click.option("--key", type=existing_file, help="Private key; by default the PEM text in $EVALKIT_SIGNING_KEY.")
+@with_places
 def command(folder: Path, key: Path | None) -> None:
     """Sign a certificate with everything it rests on: records, judgments, reports, policy, definitions and recipes.
 
@@ -43,4 +45,4 @@ def command(folder: Path, key: Path | None) -> None:
         if "signature" not in note:
             say(f"note: {note}")
     say(f"signed with key {key_id(private.public_key())[:16]}; signatures on it: {len(envelope.signatures)}")
-    click.echo(str(folder / ENVELOPE))
+    click.echo(with_urls(folder / ENVELOPE))

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from evalkit.cli.options import existing_file, existing_folder, json_option, print_json
+from evalkit.cli.options import existing_file, json_option, print_json
+from evalkit.cli.remote import read_folder, with_places
 from evalkit.errors import ExitCode
 
 if TYPE_CHECKING:
@@ -20,11 +21,12 @@ if TYPE_CHECKING:
 
 
 @click.command(epilog="Example: evalkit verify outputs/cpu-demo --key release-manager.pub.pem")
-@click.argument("folder", type=existing_folder)
+@click.argument("folder", type=read_folder)
 @click.option("--key", "keys", multiple=True, type=existing_file, help="Public key of a signer you trust; repeatable.")
 @click.option("--unsigned", is_flag=True, help="Check everything but the signature.")
 @click.option("--gate", is_flag=True, help="If everything holds, exit with the certificate's own exit code.")
 @json_option
+@with_places
 def command(folder: Path, keys: tuple[Path, ...], unsigned: bool, gate: bool, as_json: bool) -> int:
     """Check a signed certificate: signature, digests, and every number and verdict computed again from the records.
 

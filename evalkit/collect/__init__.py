@@ -8,20 +8,26 @@ A run that stops, for whatever reason, keeps its finished records; the same call
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain, islice
 
-from evalkit.adapters.base import Engine
+from evalkit.adapters.base import Engine, status_of
 from evalkit.benchmarks import Benchmark, marking_many
 from evalkit.collect.asking import Wanted, ask, seed_of
 from evalkit.collect.judge import JudgingSummary, judge
 from evalkit.collect.progress import Progress
+from evalkit.collect.variance import BatchVariance, run_variance
 from evalkit.collect.writing import RecordWriter
 from evalkit.errors import InterruptedRunError, StoreError
-from evalkit.records import Item, text_digest
+from evalkit.records import Item
 from evalkit.store import RunFolder
 
-__all__ = ["JudgingSummary", "Progress", "TaskCount", "collect", "judge", "seed_of"]
+__all__ = ["BatchVariance", "JudgingSummary", "Progress", "TaskCount", "collect", "judge", "seed_of"]
+
+AT_ONCE = 16_384
+"""Items an engine is given at once, at most: enough to group by prefix and length, few enough for any memory."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +40,7 @@ class TaskCount:
         found: records that were there before.
         written: records written now, failed ones included.
         failed: failed records written now.
+        batches: what changed when some items were asked again, each alone; None where that was not asked for.
     """
 
     task: str
@@ -41,6 +48,7 @@ class TaskCount:
     found: int
     written: int
     failed: int
+    batches: BatchVariance | None = None
 
 
 def collect(
@@ -51,6 +59,8 @@ def collect(
     order_seed: int | None = None,
     retry_failed: bool = False,
     progress: bool = True,
+    label: str = "",
+    check_batches: int = 0,
 ) -> list[TaskCount]:
     """Put to the engine every item that has no record yet.
 
@@ -62,6 +72,8 @@ def collect(
             other batches: a rerun then shows its own numerical noise. The finished files do not depend on it.
         retry_failed: ask items again whose record says "failed"; otherwise a failed record counts as done.
         progress: show progress on stderr.
+        label: what stands before the task's name there, where several engines are asked at the same time.
+        check_batches: items of each task that are asked again when it is complete, each alone (`BatchVariance`).
 
     Raises:
         EngineError: the engine gives no usable replies; see `RecordWriter.add`.
@@ -69,10 +81,14 @@ def collect(
         InterruptedRunError: stopped on request; says what is done.
         DataError: a file of the folder is damaged.
     """
-    return [
-        _collect_task(folder, engine, benchmark, order_seed, retry_failed=retry_failed, progress=progress)
-        for benchmark in benchmarks
-    ]
+    counts = []
+    for benchmark in benchmarks:
+        options = {"retry_failed": retry_failed, "progress": progress}
+        count = _collect_task(folder, engine, benchmark, order_seed, label=label, **options)
+        if check_batches:
+            count = replace(count, batches=run_variance(folder, engine, benchmark, check_batches))
+        counts.append(count)
+    return counts
 
 
 def _collect_task(
@@ -83,24 +99,33 @@ def _collect_task(
     *,
     retry_failed: bool,
     progress: bool,
+    label: str,
 ) -> TaskCount:
     task, planned = benchmark.task, benchmark.task_run.planned
     folder.write_items(task, benchmark.items)
     if retry_failed:
         folder.drop_failed(task)
     done = folder.done_keys(task)
-    wanted = _wanted(benchmark, done, order_seed)
-    bar = Progress(task, total=planned, done=len(done), shown=progress and bool(wanted))
-    writer = RecordWriter(folder, benchmark, bar, len(wanted))
+    found, wanted = len(done), _wanted(benchmark, done, order_seed)
+    del done  # of very many items the keys are not to be held while records are put in order
+    first = list(islice(wanted, AT_ONCE))
+    bar = Progress(
+        f"{label} {task}".strip(),
+        total=planned,
+        done=found,
+        shown=progress and bool(first),
+        status=lambda: status_of(engine),
+    )
+    writer = RecordWriter(folder, benchmark, bar, max(len(first), planned - found))
     try:
-        if wanted:
-            with marking_many():
-                for item, sample, outcome in ask(engine, benchmark, wanted):
+        with marking_many():
+            for part in chain([first], _parts(wanted)):
+                for item, sample, outcome in ask(engine, benchmark, part) if part else ():
                     writer.add(item, sample, outcome)
-            writer.flush()
+        writer.flush()
     except KeyboardInterrupt:
         writer.flush()
-        raise _interrupted(folder, task, len(done) + writer.written, planned) from None
+        raise _interrupted(folder, task, found + writer.written, planned) from None
     except StoreError:
         raise
     except BaseException:
@@ -109,15 +134,34 @@ def _collect_task(
     finally:
         bar.close()
     folder.finish(task)
-    return TaskCount(task=task, planned=planned, found=len(done), written=writer.written, failed=writer.failed)
+    return TaskCount(task=task, planned=planned, found=found, written=writer.written, failed=writer.failed)
 
 
-def _wanted(benchmark: Benchmark, done: frozenset[str], order_seed: int | None) -> list[Wanted]:
-    pairs = [(item, sample) for item in benchmark.items for sample in range(benchmark.samples)]
-    wanted = [(item, sample) for item, sample in pairs if record_key(item, sample) not in done]
-    if order_seed is not None:
-        wanted.sort(key=lambda pair: text_digest(f"{order_seed}:{record_key(*pair)}"))
-    return wanted
+def _parts(wanted: Iterator[Wanted]) -> Iterator[list[Wanted]]:
+    while part := list(islice(wanted, AT_ONCE)):
+        yield part
+
+
+def _wanted(benchmark: Benchmark, done: frozenset[str], order_seed: int | None) -> Iterator[Wanted]:
+    """Yield what has no record yet, one at a time: the items may be too many for the memory."""
+    items, samples = benchmark.items, benchmark.samples
+    for place in _order(benchmark, order_seed):
+        item = items[place // samples]
+        if record_key(item, place % samples) not in done:
+            yield item, place % samples
+
+
+def _order(benchmark: Benchmark, order_seed: int | None) -> Sequence[int]:
+    """Return the places of all (item, sample), which is item times samples plus sample, in the order of asking."""
+    places = range(len(benchmark.items) * benchmark.samples)
+    if order_seed is None:
+        return places
+    ranks = [
+        hashlib.sha256(f"{order_seed}:{record_key(item, sample)}".encode()).digest()
+        for item in benchmark.items
+        for sample in range(benchmark.samples)
+    ]
+    return sorted(places, key=ranks.__getitem__)
 
 
 def record_key(item: Item, sample: int) -> str:

@@ -20,6 +20,7 @@ from evalkit.adapters.base import (
     Message,
     ScoreReply,
     ScoreRequest,
+    width_of,
 )
 from evalkit.benchmarks import Benchmark, Decoding
 from evalkit.errors import EngineError
@@ -32,7 +33,11 @@ Outcome = tuple[Item, int, ChoiceReply | TextReply | str]
 T = TypeVar("T")
 
 BLOCK = 32
-"""Conversations whose first turns are finished before their second turns begin; a crash costs at most one block."""
+"""Conversations whose first turns are finished before their second turns begin; a crash costs at most one block.
+
+An engine that can work on more of them at once is given more. No answer depends on it: each conversation has its own
+seeds and sees its own turns alone.
+"""
 
 
 def ask(engine: Engine, benchmark: Benchmark, wanted: Sequence[Wanted]) -> Iterator[Outcome]:
@@ -103,8 +108,9 @@ def _texts(engine: Engine, benchmark: Benchmark, wanted: Sequence[Wanted]) -> It
 
 
 def _conversations(engine: Engine, benchmark: Benchmark, wanted: Sequence[Wanted]) -> Iterator[Outcome]:
-    for start in range(0, len(wanted), BLOCK):
-        yield from _block(engine, benchmark, wanted[start : start + BLOCK])
+    block = max(BLOCK, width_of(engine))
+    for start in range(0, len(wanted), block):
+        yield from _block(engine, benchmark, wanted[start : start + block])
 
 
 def _block(engine: Engine, benchmark: Benchmark, wanted: Sequence[Wanted]) -> Iterator[Outcome]:

@@ -1,7 +1,7 @@
 """A cap on what a judging may ask, held before each question, not noticed after it.
 
-In: limits, requests on their way, what replies used. Out: how many requests may still go.
-May not know: prices, what is asked.
+In: limits, prices that the user gives, requests on their way, what replies used. Out: how many requests may still go.
+May not know: what is asked; any price of its own.
 
 What a request may use is bounded before it goes: no token is shorter than one byte, and no reply longer than its limit.
 When a reply says what was used, that takes the place of the bound.
@@ -13,12 +13,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from evalkit.adapters.base import GenerateRequest, Generation, ScoreRequest
-from evalkit.errors import InterruptedRunError
+from evalkit.errors import InterruptedRunError, UsageError
 
 _OVERHEAD = 64
 """Tokens that a chat template adds to a prompt, at most."""
 
 _CHARACTERS_A_TOKEN = 4
+_MILLION = 1e6
 Request = GenerateRequest | ScoreRequest
 
 
@@ -29,6 +30,8 @@ class Budget:
     Attributes:
         max_calls: requests that may go; None for no limit.
         max_tokens: tokens that may be read and written together; None for no limit.
+        price: of a million tokens read, and of a million written; None if nobody says.
+        max_cost: money that may be spent, in the unit of the prices; None for no limit.
         calls: requests that went.
         prompt_tokens, completion_tokens: used, as far as replies say; where they do not, prompts count with four
             characters for each token.
@@ -36,9 +39,26 @@ class Budget:
 
     max_calls: int | None = None
     max_tokens: int | None = None
+    price: tuple[float, float] | None = None
+    max_cost: float | None = None
     calls: int = 0
     prompt_tokens: int = 0
     completion_tokens: int = 0
+
+    def __post_init__(self) -> None:
+        if self.max_cost is not None and self.price is None:
+            raise UsageError(
+                "a cap on money needs prices; next step: say what a million tokens read and a million written cost"
+            )
+
+    @property
+    def cost(self) -> float | None:
+        """Money spent so far, as far as replies say; None without prices."""
+        return None if self.price is None else self._cost(self.prompt_tokens, self.completion_tokens)
+
+    def _cost(self, read: int, written: int) -> float:
+        prices = self.price or (0.0, 0.0)
+        return (read * prices[0] + written * prices[1]) / _MILLION
 
     def affordable(self, requests: Sequence[Request]) -> int:
         """Return how many of the requests, from the first on, may go at once without passing a limit.
@@ -47,22 +67,28 @@ class Budget:
             InterruptedRunError: not even the first.
         """
         count = len(requests) if self.max_calls is None else min(len(requests), self.max_calls - self.calls)
-        if self.max_tokens is not None:
-            left = self.max_tokens - self.prompt_tokens - self.completion_tokens
-            fits = 0
-            for request in requests[:count]:
-                left -= most_tokens(request)
-                if left < 0:
-                    break
-                fits += 1
-            count = fits
+        count = self._fitting(requests[:count])
         if requests and count < 1:
             raise InterruptedRunError(
                 f"the cap is reached after {self.calls} questions and {self.prompt_tokens + self.completion_tokens:,} "
-                f"tokens ({self._limits()}); {len(requests)} questions are left; what was judged is on the disk; "
-                "next step: a higher cap and the same command, which resumes"
+                f"tokens{self._spent()} ({self._limits()}); {len(requests)} questions are left; what was judged "
+                "is on the disk; next step: a higher cap and the same command, which resumes"
             )
         return count
+
+    def _fitting(self, requests: Sequence[Request]) -> int:
+        """Return how many of the requests fit into what is left of tokens and money, at the most that each can use."""
+        if self.max_tokens is None and self.max_cost is None:
+            return len(requests)
+        read, written = self.prompt_tokens, self.completion_tokens
+        for fits, request in enumerate(requests):
+            most = most_tokens(request)
+            read, written = read + most[0], written + most[1]
+            if self.max_tokens is not None and read + written > self.max_tokens:
+                return fits
+            if self.max_cost is not None and self._cost(read, written) > self.max_cost:
+                return fits
+        return len(requests)
 
     def used(self, request: Request, reply: object) -> None:
         """Count one request that went and what came back."""
@@ -74,14 +100,21 @@ class Budget:
             self.prompt_tokens += -(-len(_text(request)) // _CHARACTERS_A_TOKEN)
 
     def _limits(self) -> str:
-        named = ((self.max_calls, "questions"), (self.max_tokens, "tokens"))
-        return ", ".join(f"at most {limit:,} {what}" for limit, what in named if limit is not None)
+        named = [
+            f"at most {limit:,} {what}"
+            for limit, what in ((self.max_calls, "questions"), (self.max_tokens, "tokens"))
+            if limit is not None
+        ]
+        return ", ".join([*named, *([f"a cost of at most {self.max_cost:g}"] if self.max_cost is not None else [])])
+
+    def _spent(self) -> str:
+        return "" if self.cost is None else f", a cost of {self.cost:.2f}"
 
 
-def most_tokens(request: Request) -> int:
-    """Return an upper bound of the tokens a request can use."""
+def most_tokens(request: Request) -> tuple[int, int]:
+    """Return an upper bound of the tokens a request can read, and of those it can write."""
     written = request.max_tokens if isinstance(request, GenerateRequest) else 0
-    return len(_text(request).encode("utf-8", "replace")) + _OVERHEAD + written
+    return len(_text(request).encode("utf-8", "replace")) + _OVERHEAD, written
 
 
 def _text(request: Request) -> str:

@@ -50,7 +50,8 @@ def qualify(
     }
     fresh = [question for key, question in questions.items() if key not in found]
     if fresh:
-        say(f"judge {profile.name}, qualification: {estimate(profile, fresh).text}")
+        price = budget.price if budget is not None else None
+        say(f"judge {profile.name}, qualification: {estimate(profile, fresh).told(price)}")
     done = len(questions) - len(fresh)
     bar = Progress("qualification", total=len(questions), done=done, shown=progress and bool(fresh))
     asking = _Asking(store, bar)

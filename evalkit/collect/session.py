@@ -89,7 +89,7 @@ class Session:
         self._waiting: list[tuple[int, Judgment]] = []
         self._learnt: list[dict[str, object]] = []
         self._counts: Counter[str] = Counter()
-        self._reused = self._stale = 0
+        self._reused = self._told = self._stale = 0
         self._written_at = time.monotonic()
         self._streak = 0
 
@@ -196,7 +196,9 @@ class Session:
             for run, folder in enumerate(self._folders):
                 folder.append_judgments(self._judging, [judgment for owner, judgment in batch if owner == run])
         self._written_at = time.monotonic()
-        self._bar.add(len(batch), sum(judgment.status == "api_error" for _, judgment in batch))
+        failed = sum(judgment.status == "api_error" for _, judgment in batch)
+        self._bar.add(len(batch), failed, reused=self._reused - self._told)
+        self._told = self._reused
 
 
 def _on_disk(

@@ -8,12 +8,35 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from evalkit.comparison.plain import NOT_JSON
 from evalkit.records import ChoiceReply, Record, TextReply
 from evalkit.statistics.interval import Interval
 from evalkit.statistics.paired_table import PairedTable
 from evalkit.statistics.tango import tango_interval
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorstAnswers:
+    """What guards look at: the same numbers if every answer that is missing were as bad as it could be.
+
+    A candidate that fails instead of answering badly hides nothing that way. Where no answer is missing these are the
+    numbers of what was seen.
+
+    Attributes:
+        missing: answers missing on either side.
+        candidate_invalid_items: items with a candidate answer that is unreadable or missing.
+        invalid_increase: Tango's 95 % interval of the increase in unreadable answers; a missing candidate answer is
+            unreadable, a missing baseline answer readable; None below two pairs.
+        length_ratios: lowest and highest length ratio; a missing answer is empty or as long as the longest one; None
+            if the baseline wrote nothing.
+    """
+
+    missing: int
+    candidate_invalid_items: int
+    invalid_increase: Interval | None
+    length_ratios: tuple[float, float] | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +53,7 @@ class AnswerComparison:
         invalid_increase: Tango's 95 % interval of the increase in unreadable answers, as a proportion.
         baseline_tokens, candidate_tokens: length of all paired answers, tokens.
         length_ratio: candidate over baseline; None if the baseline wrote nothing.
+        worst: the same with every missing answer against the candidate; for guards.
     """
 
     n: int
@@ -43,14 +67,25 @@ class AnswerComparison:
     baseline_tokens: int
     candidate_tokens: int
     length_ratio: float | None
+    worst: WorstAnswers = field(repr=False, compare=False, metadata=NOT_JSON)
 
 
 def compare_answers(
-    baseline: Sequence[Record | None], candidate: Sequence[Record | None], *, truncation_counts: bool
+    baseline: Sequence[Record | None],
+    candidate: Sequence[Record | None],
+    *,
+    truncation_counts: bool,
+    unseen: int = 0,
+    samples: int = 1,
 ) -> AnswerComparison | None:
     """Compare the generated answers of aligned records; None if there are none on both sides.
 
-    `truncation_counts` makes an answer that stopped at the token limit unreadable, as is right for conversations.
+    Args:
+        baseline: records.
+        candidate: records.
+        truncation_counts: an answer that stopped at the token limit is unreadable, as is right for conversations.
+        unseen: planned answers of which neither side has a record.
+        samples: answers to each item.
     """
     pairs = [
         (left, left.reply, right, right.reply)
@@ -78,6 +113,43 @@ def compare_answers(
         baseline_tokens=tokens_b,
         candidate_tokens=tokens_c,
         length_ratio=tokens_c / tokens_b if tokens_b else None,
+        worst=_worst(baseline, candidate, unseen, samples, truncation_counts=truncation_counts),
+    )
+
+
+def _worst(
+    baseline: Sequence[Record | None],
+    candidate: Sequence[Record | None],
+    unseen: int,
+    samples: int,
+    *,
+    truncation_counts: bool,
+) -> WorstAnswers:
+    reasons: tuple[list[bool], list[bool]] = ([False] * unseen, [True] * unseen)
+    tokens: tuple[list[int], list[int]] = ([], [])
+    items: set[tuple[str, str, int]] = set()
+    for pair in zip(baseline, candidate, strict=True):
+        for side, record in enumerate(pair):
+            reply = record.reply if record is not None else None
+            if record is None or not isinstance(reply, TextReply):
+                reasons[side].append(side == 1)
+                continue
+            reasons[side].append(_reason(record, reply, truncation_counts) is not None)
+            tokens[side].append(_tokens(reply))
+        known = pair[0] or pair[1]
+        if known is not None and reasons[1][-1]:
+            items.add((known.subject, known.item_sha256, known.occurrence))
+    table = PairedTable.from_outcomes(*reasons)
+    missing = [len(reasons[side]) - len(tokens[side]) for side in (0, 1)]
+    longest = max((*tokens[0], *tokens[1]), default=0)
+    sums = [sum(tokens[side]) for side in (0, 1)]
+    return WorstAnswers(
+        missing=sum(missing),
+        candidate_invalid_items=len(items) + -(-unseen // samples),
+        invalid_increase=tango_interval(table) if table.n >= 2 else None,
+        length_ratios=(sums[1] / (sums[0] + longest * missing[0]), (sums[1] + longest * missing[1]) / sums[0])
+        if sums[0]
+        else None,
     )
 
 

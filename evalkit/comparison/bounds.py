@@ -6,6 +6,8 @@ May not know: margins, verdicts.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -76,6 +78,21 @@ def rating_bounds(
         candidate=_limits(grid, candidate, unseen, scale),
         difference=(float(filled.unfavourable.mean()), float(filled.favourable.mean())),
         missing=missing,
+    )
+
+
+def panel_bounds(judges: Sequence[RatingBounds]) -> RatingBounds:
+    """Return the bounds of a panel, in which each judge has the same weight; none of its repeats is averaged away."""
+    count = len(judges)
+
+    def middle(limits: Sequence[tuple[float, float]]) -> tuple[float, float]:
+        return math.fsum(low for low, _ in limits) / count, math.fsum(high for _, high in limits) / count
+
+    return RatingBounds(
+        baseline=middle([one.baseline for one in judges]),
+        candidate=middle([one.candidate for one in judges]),
+        difference=middle([one.difference for one in judges]),
+        missing=sum(one.missing for one in judges),
     )
 
 

@@ -7,7 +7,7 @@ May not know: verdicts. Difference is always candidate minus baseline.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from evalkit.comparison.answers import AnswerComparison, all_identical
 from evalkit.comparison.choices import DistributionShift, unequal_choices
@@ -24,8 +24,10 @@ from evalkit.comparison.plain import to_plain
 from evalkit.comparison.proportions import ProportionComparison
 from evalkit.comparison.runs import Fault, RunLabel, RunView, citable_judge, citable_task, label
 from evalkit.comparison.settings import ComparisonSettings, settings_for
-from evalkit.policy import ResolvedPolicy
 from evalkit.records import JudgeRun, TaskRun
+
+if TYPE_CHECKING:
+    from evalkit.policy import ResolvedPolicy  # takes as long to import as numpy, and comparing alone needs none
 
 
 @dataclass(frozen=True, kw_only=True)

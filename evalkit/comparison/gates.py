@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from evalkit.comparison.attempts import Attempts
+from evalkit.comparison.plain import NOT_JSON
 from evalkit.degeneration import GATES, NEEDS_QUESTION, tripped
 from evalkit.records import Item, Record, TextReply, Turn
 from evalkit.statistics.interval import Interval
@@ -39,6 +40,7 @@ class GateRow:
         interval: Tango's 95 % interval of the increase; None below two questions.
         p: two-sided mid-p McNemar value.
         available: False where the gate needs the questions and they are not at hand.
+        worst: the interval if every missing candidate answer tripped the gate and no missing baseline answer did.
     """
 
     gate: str
@@ -52,6 +54,7 @@ class GateRow:
     interval: Interval | None
     p: float
     available: bool
+    worst: Interval | None = field(default=None, repr=False, compare=False, metadata=NOT_JSON)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +84,11 @@ _Question = tuple[str, str, int]
 
 
 def compare_gates(
-    baseline: Sequence[Record | None], candidate: Sequence[Record | None], items: Mapping[_Question, Item]
+    baseline: Sequence[Record | None],
+    candidate: Sequence[Record | None],
+    items: Mapping[_Question, Item],
+    *,
+    unseen: int = 0,
 ) -> GateComparison | None:
     """Compare the answers of aligned records; None if no question has answers on both sides.
 
@@ -89,6 +96,7 @@ def compare_gates(
         baseline: records.
         candidate: records.
         items: (subject, digest, occurrence) to item, where items are at hand.
+        unseen: planned questions of which neither side has a record.
     """
     sides: tuple[dict[_Question, set[str]], dict[_Question, set[str]]] = ({}, {})
     tokens: tuple[dict[_Question, int], dict[_Question, int]] = ({}, {})
@@ -105,8 +113,27 @@ def compare_gates(
         return None
     keys = sorted(sides[0])
     asked = all(key in items for key in keys)
-    rows = [_row(gate, keys, sides, available=asked or gate not in NEEDS_QUESTION) for gate in GATES]
+    worst = _with_missing(baseline, candidate, items)
+    rows = [_row(gate, keys, sides, (worst, unseen), available=asked or gate not in NEEDS_QUESTION) for gate in GATES]
     return GateComparison(gates=tuple(rows), length=_length(keys, tokens))
+
+
+def _with_missing(
+    baseline: Sequence[Record | None], candidate: Sequence[Record | None], items: Mapping[_Question, Item]
+) -> dict[_Question, tuple[set[str], set[str]]]:
+    """Return the gates tripped on either side, with a missing candidate answer tripping all of them."""
+    found: dict[_Question, tuple[set[str], set[str]]] = {}
+    for pair in zip(baseline, candidate, strict=True):
+        known = pair[0] or pair[1]
+        if known is None:
+            continue
+        key = (known.subject, known.item_sha256, known.occurrence)
+        flags = found.setdefault(key, (set(), set()))
+        for side, record in enumerate(pair):
+            reply = record.reply if record is not None else None
+            missing = set(GATES) if side == 1 else set()
+            flags[side].update(_tripped(reply.turns, items.get(key)) if isinstance(reply, TextReply) else missing)
+    return found
 
 
 def _tripped(turns: Sequence[Turn], item: Item | None) -> set[str]:
@@ -121,11 +148,15 @@ def _row(
     gate: str,
     keys: Sequence[_Question],
     sides: tuple[dict[_Question, set[str]], dict[_Question, set[str]]],
+    filled: tuple[dict[_Question, tuple[set[str], set[str]]], int],
     *,
     available: bool,
 ) -> GateRow:
     flags = [[gate in side[key] for key in keys] for side in sides]
     table = PairedTable.from_outcomes(flags[0], flags[1])
+    worst, unseen = filled
+    bad = [[gate in found[side] for found in worst.values()] + [side == 1] * unseen for side in (0, 1)]
+    all_of_them = PairedTable.from_outcomes(bad[0], bad[1])
     return GateRow(
         gate=gate,
         meaning=GATES[gate],
@@ -138,6 +169,7 @@ def _row(
         interval=tango_interval(table, LEVEL) if table.n >= 2 else None,
         p=mcnemar(table.n10, table.n01).midp_p,
         available=available,
+        worst=tango_interval(all_of_them, LEVEL) if all_of_them.n >= 2 else None,
     )
 
 

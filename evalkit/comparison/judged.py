@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from evalkit.comparison.answers import compare_answers
+from evalkit.comparison.bounds import RatingBounds, filled_differences, panel_bounds, rating_bounds
 from evalkit.comparison.conversations import RatingComparison, compare_ratings
 from evalkit.comparison.coverage import Coverage, side_coverage
 from evalkit.comparison.gates import compare_gates
@@ -46,8 +47,19 @@ def judged_parts(
         faults += [*scores[0].faults, *scores[1].faults]
     parts = {
         "planned": planned,
-        "answers": compare_answers(pairs.baseline, pairs.candidate, truncation_counts=True),
-        "gates": compare_gates(pairs.baseline, pairs.candidate, _items(baseline, candidate, task)),
+        "answers": compare_answers(
+            pairs.baseline,
+            pairs.candidate,
+            truncation_counts=True,
+            unseen=pairs.unseen,
+            samples=samples(baseline.manifest.tasks[task]),
+        ),
+        "gates": compare_gates(
+            pairs.baseline,
+            pairs.candidate,
+            _items(baseline, candidate, task),
+            unseen=max(0, planned - len({key[:3] for key in pairs.keys})),
+        ),
         "pairwise": _pairwise(baseline, candidate, task, pairs, planned, settings),
         "rating": rating,
         "coverage": Coverage(
@@ -109,6 +121,7 @@ def _ratings(
     grid, left, right = combine(sides)
     together = compare_ratings(grid, left, right, means=panel_means(sides, planned, options["scale"]), **options)
     spreads = [spread_of_judgments(_both(side)) for side in sides]
+    bounds = [_bounds(side, planned, options["scale"]) for side in sides]
     return (
         replace(
             together,
@@ -124,9 +137,16 @@ def _ratings(
                 judgment_sd=_pooled(spreads),
             ),
             panel=panel_of(sides, left, right, settings.level),
+            bounds=panel_bounds([one for one in bounds if one is not None]) if all(bounds) else None,
         ),
         (left, right),
     )
+
+
+def _bounds(side: PanelSide, planned: int, scale: tuple[float, float]) -> RatingBounds | None:
+    unseen = max(0, planned - len(side.grid.questions))
+    filled = filled_differences(side.grid, side.baseline.values, side.candidate.values, unseen, scale)
+    return rating_bounds(side.grid, side.baseline.values, side.candidate.values, filled, scale)
 
 
 def _panel(baseline: RunView, candidate: RunView, task: str) -> list[str]:

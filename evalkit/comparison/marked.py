@@ -39,7 +39,7 @@ def marked_parts(run: TaskRun, pairs: Pairs, settings: ComparisonSettings, fault
             candidate_judgments=None,
             excluded=dict(sorted(exclusions.items())),
         ),
-        "answers": compare_answers(pairs.baseline, pairs.candidate, truncation_counts=False),
+        "answers": compare_answers(pairs.baseline, pairs.candidate, truncation_counts=False, unseen=pairs.unseen),
     }
     try:
         if comparable:

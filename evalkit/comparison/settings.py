@@ -7,8 +7,10 @@ May not know: runs.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from evalkit.policy import MeanEndpoint, ResolvedPolicy
+if TYPE_CHECKING:
+    from evalkit.policy import ResolvedPolicy
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +40,8 @@ class ComparisonSettings:
 
 def settings_for(policy: ResolvedPolicy, name: str) -> ComparisonSettings:
     """Return the settings a policy gives for one of its endpoints."""
+    from evalkit.policy import MeanEndpoint  # noqa: PLC0415 - slow to import, and whoever has a policy has done it
+
     endpoint, rules = policy.endpoints[name], policy.policy
     mixing = {"fidelity"} if rules.fidelity.mixing == "allow" else set()
     return ComparisonSettings(

@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from evalkit.configuration import read_yaml, validate
 from evalkit.definitions.judge import JudgeProfile
-from evalkit.definitions.task import LM_EVAL_PREFIX, TaskDefinition, lm_eval_task
+from evalkit.definitions.task import FASTCHAT_PREFIX, LM_EVAL_PREFIX, TEMPLATE, TaskDefinition, lm_eval_task
 from evalkit.errors import ConfigError, UsageError, suggestion
 
 D = TypeVar("D", TaskDefinition, JudgeProfile)
@@ -24,10 +24,32 @@ _OWN_PROJECT = re.compile(r"""^name\s*=\s*["']evalkit(-quant)?["']\s*$""", re.MU
 
 
 class Definitions:
-    """Tasks in `<root>/tasks/<family>/<name>.yaml` and judges in `<root>/judges/<name>.yaml`."""
+    """Tasks in `<root>/tasks/<family>/<name>.yaml` and judges in `<root>/judges/<name>.yaml`.
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
+    Attributes:
+        root: the folder.
+        template: conversation template in place of those that tasks name; None leaves them.
+    """
+
+    def __init__(self, root: Path, template: str | None = None) -> None:
+        self.root, self.template = root, template
+
+    def with_template(self, template: str | None) -> Definitions:
+        """Return the same definitions with another template for every conversation; None changes nothing.
+
+        The template is part of a task's digest: two runs with different ones are not compared.
+
+        Raises:
+            UsageError: that is no name of a template.
+        """
+        if template is None:
+            return self
+        if not re.fullmatch(TEMPLATE, template):
+            raise UsageError(
+                f"template {template!r}: write {FASTCHAT_PREFIX}<name> with the name of one of FastChat's conversation "
+                f"templates, such as {FASTCHAT_PREFIX}vicuna_v1.1"
+            )
+        return Definitions(self.root, template)
 
     def tasks(self) -> list[str]:
         """Return the names of all task files, sorted."""
@@ -44,7 +66,8 @@ class Definitions:
             if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name.removeprefix(LM_EVAL_PREFIX)):
                 raise UsageError(f"task '{name}': write lm_eval:<name of an lm-eval task>")
             return lm_eval_task(name)
-        return _read(TaskDefinition, self._task_files(), name, "task", self.root / "tasks")
+        task = _read(TaskDefinition, self._task_files(), name, "task", self.root / "tasks")
+        return task if self.template is None else task.with_template(self.template)
 
     def judges(self) -> list[str]:
         """Return the names of all judge profiles, sorted."""

@@ -22,6 +22,9 @@ LM_EVAL_PREFIX = "lm_eval:"
 FASTCHAT_PREFIX = "fastchat:"
 """`fastchat:<name>` is one of FastChat's conversation templates."""
 
+TEMPLATE = rf"^{FASTCHAT_PREFIX}[A-Za-z0-9._-]+$"
+"""Pattern of a conversation template's name."""
+
 
 class LmEvalTask(Section):
     """The part of a task file for tasks that run through lm-eval's own task code.
@@ -55,7 +58,7 @@ class MtBenchTask(Section):
     questions: tuple[int, ...] | None = None
     per_category: Annotated[int, Field(ge=1)] | None = None
     references: Literal["original", "cor1"] | None = "cor1"
-    template: Annotated[str, Field(pattern=rf"^{FASTCHAT_PREFIX}[A-Za-z0-9._-]+$")] | None = None
+    template: Annotated[str, Field(pattern=TEMPLATE)] | None = None
 
     @model_serializer(mode="wrap")
     def _without_what_is_not_asked(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -135,6 +138,12 @@ class TaskDefinition(Section):
     def sha256(self) -> str:
         """Digest of everything that can change a number; key order, comments and the title do not."""
         return content_sha256(self, exclude=["title"])
+
+    def with_template(self, template: str) -> TaskDefinition:
+        """Return the task with its conversations written by another template; one without conversations as it is."""
+        if self.mt_bench is None:
+            return self
+        return self.model_copy(update={"mt_bench": self.mt_bench.model_copy(update={"template": template})})
 
     @property
     def splits(self) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 
 from evalkit.degeneration.language import language, scripts
 from evalkit.degeneration.loops import GARBLED_LIMIT, RATIO_LIMIT, signals
@@ -45,6 +46,7 @@ SPECIAL = re.compile(
 """Markers of chat templates and special tokens that no answer to a person holds."""
 
 
+@lru_cache(maxsize=4096)  # the answers of a baseline are looked at once for each candidate
 def tripped(turn: Turn, question: str | None) -> frozenset[str]:
     """Return the gates an answer trips; without its question the gates that need it are never tripped.
 

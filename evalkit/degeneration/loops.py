@@ -10,11 +10,11 @@ never decides: a second one must agree.
 
 from __future__ import annotations
 
+import re
 import unicodedata
 import zlib
 from collections import Counter
 from dataclasses import dataclass
-from itertools import groupby
 from typing import Literal
 
 from evalkit.records import Turn
@@ -35,6 +35,7 @@ NGRAM = 10
 
 REPEATED_SHARE_LIMIT = 0.5
 RUN_LIMIT = 32
+_RUN = re.compile(rf"(.)\1{{{RUN_LIMIT - 1},}}", re.DOTALL)
 
 GARBLED_LIMIT = 0.1
 """Share of characters that stand for no text at all above which an answer cannot be read."""
@@ -131,8 +132,7 @@ def run_share(text: str) -> float:
     >>> run_share("!" * 48 + "a" * 16)
     0.75
     """
-    longest = max((sum(1 for _ in group) for _, group in groupby(text)), default=0)
-    return longest / len(text) if longest >= RUN_LIMIT else 0.0
+    return max((len(run[0]) for run in _RUN.finditer(text)), default=0) / len(text) if text else 0.0
 
 
 def garbled_share(text: str) -> float:
@@ -141,7 +141,7 @@ def garbled_share(text: str) -> float:
     >>> garbled_share("ab\ufffd\ufffd")
     0.5
     """
-    bad = sum(_is_no_text(char) for char in text)
+    bad = sum(count for char, count in Counter(text).items() if _is_no_text(char))
     return bad / len(text) if text else 0.0
 
 

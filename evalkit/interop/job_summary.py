@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from evalkit.errors import StoreError
+from evalkit.signed import signed
 
 Data = Mapping[str, Any]
 
@@ -116,9 +117,9 @@ def _endpoints(verdict: Data) -> Iterator[str]:
         interval = result["interval"]
         limits = ""
         if interval is not None:
-            limits = f"[{scale * interval['lower']:+.2f}, {scale * interval['upper']:+.2f}]"
+            limits = f"[{signed(scale * interval['lower'])}, {signed(scale * interval['upper'])}]"
         state = result["state"] + ("" if result["role"]["gating"] else ", decides nothing")
-        difference = f"{scale * result['difference']:+.2f}{unit}"
+        difference = f"{signed(scale * result['difference'])}{unit}"
         yield f"{escaped(result['name'])}: {state} | {difference} | {limits} | {result['pairs']:,}"
 
 
@@ -126,10 +127,10 @@ def _published(decision: Data) -> Iterator[str]:
     """Return the rows of a run against published numbers."""
     for found in decision.get("results", ()):
         comparison, interval = found["comparison"], found["comparison"]["interval"]
-        limits = f"[{100 * interval['lower']:+.2f}, {100 * interval['upper']:+.2f}]" if interval else ""
+        limits = f"[{signed(100 * interval['lower'])}, {signed(100 * interval['upper'])}]" if interval else ""
         scored = comparison["coverage"]["scored"]
         told = f"{escaped(found['endpoint'])}: {found['state']}, unpaired"
-        yield f"{told} | {100 * comparison['difference']:+.2f} points | {limits} | {scored:,}"
+        yield f"{told} | {signed(100 * comparison['difference'])} points | {limits} | {scored:,}"
 
 
 def _reasons(verdicts: Sequence[Data]) -> Iterator[str]:

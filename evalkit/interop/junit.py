@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 from xml.etree import ElementTree
 
+from evalkit.signed import signed
+
 Data = Mapping[str, Any]
 Fault = Literal["failure", "error"]
 
@@ -169,9 +171,11 @@ def _endpoint_case(verdict: Data, endpoint: str, gating: Sequence[str]) -> Case:
 
 def _steps(result: Data) -> Iterator[str]:
     interval = result["interval"]
-    seen = f"difference {result['difference']:+.4f}"
+    seen = f"difference {signed(result['difference'], 4)}"
     if interval is not None:
-        seen += f", {100 * interval['level']:g} % interval {interval['lower']:+.4f} to {interval['upper']:+.4f}"
+        seen += (
+            f", {100 * interval['level']:g} % interval {signed(interval['lower'], 4)} to {signed(interval['upper'], 4)}"
+        )
     yield f"{seen}, n = {result['pairs']} of {result['planned']}"
     for step in result["steps"][: result["own_margins"]]:
         yield f"{step['claim']}: {step['state']} at margin {step['margin']:g} (p = {step['p_certify']:.2g})"

@@ -57,6 +57,17 @@ def voted_pairs(votes: Path, answers: Path | None, *, count: int, seed: int) -> 
     return Votes(keys=keys, pairs=pairs, people=people, gpt4=gpt4) if pairs else None
 
 
+def votes_alone(votes: Path) -> Votes:
+    """Return every pair an expert voted on, without texts: how GPT-4 and people agree, and nothing of any other judge.
+
+    Raises:
+        UsageError, DataError: as `voted_pairs`.
+    """
+    people = read_votes(votes / HUMAN)
+    gpt4 = read_votes(votes / GPT4) if (votes / GPT4).is_file() else []
+    return Votes(keys=sorted({vote.key for vote in people if vote.by_expert}), pairs=(), people=people, gpt4=gpt4)
+
+
 def _of_models(folder: Path) -> _Answers:
     found: dict[tuple[int, str], tuple[str, ...]] = {}
     for file in sorted(folder.glob("*.jsonl")):

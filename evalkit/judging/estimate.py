@@ -46,6 +46,12 @@ class JudgingEstimate:
         """Return the money it costs at prices for a million tokens, in the unit of the prices."""
         return (self.prompt_tokens * prompt_price + self.completion_tokens * completion_price) / _MILLION
 
+    def told(self, price: tuple[float, float] | None) -> str:
+        """Return one sentence, with the cost where prices for a million tokens read and written are given."""
+        if price is None:
+            return self.text
+        return f"{self.text}; about {self.cost(*price):.2f} at {price[0]:g} and {price[1]:g} for a million tokens"
+
     @property
     def text(self) -> str:
         """One sentence."""

@@ -6,7 +6,8 @@ May not know: what was judged, which template was used.
 
 The answers that judges fail to rate are not random: they are bad ones. So nothing is guessed and nothing is dropped.
 Text that quotes an answer holds verdicts of its own. The judge's verdict is the last match; one that also stands in an
-answer counts only where the judge cannot be quoting: alone on the last line, in words that are not the answer's.
+answer counts only where the judge cannot be quoting: alone on the last line, in words that are not the answer's. One
+that is followed by another rating in plain words is none either: which of the two was meant is the judge's to say.
 """
 
 from __future__ import annotations
@@ -16,16 +17,24 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from evalkit.records import JudgmentStatus
+from evalkit.records import JudgmentStatus, fold
 
 _RATING = re.compile(r"\[\[\s*(-?[0-9]{1,3}(?:\.[0-9]*)?)\s*(?:/\s*10\s*)?\]\]")
 _CHOICE = re.compile(r"\[\[\s*([ABC])\s*\]\]")
 _FASTCHAT = re.compile(r"\[\[(\d+\.?\d*)\]\]")
 _FASTCHAT_BACKUP = re.compile(r"\[(\d+\.?\d*)\]")
 _VERDICT_LINE = re.compile(
-    r"[\s*_#>\-]*(?:(?:my|final|overall)\s+)*(?:rating|score|grade|verdict|winner)?[\s*_:]*", re.IGNORECASE
+    r"[\s*_#\-]*(?:(?:my|final|overall)\s+)*(?:rating|score|grade|verdict|winner)?[\s*_:]*", re.IGNORECASE
 )
-"""What may stand before a verdict on a line that holds nothing else."""
+"""What may stand before a verdict on a line that holds nothing else; the mark of a quotation may not."""
+
+_IN_WORDS = re.compile(
+    r"\b(?:rating|score|grade)\b[\s:=*_]*(?:(?:is|of)\s+)?(-?[0-9]{1,3}(?:\.[0-9]+)?)(?![0-9])", re.IGNORECASE
+)
+"""A rating in plain words, without brackets."""
+
+_MARKS = "*_#- "
+"""Characters that change how a line looks, and not what it says."""
 
 Choice = Literal["A", "B", "tie"]
 
@@ -39,7 +48,8 @@ class ParsedRating:
         score: the rating; None unless "ok".
         ambiguous: the text holds several different ratings; the last one counts.
         reason: "off_grid" for a rating that is no half point, "planted" for one that an answer holds too and the judge
-            may be quoting, "empty" for no text, else None.
+            may be quoting, "contradicted" for one that is followed by another one in plain words, "empty" for no text,
+            else None.
     """
 
     status: JudgmentStatus
@@ -88,6 +98,8 @@ def parse_rating(
     planted = {float(match[1]) for answer in answers for match in _RATING.finditer(answer)}
     if value in planted and _may_quote(text, found[-1], answers):
         return ParsedRating(status="unparsed", score=None, ambiguous=ambiguous, reason="planted")
+    if any(float(match[1]) != value for match in _IN_WORDS.finditer(text, found[-1].end())):
+        return ParsedRating(status="unparsed", score=None, ambiguous=True, reason="contradicted")
     return rating_on_scale(value, scale, ambiguous=ambiguous)
 
 
@@ -134,7 +146,15 @@ def _may_quote(text: str, match: re.Match[str], answers: Sequence[str]) -> bool:
     after, before, line = text[match.end() :], text[begin : match.start()], text[begin:].strip()
     if after.strip(" \t\r\n*_./10") or _VERDICT_LINE.fullmatch(before) is None:
         return True
-    return bool(text[:begin].strip()) and any(line in answer for answer in answers)
+    return bool(text[:begin].strip()) and any(
+        line in answer or _holds(answer, text[begin : match.end()], match[0]) for answer in answers
+    )
+
+
+def _holds(answer: str, line: str, verdict: str) -> bool:
+    """Say whether an answer holds a line that says more than the verdict, however the line is set."""
+    said = fold(line).casefold().strip(_MARKS)
+    return said != fold(verdict).casefold() and said in fold(answer).casefold()
 
 
 def fastchat_rating(text: str) -> float | None:

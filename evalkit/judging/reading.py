@@ -38,6 +38,7 @@ _PROBLEMS = {
     "out_of_range": "the number is not on the scale",
     "truncated": "it was cut off at the length limit",
     "planted": "the only verdict in it also stands in the material and may be a quotation",
+    "contradicted": "a rating in plain words after the one in brackets is another one",
     "off_grid": "the number is neither whole nor half",
     "empty": "it is empty",
     "no_rating": "the object has no number under 'rating'",

@@ -36,13 +36,9 @@ def bring_baseline(suite: Suite, policy: ResolvedPolicy, tasks: Sequence[str], w
         IdentityMismatchError: a stored run is of another engine or of other definitions than the suite's; named.
         EvalkitError: the baseline had to be run, and its engine failed.
     """
-    before, workshop.policy_sha256 = workshop.policy_sha256, None
-    try:
-        _bring(suite, suite.baseline, tasks, workshop, None)
-        if suite.rerun_engine is not None:
-            _bring(suite, suite.rerun_engine, tasks, workshop, policy.policy.seeds.order)
-    finally:
-        workshop.policy_sha256 = before
+    _bring(suite, suite.baseline, tasks, workshop, None)
+    if suite.rerun_engine is not None:
+        _bring(suite, suite.rerun_engine, tasks, workshop, policy.policy.seeds.order)
 
 
 def _bring(suite: Suite, spec: EngineSpec, tasks: Sequence[str], workshop: Workshop, order_seed: int | None) -> None:

@@ -27,6 +27,7 @@ from typing import Any
 
 from evalkit.nightly.outcome import REASONS, NightOutcome, NightReason
 from evalkit.nightly.watch import State, Watch
+from evalkit.signed import signed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,8 +123,8 @@ def _whole(full: Full | None) -> str:
         return ""
     limits = ""
     if full.interval is not None:
-        limits = f" [{100.0 * full.interval['lower']:+.2f}, {100.0 * full.interval['upper']:+.2f}]"
-    return f"all {full.n:,} items: {100.0 * full.difference:+.2f} points{limits}, {full.state}"
+        limits = f" [{signed(100.0 * full.interval['lower'])}, {signed(100.0 * full.interval['upper'])}]"
+    return f"all {full.n:,} items: {signed(100.0 * full.difference)} points{limits}, {full.state}"
 
 
 def plain_e(log_e: float) -> str:

@@ -14,6 +14,7 @@ from evalkit.nightly.charts import MEASURES, Series, certificate_series, chart, 
 from evalkit.nightly.trends import Change, Trend
 from evalkit.report.figures import count, percent, points
 from evalkit.report.sections import Section, Table, as_markdown, as_text, printable
+from evalkit.signed import signed
 
 Part = str | Table
 
@@ -77,7 +78,7 @@ def _night(night: NightRow) -> tuple[str, ...]:
     if best is None or best.difference is None:
         return (night.night, night.outcome, recipe, count(night.used), "", "", "", why)
     limits = (
-        f"[{100 * best.lower:+.2f}, {100 * best.upper:+.2f}]"
+        f"[{signed(100 * best.lower)}, {signed(100 * best.upper)}]"
         if best.lower is not None and best.upper is not None
         else ""
     )
@@ -103,8 +104,8 @@ def _story(trend: Trend) -> Iterator[str]:
 def _changed(change: Change) -> str:
     _, unit, factor = MEASURES[change.measure]
     told = (
-        f"{change.measure} changed on night {change.night}: from {factor * change.before:+.2f} to "
-        f"{factor * change.after:+.2f} {unit}"
+        f"{change.measure} changed on night {change.night}: from {signed(factor * change.before)} to "
+        f"{signed(factor * change.after)} {unit}"
         if change.measure == "difference"
         else f"{change.measure} changed on night {change.night}: from {factor * change.before:.2f} to "
         f"{factor * change.after:.2f} {unit}"
@@ -117,7 +118,7 @@ def _compared(row: CompareRow) -> tuple[str, ...]:
     rating = row.unit != "proportion"
     factor = 1.0 if rating else 100.0
     limits = (
-        f"[{factor * row.lower:+.2f}, {factor * row.upper:+.2f}]"
+        f"[{signed(factor * row.lower)}, {signed(factor * row.upper)}]"
         if row.lower is not None and row.upper is not None
         else ""
     )
@@ -128,7 +129,7 @@ def _compared(row: CompareRow) -> tuple[str, ...]:
         row.endpoint,
         count(row.n),
         "" if value is None else f"{value:.2f}" if rating else percent(value),
-        "" if row.difference is None else f"{row.difference:+.2f}" if rating else points(row.difference),
+        "" if row.difference is None else signed(row.difference) if rating else points(row.difference),
         limits,
         percent(row.flips, 2) if row.flips is not None else "",
         percent(row.invalid_share) if row.invalid_share is not None else "",

@@ -39,7 +39,7 @@ def watch_recipe(
         one: who, when, by which policy.
         baseline: its stored run.
         orders: task name to the night's order of items.
-        workshop: what runs share; its policy is the bound one.
+        workshop: what runs share.
 
     Raises:
         EngineError: the engine could not be loaded or broke; finished records are kept.
@@ -47,7 +47,8 @@ def watch_recipe(
         IdentityMismatchError: the night's folder belongs to another engine.
     """
     night = one.night
-    with engine_at_work(one.spec, night.tasks, one.path, workshop) as (folder, engine, loaded):
+    bound = one.policy.sha256
+    with engine_at_work(one.spec, night.tasks, one.path, workshop, policy_sha256=bound) as (folder, engine, loaded):
         benchmarks = {benchmark.task: benchmark for benchmark in loaded}
         faults = comparable(one, baseline.manifest, folder.manifest)
         questions: dict[str, Mapping[str, Item]] = {task: items_of(benchmarks[task]) for task in night.tasks}

@@ -17,6 +17,7 @@ from evalkit.nightly.outcome import NightOutcome, night_exit_code, worst
 from evalkit.nightly.result import Result
 from evalkit.report.figures import count, points
 from evalkit.report.sections import Section, Table
+from evalkit.signed import signed
 
 SUMMARY_BYTES = 64 * 1024
 
@@ -74,7 +75,7 @@ def _numbers(name: str, found: Mapping[str, Any]) -> str:
 
 def _difference(found: Mapping[str, Any]) -> str:
     interval = found["interval"]
-    limits = f" [{100 * interval['lower']:+.2f}, {100 * interval['upper']:+.2f}]" if interval else ""
+    limits = f" [{signed(100 * interval['lower'])}, {signed(100 * interval['upper'])}]" if interval else ""
     return f"{points(found['difference'])}{limits}"
 
 
@@ -220,7 +221,7 @@ def _limits(interval: Mapping[str, Any] | None) -> str:
     if not interval:
         return ""
     low, high, level = (100.0 * interval[name] for name in ("lower", "upper", "level"))
-    return f"[{low:+.2f}, {high:+.2f}] ({level:.0f} %)"
+    return f"[{signed(low)}, {signed(high)}] ({level:.0f} %)"
 
 
 def _triage(result: Result, name: str, triage: Mapping[str, Any]) -> Section:
@@ -232,7 +233,7 @@ def _triage(result: Result, name: str, triage: Mapping[str, Any]) -> Section:
                 row["question"],
                 f"{math.exp(row['baseline']):.3f}",
                 f"{math.exp(row['candidate']):.3f}",
-                f"{row['change']:+.2f}",
+                signed(row["change"]),
                 "lost" if row["flipped"] else "",
             )
             for row in triage["largest"]

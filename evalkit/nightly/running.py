@@ -152,15 +152,12 @@ def _watch(night: Night, spec: EngineSpec, workshop: Workshop, ready: _Ready) ->
     if ready.reasons or ready.baseline is None:
         return failed_result(one, ready.reasons)
     _forget_empty(one)
-    before, workshop.policy_sha256 = workshop.policy_sha256, one.policy.sha256
     try:
         return watch_recipe(one, ready.baseline, ready.orders, workshop)
     except _BROKEN as error:
         workshop.say(f"{spec.name}: {error}")
         code = "data" if isinstance(error, DataError) else "engine"
         return failed_result(one, (NightReason(code=code, message=f"{spec.name}: {error}"),))
-    finally:
-        workshop.policy_sha256 = before
 
 
 def _forget_empty(one: RecipeNight) -> None:

@@ -6,7 +6,7 @@ In: a policy and a suite. Out: sentences. May not know: what a run would find.
 from __future__ import annotations
 
 from evalkit.policy import MeanEndpoint, Policy
-from evalkit.suite import Suite
+from evalkit.suite import JudgeSpec, Suite
 
 
 def suite_gaps(policy: Policy, suite: Suite) -> tuple[str, ...]:
@@ -31,4 +31,20 @@ def suite_gaps(policy: Policy, suite: Suite) -> tuple[str, ...]:
                 f"{name}: the policy asks for {endpoint.judgments} judgments of each answer, the suite's judge gives "
                 f"{suite.judge.repeats} (repeats)"
             )
+        if suite.judge is not None:
+            gaps += _untried(policy, name, suite.judge)
     return tuple(gaps)
+
+
+def _untried(policy: Policy, name: str, judge: JudgeSpec) -> list[str]:
+    """Return why no judge of a suite could show that its word counts, where the policy asks for that."""
+    rules = policy.judge
+    if rules is None or rules.qualification == "none":
+        return []
+    follows = "every verdict is INVALID" if rules.qualification == "required" else "it decides nothing"
+    if judge.qualify is None:
+        return [f"{name}: the policy wants judges that qualified, the suite tries none (judge: qualify), so {follows}"]
+    if judge.qualify < rules.bars.questions_min:
+        few = f"{name}: the policy wants judges tried on {rules.bars.questions_min} questions, the suite tries them on "
+        return [f"{few}{judge.qualify} (judge: qualify), so {follows}"]
+    return []

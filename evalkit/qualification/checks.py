@@ -12,6 +12,7 @@ from typing import Any
 
 from evalkit.policy.judging import JudgeBars
 from evalkit.qualification.estimates import Estimates, Share
+from evalkit.signed import signed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,9 +85,11 @@ def _position(found: Estimates, bars: JudgeBars) -> QualificationCheck:
     position = found.position
     if position is None or position.bias is None:
         return QualificationCheck(check="position", passed=False, message="no game has a verdict")
-    limits = "" if position.interval is None else f" [{position.interval.lower:+.2f}, {position.interval.upper:+.2f}]"
+    limits = (
+        "" if position.interval is None else f" [{signed(position.interval.lower)}, {signed(position.interval.upper)}]"
+    )
     message = (
-        f"favours the answer shown first by {position.bias:+.2f}{limits} on a scale of -1 to 1; within "
+        f"favours the answer shown first by {signed(position.bias)}{limits} on a scale of -1 to 1; within "
         f"{bars.position_bias_max:g} is wanted"
     )
     return QualificationCheck(check="position", passed=abs(position.bias) <= bars.position_bias_max, message=message)

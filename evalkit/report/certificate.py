@@ -13,6 +13,7 @@ from evalkit.report.comparison import comparison_sections
 from evalkit.report.figures import count, interval, percent, points, probability, rating
 from evalkit.report.judging import judge_sentences, judges_section
 from evalkit.report.sections import Section, Table
+from evalkit.signed import signed
 
 Data = Mapping[str, Any]
 
@@ -150,7 +151,7 @@ def _recipe_row(recipe: str, verdict: Data | None, certificate: Data, found: Dat
 
 
 def _limits(found: Data) -> str:
-    return f"[{100 * found['lower']:+.2f}, {100 * found['upper']:+.2f}]"
+    return f"[{signed(100 * found['lower'])}, {signed(100 * found['upper'])}]"
 
 
 def _not_said(certificate: Data) -> Iterator[str]:

@@ -12,6 +12,7 @@ from typing import Any
 from evalkit.report.figures import count, interval, percent, points, probability, rating
 from evalkit.report.judging import judging_sections
 from evalkit.report.sections import Section, Table
+from evalkit.signed import signed
 
 Data = Mapping[str, Any]
 
@@ -153,7 +154,7 @@ def _choice_rows(comparison: Data) -> list[tuple[str, str, str]]:
         rows.append(("  difference", points(soft["difference"]), interval(soft["interval"], "points")))
     if shift is not None:
         n = f"n = {count(shift['n'])}"
-        rows.append(("change of log p(right choice)", f"{shift['log_probability_change']:+.4f} nats", n))
+        rows.append(("change of log p(right choice)", f"{signed(shift['log_probability_change'], 4)} nats", n))
         rows.append(("KL(baseline || candidate) over choices", f"{shift['divergence']:.5f} nats", n))
         rows.append(("same favourite choice", percent(shift["top1_agreement"], 2), n))
     return rows
@@ -212,8 +213,8 @@ def _subjects(rows: Sequence[Data]) -> Table:
             percent(row["baseline_accuracy"]),
             percent(row["candidate_accuracy"]),
             f"-{row['losses']} +{row['gains']}",
-            f"{100 * row['difference']:+.1f}",
-            f"{100 * row['shrunk']:+.1f}",
+            signed(100 * row["difference"], 1),
+            signed(100 * row["shrunk"], 1),
             probability(row["adjusted_p"]),
         )
         for row in ranked

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from evalkit.signed import signed
+
 
 def percent(value: float, places: int = 1) -> str:
     """Write a proportion in percent.
@@ -25,7 +27,7 @@ def points(value: float, places: int = 2) -> str:
     >>> points(-0.0029)
     '-0.29 points'
     """
-    return f"{100 * value:+.{places}f} points"
+    return f"{signed(100 * value, places)} points"
 
 
 def rating(value: float, places: int = 2) -> str:
@@ -34,7 +36,7 @@ def rating(value: float, places: int = 2) -> str:
     >>> rating(-0.3)
     '-0.30'
     """
-    return f"{value:+.{places}f}"
+    return signed(value, places)
 
 
 def probability(value: float) -> str:
@@ -63,12 +65,13 @@ def interval(found: Mapping[str, Any] | None, unit: str) -> str:
     """
     if found is None:
         return "no interval"
-    scale, sign, suffix = {
-        "points": (100, "+", " points"),
-        "percent": (100, "", " %"),
-        "rating": (1, "+", ""),
-        "ratio": (1, "", ""),
+    scale, with_sign, suffix = {
+        "points": (100, True, " points"),
+        "percent": (100, False, " %"),
+        "rating": (1, True, ""),
+        "ratio": (1, False, ""),
     }[unit]
     places = 3 if unit == "ratio" else 1 if unit == "percent" else 2
-    low, high = (f"{scale * found[side]:{sign}.{places}f}" for side in ("lower", "upper"))
+    values = (scale * found[side] for side in ("lower", "upper"))
+    low, high = (signed(value, places) if with_sign else f"{value:.{places}f}" for value in values)
     return f"[{low}, {high}]{suffix} ({100 * found['level']:g} %, {found['method']})"

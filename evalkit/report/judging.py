@@ -11,6 +11,7 @@ from typing import Any
 
 from evalkit.report.figures import count, interval, percent, probability, rating
 from evalkit.report.sections import Section, Table
+from evalkit.signed import signed
 
 Data = Mapping[str, Any]
 
@@ -145,11 +146,14 @@ def _pairwise(pairs: Data) -> Iterator[str | Table]:
         ("of these without a question", f"{games['ruled']} ({games['identical']} of equal texts)", ""),
     ]
     if net["difference"] is not None:
-        rows.insert(0, ("net win", f"{net['difference']:+.3f}", interval(net["interval"], "rating")))
-        rows.insert(1, ("  if all missing games were lost / won", f"{pairs['worst']:+.3f} / {pairs['best']:+.3f}", ""))
+        rows.insert(0, ("net win", signed(net["difference"], 3), interval(net["interval"], "rating")))
+        rows.insert(
+            1,
+            ("  if all missing games were lost / won", f"{signed(pairs['worst'], 3)} / {signed(pairs['best'], 3)}", ""),
+        )
     line = pairs["at_equal_length"]
     if line is not None:
-        rows.append(("net win at equal length", f"{line['intercept']:+.3f}", interval(line["interval"], "rating")))
+        rows.append(("net win at equal length", signed(line["intercept"], 3), interval(line["interval"], "rating")))
     if games["win_rate"] is not None:
         rows.append(("win rate, ties half (FastChat's rule)", percent(games["win_rate"]), f"{games['pairs']} pairs"))
     if pairs["inconsistent"] is not None:
@@ -157,7 +161,7 @@ def _pairwise(pairs: Data) -> Iterator[str | Table]:
         rows.append(("orders that disagree", percent(pairs["inconsistent"]), shown))
     if pairs["position_bias"] is not None:
         shown = interval(pairs["position_interval"], "rating")
-        rows.append(("in favour of the answer shown first", f"{pairs['position_bias']:+.3f}", shown))
+        rows.append(("in favour of the answer shown first", signed(pairs["position_bias"], 3), shown))
     coverage = pairs["coverage"]
     failed = ", ".join(f"{n} {kind}" for kind, n in coverage["failed"].items()) or "none"
     caption = (

@@ -14,6 +14,7 @@ from evalkit.errors import EvalkitError
 from evalkit.planning import TruePoint, plan
 from evalkit.policy import Policy
 from evalkit.report.figures import percent
+from evalkit.signed import signed
 
 Data = Mapping[str, Any]
 
@@ -41,7 +42,7 @@ class PowerCurve:
 
     def unit_text(self, difference: float) -> str:
         """Write a true difference with its unit."""
-        return f"{difference:+.2f} points" if self.points else f"{difference:+.2f}"
+        return f"{signed(difference)} points" if self.points else signed(difference)
 
     def is_told(self, step: TruePoint) -> bool:
         """Whether a table tells this step."""

@@ -5,7 +5,16 @@ May not know: how a record was made, or which run is the baseline.
 """
 
 from evalkit.store.folder import RunFolder
-from evalkit.store.reading import Run, judgment_key, read_items, read_judgments, read_manifest, read_records, read_run
+from evalkit.store.reading import (
+    Run,
+    judgment_key,
+    read_items,
+    read_judgments,
+    read_manifest,
+    read_records,
+    read_run,
+    record_keys,
+)
 from evalkit.store.verdicts import VerdictStore
 
 __all__ = [
@@ -18,4 +27,5 @@ __all__ = [
     "read_manifest",
     "read_records",
     "read_run",
+    "record_keys",
 ]

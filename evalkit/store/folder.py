@@ -6,20 +6,28 @@ May not know: engines, clocks, progress bars.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from evalkit.errors import DataError
 from evalkit.records import Item, JudgeRun, Judgment, Manifest, Record, canonical_json, parse_object
 from evalkit.store.cleaning import clean_judge, clean_judgment, clean_manifest, clean_record
 from evalkit.store.identity import check_judge, merge_manifests
 from evalkit.store.layout import LOCK, MANIFEST, TIMINGS, Kind, task_file
 from evalkit.store.lines import append_lines, cut_torn_tail, sort_lines, write_atomic
 from evalkit.store.lock import FolderLock, acquire
-from evalkit.store.reading import Run, judgment_key, parsed, read_items, read_manifest, read_records, read_run
+from evalkit.store.reading import (
+    Run,
+    judgment_key,
+    parsed,
+    read_items,
+    read_manifest,
+    read_records,
+    read_run,
+    record_keys,
+)
 
 
 class RunFolder:
@@ -84,18 +92,8 @@ class RunFolder:
         return read_items(self.path, task)
 
     def done_keys(self, task: str) -> frozenset[str]:
-        """Return the `Record.key` of every record on disk, failed ones included; reads one line at a time.
-
-        Raises:
-            DataError: a line is garbled or two lines share a key; names file and line.
-        """
-        file = self._file("records", task)
-        keys: set[str] = set()
-        for number, record in parsed(file, task, Record.from_json):
-            if record.key in keys:
-                raise DataError(f"{file}:{number}: a second line with the key {record.key!r}")
-            keys.add(record.key)
-        return frozenset(keys)
+        """Return the `Record.key` of every record on disk, failed ones included; errors as `record_keys`."""
+        return record_keys(self.path, task)
 
     def append_records(self, task: str, records: Sequence[Record]) -> None:
         """Append records with one write and one flush to the disk, whole or not at all.
@@ -108,6 +106,10 @@ class RunFolder:
     def records(self, task: str) -> tuple[Record, ...]:
         """Read a task's records back, sorted by key."""
         return read_records(self.path, task)
+
+    def each_record(self, task: str) -> Iterator[Record]:
+        """Yield a task's records one at a time, in the order in which they lie on the disk; errors as `read_run`."""
+        return (record for _, record in parsed(self._file("records", task), task, Record.from_json))
 
     def drop_failed(self, task: str) -> int:
         """Remove a task's failed records, so that they are asked again; return how many there were."""

@@ -9,14 +9,20 @@ A line is ended by one line feed and by nothing else: model answers hold other U
 from __future__ import annotations
 
 import os
+from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 
 from evalkit.errors import DataError, StoreError
 from evalkit.redaction import redact_values
+from evalkit.store.watching import grown, replaced
 
 _BLOCK = 1 << 16
+
+_IN_FLIGHT = 1 << 23
+"""Bytes at the end of a file that one flush may have left unfinished, at most."""
 
 
 def append_lines(path: Path, lines: Sequence[str]) -> None:
@@ -30,10 +36,11 @@ def append_lines(path: Path, lines: Sequence[str]) -> None:
     data = redact_values("\n".join(lines) + "\n").encode()
     try:
         new = not path.exists()
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
         try:
             _write_all(descriptor, data)
+            size = os.fstat(descriptor).st_size
         finally:
             os.close(descriptor)
         if new:
@@ -44,6 +51,7 @@ def append_lines(path: Path, lines: Sequence[str]) -> None:
             f"the {count_lines(path)} line(s) before them are kept; "
             "next step: make space or rights, then repeat the same command to resume"
         ) from error
+    grown(path, size)
 
 
 def _write_all(descriptor: int, data: bytes) -> None:
@@ -54,7 +62,8 @@ def _write_all(descriptor: int, data: bytes) -> None:
             rest = rest[os.write(descriptor, rest) :]
         os.fsync(descriptor)
     except OSError:
-        os.ftruncate(descriptor, before)
+        with suppress(OSError):  # the first error says more; a torn line is cut when the run is resumed
+            os.ftruncate(descriptor, before)
         raise
 
 
@@ -96,7 +105,11 @@ def _decoded(path: Path, number: int, raw: bytes) -> str:
 
 
 def cut_torn_tail(path: Path, parse: Callable[[str], object]) -> str | None:
-    """Cut a last line that a crash left unfinished or unreadable; return what was cut as a sentence, else None.
+    """Cut what a crash left unfinished at the end: return what was cut as a sentence, else None.
+
+    A killed process leaves at most one torn line, the last one. A power cut may leave holes anywhere in what was on its
+    way to the disk: the file has its new length, and some of its blocks are still zero. No line holds a zero byte, so
+    the first one that does, and all after it, were never flushed.
 
     Raises:
         StoreError: the file cannot be read or cut.
@@ -105,30 +118,44 @@ def cut_torn_tail(path: Path, parse: Callable[[str], object]) -> str | None:
         return None
     try:
         with path.open("rb+") as file:
-            start, tail = _last_line(file.fileno())
-            if tail.endswith(b"\n") and _parses(tail[:-1], parse):
-                return None
-            if not tail:
-                return None
-            file.truncate(start)
-            os.fsync(file.fileno())
+            end = os.fstat(file.fileno()).st_size
+            start = _torn_from(file.fileno(), end, parse)
+            torn = b"" if start is None else os.pread(file.fileno(), end - start, start)
+            if start is not None:
+                file.truncate(start)
+            os.fsync(file.fileno())  # of a killed process, lines may still be on their way that now count as done
     except OSError as error:
         raise StoreError(f"{path}: cannot be repaired: {error.strerror or error}") from error
-    return f"{path}: dropped the last line ({len(tail)} bytes), which a crash left unfinished"
+    if not torn:
+        return None
+    replaced(path)
+    lines = torn.count(b"\n") + (not torn.endswith(b"\n"))
+    what = "the last line" if lines == 1 else f"the last {lines} lines"
+    return f"{path}: dropped {what} ({len(torn)} bytes), which a crash left unfinished"
 
 
-def _last_line(descriptor: int) -> tuple[int, bytes]:
-    """Return (offset, bytes) of the last line, whether or not it ends with a line feed."""
-    end = position = os.fstat(descriptor).st_size
-    tail = b""
-    while position > 0:
-        size = min(_BLOCK, position)
-        position -= size
-        tail = os.pread(descriptor, size, position) + tail
-        cut = tail.rfind(b"\n", 0, len(tail) - 1)
+def _torn_from(descriptor: int, end: int, parse: Callable[[str], object]) -> int | None:
+    """Return where the first line begins that is not whole, of those that may have been on their way; else None."""
+    if not end:
+        return None
+    begin = max(0, end - _IN_FLIGHT)
+    hole = os.pread(descriptor, end - begin, begin).find(b"\0")
+    if hole >= 0:
+        return _line_start(descriptor, begin + hole)
+    start = _line_start(descriptor, end - 1)
+    tail = os.pread(descriptor, end - start, start)
+    return None if tail.endswith(b"\n") and _parses(tail[:-1], parse) else start
+
+
+def _line_start(descriptor: int, place: int) -> int:
+    """Return where the line begins to which the byte at `place` belongs; a line feed belongs to the line it ends."""
+    while place > 0:
+        size = min(_BLOCK, place)
+        cut = os.pread(descriptor, size, place - size).rfind(b"\n")
         if cut >= 0:
-            return end - len(tail) + cut + 1, tail[cut + 1 :]
-    return 0, tail
+            return place - size + cut + 1
+        place -= size
+    return 0
 
 
 def _parses(raw: bytes, parse: Callable[[str], object]) -> bool:
@@ -147,7 +174,7 @@ def write_atomic(path: Path, chunks: Iterable[str]) -> None:
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         with temporary.open("w", encoding="utf-8", newline="\n") as file:
             file.writelines(map(redact_values, chunks))
             file.flush()
@@ -160,6 +187,7 @@ def write_atomic(path: Path, chunks: Iterable[str]) -> None:
             f"{path}: cannot be written: {error.strerror or error}; what was there before is kept; "
             "next step: make space or rights, then repeat the same command to resume"
         ) from error
+    replaced(path)
 
 
 def sort_lines(path: Path, key: Callable[[str], str], keep: Callable[[str], bool] = lambda _line: True) -> int:
@@ -171,29 +199,32 @@ def sort_lines(path: Path, key: Callable[[str], str], keep: Callable[[str], bool
         DataError: a line cannot be read, or two lines share a key.
         StoreError: the file cannot be written.
     """
-    index: list[tuple[str, int, int]] = []
+    keys: list[str] = []
+    starts, ends = array("Q"), array("Q")
     offset = dropped = 0
     for _, line in read_lines(path):
-        size = len(line.encode()) + 1
+        end = offset + len(line.encode()) + 1
         if keep(line):
-            index.append((key(line), offset, size))
+            keys.append(key(line))
+            starts.append(offset)
+            ends.append(end)
         else:
             dropped += 1
-        offset += size
-    ordered = sorted(index)
-    for before, after in pairwise(ordered):
-        if before[0] == after[0]:
-            raise DataError(f"{path}: two lines have the key {after[0]!r}; next step: restore the file")
-    if dropped or ordered != index:
-        write_atomic(path, _picked(path, ordered))
+        offset = end
+    order = sorted(range(len(keys)), key=keys.__getitem__)
+    for before, after in pairwise(order):
+        if keys[before] == keys[after]:
+            raise DataError(f"{path}: two lines have the key {keys[after]!r}; next step: restore the file")
+    if dropped or any(before > after for before, after in pairwise(order)):
+        write_atomic(path, _picked(path, ((starts[place], ends[place]) for place in order)))
     return dropped
 
 
-def _picked(path: Path, index: Sequence[tuple[str, int, int]]) -> Iterator[str]:
+def _picked(path: Path, places: Iterable[tuple[int, int]]) -> Iterator[str]:
     with path.open("rb") as file:
-        for _, offset, size in index:
-            file.seek(offset)
-            yield file.read(size).decode()
+        for start, end in places:
+            file.seek(start)
+            yield file.read(end - start).decode()
 
 
 def sync_folder(path: Path) -> None:
@@ -203,3 +234,14 @@ def sync_folder(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder and those it lies in, where they are missing; each new one survives a power cut."""
+    missing = []
+    while not path.exists():
+        missing.append(path)
+        path = path.parent
+    for folder in reversed(missing):
+        folder.mkdir(exist_ok=True)
+        sync_folder(folder.parent)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from evalkit.errors import StoreError
+from evalkit.store.lines import make_folder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +47,7 @@ def acquire(path: Path) -> FolderLock:
     import fcntl  # noqa: PLC0415 (absent on Windows, where runs can still be read)
 
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     except OSError as error:
         raise StoreError(f"{path}: cannot be written: {error.strerror or error}") from error
@@ -64,9 +65,16 @@ def acquire(path: Path) -> FolderLock:
             f"{path}: this file system cannot lock files ({error.strerror or error}); "
             "next step: write the run to a local folder and move it afterwards"
         ) from error
-    left_by = _holder(descriptor)
-    os.ftruncate(descriptor, 0)
-    os.pwrite(descriptor, json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode(), 0)
+    try:
+        left_by = _holder(descriptor)
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode(), 0)
+    except OSError as error:
+        os.close(descriptor)
+        raise StoreError(
+            f"{path}: cannot be written: {error.strerror or error}; "
+            "next step: make space or rights, then repeat the same command to resume"
+        ) from error
     return FolderLock(path=path, descriptor=descriptor, left_by=left_by)
 
 

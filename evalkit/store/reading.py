@@ -137,6 +137,22 @@ def read_records(path: Path, task: str) -> tuple[Record, ...]:
     return _sorted_unique(path, "records", task, Record.from_json, lambda record: record.key)
 
 
+def record_keys(path: Path, task: str) -> frozenset[str]:
+    """Return the `Record.key` of every record of a task, failed ones included; holds one line at a time.
+
+    Raises:
+        DataError: a line is garbled or two lines share a key; names file and line.
+    """
+    file = task_file(path, "records", task)
+    keys: set[str] = set()
+    for number, record in parsed(file, task, Record.from_json):
+        key = record.key
+        if key in keys:
+            raise DataError(f"{file}:{number}: a second line with the key {key!r}; next step: restore the file")
+        keys.add(key)
+    return frozenset(keys)
+
+
 def read_judgments(path: Path, task: str) -> tuple[Judgment, ...]:
     """Read the judgments of one judging (a task, or `judging_name`), sorted by `judgment_key`; errors as `read_run`."""
     return _sorted_unique(path, "judgments", task, Judgment.from_json, judgment_key)

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from evalkit.comparison import Comparison
 from evalkit.errors import EstimateError
 from evalkit.policy import Endpoint, MeanEndpoint, ProportionEndpoint, ResolvedPolicy
+from evalkit.signed import signed
 from evalkit.statistics.mcnemar import mcnemar
 from evalkit.statistics.proportions import wilson_interval
 from evalkit.verdict.endpoints import EndpointResult, evaluate, mean_of
@@ -245,8 +246,8 @@ def _control_check(
 
 def _change(result: EndpointResult) -> str:
     if result.unit == "proportion":
-        return f"{100 * result.difference:+.2f} points"
-    return f"{result.difference:+.2f}"
+        return f"{signed(100 * result.difference)} points"
+    return signed(result.difference)
 
 
 def _baseline_checks(policy: ResolvedPolicy, name: str, samples: Sequence[Comparisons]) -> list[AssayCheck]:

@@ -1,5 +1,7 @@
 """Tripwires: a breach turns CERTIFIED into INCONCLUSIVE, never the reverse.
 
+A guard sees what the test sees: an answer that is missing is a bad one, and none is hidden by a failure.
+
 In: a policy, an endpoint's comparison and result, the noise floor. Out: `GuardResult`s.
 May not know: verdicts of other endpoints.
 """
@@ -11,8 +13,11 @@ from dataclasses import dataclass
 from scipy.special import bdtrc, stdtrit
 
 from evalkit.comparison import AnswerComparison, Comparison, GateComparison, RatingComparison, count_drops
-from evalkit.policy import Endpoint, MeanEndpoint, ResolvedPolicy
-from evalkit.statistics.paired_means import johnson_t
+from evalkit.errors import EstimateError
+from evalkit.policy import Endpoint, MeanEndpoint, ProportionEndpoint, ResolvedPolicy
+from evalkit.signed import signed
+from evalkit.statistics.paired_means import johnson_t, paired_t
+from evalkit.statistics.tango import tango_interval
 from evalkit.verdict.assay import NoiseFloor
 from evalkit.verdict.endpoints import EndpointResult, mean_of
 from evalkit.verdict.outcome import EndpointState
@@ -48,7 +53,7 @@ def guard_results(
         EstimateError: the scores do not vary.
     """
     endpoint = policy.endpoints[result.name]
-    found = [_gain(policy, result)]
+    found = [_gain(policy, result, _highest_limit(endpoint, result, comparison))]
     if comparison.answers is not None:
         found += _answers(policy, result, comparison, comparison.answers, noise)
     if comparison.rating is not None:
@@ -61,11 +66,25 @@ def guard_results(
     return tuple(found)
 
 
-def _gain(policy: ResolvedPolicy, result: EndpointResult) -> GuardResult:
+def _highest_limit(endpoint: Endpoint, result: EndpointResult, comparison: Comparison) -> float:
+    """Return the highest lower limit of the difference: as seen, or with every missing answer in its favour."""
+    seen, level = result.interval.lower, result.interval.level
+    table = comparison.proportion
+    mean = mean_of(endpoint, comparison)
+    try:
+        if isinstance(endpoint, ProportionEndpoint) and table is not None and table.favourable != table.observed:
+            return max(seen, tango_interval(table.favourable, level).lower)
+        if mean is not None:
+            return max(seen, paired_t(mean.differences.favourable).interval(level).lower)
+    except EstimateError:  # the fill leaves no variation: then what was seen has to do
+        return seen
+    return seen
+
+
+def _gain(policy: ResolvedPolicy, result: EndpointResult, lower: float) -> GuardResult:
     guards, points = policy.policy.guards, result.unit == "proportion"
     limit = guards.gain_points / 100.0 if points else guards.gain_rating
-    lower = result.interval.lower
-    shown = f"{100 * lower:+.2f} points" if points else f"{lower:+.2f}"
+    shown = f"{signed(100 * lower)} points" if points else signed(lower)
     most = f"{guards.gain_points:g} points" if points else f"{limit:g}"
     return GuardResult(
         guard="implausible-gain",
@@ -91,13 +110,15 @@ def _answers(
 
 
 def _invalid_increase(policy: ResolvedPolicy, result: EndpointResult, answers: AnswerComparison) -> list[GuardResult]:
-    if answers.invalid_increase is None:
+    increase = answers.worst.invalid_increase
+    if increase is None:
         return []
-    limit, upper = policy.policy.guards.invalid_points / 100.0, answers.invalid_increase.upper
+    limit, upper = policy.policy.guards.invalid_points / 100.0, increase.upper
+    hidden = f", {answers.worst.missing} missing" if answers.worst.missing else ""
     message = (
         f"unreadable answers: baseline {sum(answers.baseline_invalid.values())}, candidate "
-        f"{sum(answers.candidate_invalid.values())} of {answers.n}; upper limit of the increase {100 * upper:.2f} "
-        f"points, below {100 * limit:g} is wanted"
+        f"{sum(answers.candidate_invalid.values())} of {answers.n}{hidden}; upper limit of the increase "
+        f"{100 * upper:.2f} points, below {100 * limit:g} is wanted"
     )
     return [
         GuardResult(
@@ -113,13 +134,15 @@ def _invalid_increase(policy: ResolvedPolicy, result: EndpointResult, answers: A
 
 def _length(policy: ResolvedPolicy, result: EndpointResult, answers: AnswerComparison) -> GuardResult:
     low, high = policy.policy.guards.length_ratio
-    ratio = answers.length_ratio
-    value = 0.0 if ratio is None else ratio
+    ratio, worst = answers.length_ratio, answers.worst.length_ratios or (0.0, 0.0)
+    value = 0.0 if ratio is None else next((found for found in (ratio, *worst) if not low <= found <= high), ratio)
     shown = "the baseline's answers are empty" if ratio is None else f"answers are {ratio:.3f} times as long"
+    if ratio is not None and answers.worst.missing:
+        shown += f" ({worst[0]:.3f} to {worst[1]:.3f} with the {answers.worst.missing} that are missing)"
     return GuardResult(
         guard="length",
         endpoint=result.name,
-        breached=ratio is None or not low <= ratio <= high,
+        breached=ratio is None or not low <= value <= high,
         value=value,
         limit=low if value < low else high,
         message=f"{shown}; {low:g} to {high:g} is wanted",
@@ -128,7 +151,7 @@ def _length(policy: ResolvedPolicy, result: EndpointResult, answers: AnswerCompa
 
 def _gates(result: EndpointResult, found: GateComparison, most: float) -> GuardResult:
     """Is some deterministic gate tripped more often for sure?"""
-    known = [(row.interval.lower, row) for row in found.gates if row.available and row.interval is not None]
+    known = [(row.worst.lower, row) for row in found.gates if row.available and row.worst is not None]
     worst, gate = max(known, key=lambda pair: pair[0], default=(0.0, None))
     shown = "no gate could be compared" if gate is None else f"{gate.gate}: {gate.baseline} -> {gate.candidate}"
     return GuardResult(
@@ -137,8 +160,8 @@ def _gates(result: EndpointResult, found: GateComparison, most: float) -> GuardR
         breached=100.0 * worst > most,
         value=worst,
         limit=most / 100.0,
-        message=f"{shown} questions; the lower limit of the increase is {100 * worst:+.1f} points, at most {most:g} is "
-        "wanted",
+        message=f"{shown} questions; the lower limit of the increase is {signed(100 * worst, 1)} points, at most "
+        f"{most:g} is wanted",
     )
 
 
@@ -149,12 +172,13 @@ def _invalid_questions(
     answers: AnswerComparison,
     noise: NoiseFloor | None,
 ) -> GuardResult:
-    questions = max(rating.mean.n, answers.candidate_invalid_items)
+    count = answers.worst.candidate_invalid_items
+    questions = max(rating.mean.planned, count)
     normal, of = answers.baseline_invalid_items, questions
     if noise is not None and noise.invalid_items is not None and noise.questions:
         normal, of = noise.invalid_items, max(noise.questions, noise.invalid_items)
-    count = answers.candidate_invalid_items
-    return _binomial(policy, result, "invalid-answers", count, questions, normal, of, "with an unreadable answer")
+    words = "with an unreadable answer" + (" or none" if answers.worst.missing else "")
+    return _binomial(policy, result, "invalid-answers", count, questions, normal, of, words)
 
 
 def _catastrophic(
@@ -163,7 +187,6 @@ def _catastrophic(
     normal, of = 0, 0
     if noise is not None and noise.drops is not None and noise.questions:
         normal, of = noise.drops, noise.questions
-    # A guard sees what the test sees: a missing answer is a bad one.
     worst = rating.mean.differences.unfavourable
     words = f"that lost {rating.drop:g} or more"
     return _binomial(policy, result, "catastrophic", count_drops(worst, rating.drop), worst.size, normal, of, words)

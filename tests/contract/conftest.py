@@ -20,14 +20,22 @@ from evalkit.suite import EngineSpec
 
 ROOT = Path(__file__).resolve().parents[2]
 MODEL = "smollm2-135m-instruct"
+FOLDER = "the model in a folder"
+"""The GGUF asset, converted once for all adapters that read folders: expanding it takes longer than all their tests."""
+
 MAX_LENGTH = 64
 """Tokens a request may need, for every engine of this suite."""
 
 ADAPTERS = {
     "scripted": {"model": "none", "packages": (), "tolerance": 0.0},
-    "hf": {"model": MODEL, "dtype": "float32", "packages": ("torch", "transformers", "gguf"), "tolerance": 1e-3},
+    "hf": {
+        "model": FOLDER,
+        "dtype": "float32",
+        "packages": ("torch", "transformers", "gguf", "safetensors"),
+        "tolerance": 1e-3,
+    },
     "modelopt": {
-        "model": MODEL,
+        "model": FOLDER,
         "dtype": "bfloat16",
         "recipe": "modelopt-fp8-kv",
         "packages": ("torch", "transformers", "gguf", "modelopt", "requests"),
@@ -38,7 +46,7 @@ ADAPTERS = {
         "model": "hf",
         "dtype": "float32",
         "packages": ("torch", "transformers", "gguf", "lm_eval"),
-        "options": {"asset": MODEL},
+        "options": {"asset": FOLDER},
         "tolerance": 1e-3,
     },
     "llama_cpp": {"model": MODEL, "packages": ("xllamacpp", "httpx"), "tolerance": 1e-3},
@@ -50,7 +58,8 @@ ADAPTERS = {
         "tolerance": 1e-3,
     },
     "tensorrt_llm": {
-        "model": MODEL,
+        "model": FOLDER,
+        "device": "auto",
         "dtype": "float32",
         "packages": ("torch", "transformers", "gguf", "safetensors"),
         "double": True,
@@ -84,10 +93,13 @@ def engine(request: pytest.FixtureRequest) -> Iterator[Engine]:
         del options["threads"]
         options["base_url"] = request.getfixturevalue("llama_address")
     stack = ExitStack()
+    if FOLDER in (about["model"], options.get("asset")):
+        folder = str(request.getfixturevalue("real_folder"))
+        about = {**about, "model": folder if about["model"] == FOLDER else about["model"]}
+        options |= {"asset": folder} if "asset" in options else {}
     if about.get("double"):
-        double, base = loaded("tensorrt_double"), request.getfixturevalue("tmp_path_factory").getbasetemp()
+        double = loaded("tensorrt_double")
         double.torch.set_num_threads(options.pop("threads"))
-        about = {**about, "model": str(double.real_folder(base)), "device": "auto"}
         stack.enter_context(double.installed())
     spec = EngineSpec(
         name=request.param,
@@ -100,6 +112,12 @@ def engine(request: pytest.FixtureRequest) -> Iterator[Engine]:
     yield made
     made.close()
     made.close()
+
+
+@pytest.fixture(scope="session")
+def real_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The real small model as a folder of safetensors in bfloat16; other tests of the session use the same one."""
+    return loaded("tensorrt_double").real_folder(tmp_path_factory.getbasetemp())
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,6 @@ from evalkit.suite import EngineSpec
 pytestmark = [pytest.mark.system, pytest.mark.filterwarnings("ignore")]
 
 ROOT = Path(__file__).resolve().parents[2]
-MODEL = "smollm2-135m-instruct"
 LETTERS = (" A", " B", " C", " D")
 QUESTIONS = (
     ("What is the capital of France?", ("Rome", "Paris", "Oslo", "Cairo")),
@@ -120,8 +119,8 @@ def test_letters_and_answers_agree_with_hf_on_trtllm_serve_or_are_missing_by_nam
 
 
 @pytest.mark.parametrize("engine", ["hf"], indirect=True, scope="session")
-def test_a_tokenizer_on_this_machine_and_a_bias_score_everything_on_trtllm_serve(engine, doubles, through):
-    served = through(doubles["model_server"].trtllm_serve(bias="raw"), tokenizer=MODEL)
+def test_a_tokenizer_on_this_machine_and_a_bias_score_everything_on_trtllm_serve(engine, doubles, through, real_folder):
+    served = through(doubles["model_server"].trtllm_serve(bias="raw"), tokenizer=str(real_folder))
     assert served.identity.tokenizer_sha256 == engine.identity.tokenizer_sha256
     assert served.identity.chat_template_sha256 == engine.identity.chat_template_sha256
     asked = (*ITEMS, *TEXTS, ScoreRequest(context="", continuations=("The", "A house")))

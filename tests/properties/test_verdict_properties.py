@@ -46,7 +46,7 @@ def made() -> Any:
 @cache
 def policy(recipes: tuple[str, ...] = ("candidate",)) -> ResolvedPolicy:
     """40 items under 20 and 15 points, 10 questions under 1 point of rating; half of everything may be missing."""
-    loaded = load_policy("release")
+    loaded = load_policy("release").model_copy(update={"judge": None})
     mmlu = loaded.endpoints["mmlu"].model_copy(update={"items": ITEMS, "margins_points": (20.0, 15.0)})
     chat = loaded.endpoints["mt_bench"].model_copy(
         update={"questions": QUESTIONS, "judgments": 1, "margin": 1.0, "planning_sd": 0.9}

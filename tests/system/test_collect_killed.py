@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import random
 import signal
 import subprocess
@@ -18,60 +19,155 @@ from evalkit.store import read_run
 pytestmark = pytest.mark.system
 
 ITEMS = 400
-CHILD = f"""
-import sys, time
+KILLS = 50
+FARTHEST = 12
+"""Records a process finishes before it is killed: fewer than this many, and sometimes none."""
+
+SLACK = {"choice": 6, "conversation": 14}
+"""Records more than that for which it gets replies: what waits for a batch, or for the rest of its block."""
+
+WORLD = """
+import os, signal, sys, time
 from pathlib import Path
 from evalkit.adapters.base import Generation, ScoreReply
 from evalkit.benchmarks import Decoding, Marking
-from evalkit.collect import collect, writing
+from evalkit.collect import asking, collect, writing
 from evalkit.records import EngineIdentity, Item, Manifest, TaskRun, text_digest
 from evalkit.store import RunFolder
 
-writing.BATCH = 5
-path, kind, delay, order_seed = Path(sys.argv[1]), sys.argv[2], float(sys.argv[3]), sys.argv[4]
+writing.BATCH = writing.TRIAL = 5
+asking.BLOCK = 8
 
 class Engine:
     identity = EngineIdentity(
         adapter="fake", model="m", weights_sha256="a", recipe="none", recipe_sha256=None, fidelity="engine",
-        quantization={{}}, dtype="f", tokenizer_sha256="b", chat_template_sha256=None, versions={{}}, device="cpu",
+        quantization={}, dtype="f", tokenizer_sha256="b", chat_template_sha256=None, versions={}, device="cpu",
     )
+    def __init__(self, delay, at_most):
+        self.delay, self.left = delay, at_most
+    def wait(self):
+        time.sleep(self.delay if self.left != 0 else 600)
+        self.left -= 1
     def score(self, requests):
         for index, request in enumerate(requests):
-            time.sleep(delay)
+            self.wait()
             value = -1 - int(text_digest(request.context)[:4], 16) / 65536
             yield index, ScoreReply(logprobs=(value, value - 1), greedy=(True, False), tokens=(1, 1))
     def generate(self, requests):
         for index, request in enumerate(requests):
-            time.sleep(delay)
-            text = f"{{request.seed}} answers {{request.prompt[-1].content}} \\u2028 and more"
+            self.wait()
+            text = f"{request.seed} answers {request.prompt[-1].content} \\u2028 and more"
             yield index, Generation(text=text, finish="stop", prompt_tokens=1, completion_tokens=1)
 
 class Benchmark:
     task, samples = "quiz", 1
-    items = tuple(
-        Item(
-            task="quiz", subject="s", item_sha256=text_digest(str(n)), occurrence=0, prompt_sha256="p",
-            target_sha256="t", doc={{"n": n}}, context=str(n), continuations=(" a", " b"), target=0,
-            turns=(f"one {{n}}", f"two {{n}}"),
+    def __init__(self, kind, count):
+        self.items = tuple(
+            Item(
+                task="quiz", subject="s", item_sha256=text_digest(str(n)), occurrence=0, prompt_sha256="p",
+                target_sha256="t", doc={"n": n}, context=str(n), continuations=(" a", " b"), target=0,
+                turns=(f"one {n}", f"two {n}"),
+            )
+            for n in range(count)
         )
-        for n in range({ITEMS})
-    )
-    task_run = TaskRun(
-        definition_sha256="d", kind=kind, protocol="p", shots=0, metric="acc", chance=None, planned={ITEMS},
-        item_set_sha256="i", prompts_sha256="p", dataset={{}},
-    )
+        self.task_run = TaskRun(
+            definition_sha256="d", kind=kind, protocol="p", shots=0, metric="acc", chance=None, planned=count,
+            item_set_sha256="i", prompts_sha256="p", dataset={},
+        )
     def decoding(self, item):
         return Decoding(max_tokens=9)
     def mark(self, item, reply):
-        return Marking(marks={{"acc": 1.0}})
+        return Marking(marks={"acc": 1.0})
 
-manifest = Manifest(evalkit="0", engine=Engine.identity, tasks={{"quiz": Benchmark.task_run}}, created_at="then")
-with RunFolder.create_or_resume(path, manifest) as folder:
-    print(f"repairs {{len(folder.repairs)}}", flush=True)
-    collect(
-        folder, Engine(), [Benchmark()], progress=False, order_seed=int(order_seed) if order_seed != "none" else None
-    )
+def run(path, kind, count, delay, order_seed, at_most=-1):
+    benchmark = Benchmark(kind, count)
+    manifest = Manifest(evalkit="0", engine=Engine.identity, tasks={"quiz": benchmark.task_run}, created_at="then")
+    with RunFolder.create_or_resume(Path(path), manifest) as folder:
+        print(f"repairs {len(folder.repairs)}", flush=True)
+        collect(folder, Engine(delay, at_most), [benchmark], progress=False, order_seed=order_seed)
 """
+
+CHILD = (
+    WORLD
+    + f"""
+seed = None if sys.argv[4] == "none" else int(sys.argv[4])
+run(sys.argv[1], sys.argv[2], {ITEMS}, float(sys.argv[3]), seed)
+"""
+)
+
+NURSERY = (
+    WORLD
+    + """
+def kill_at(number):
+    \"\"\"Die before the n-th thing that is done to the disk; a write that is the n-th is done by half.\"\"\"
+    left = [number]
+    def dying(call, half=None):
+        def done(*given):
+            left[0] -= 1
+            if left[0] == 0:
+                if half is not None:
+                    half(*given)
+                os.kill(os.getpid(), signal.SIGKILL)
+            return call(*given)
+        return done
+    write = os.write
+    os.write = dying(write, lambda descriptor, data: write(descriptor, bytes(data)[: len(data) // 2]))
+    for name in ("fsync", "ftruncate", "pwrite", "replace", "mkdir", "unlink"):
+        setattr(os, name, dying(getattr(os, name)))
+
+said = os.fdopen(os.dup(1), "w", buffering=1)
+for line in sys.stdin:
+    path, kind, count, at_most, order_seed, number = line.split()
+    child = os.fork()
+    if child == 0:
+        os.dup2(2, 1)
+        try:
+            if int(number):
+                kill_at(int(number))
+            run(path, kind, int(count), 0.0, None if order_seed == "none" else int(order_seed), int(at_most))
+        except BaseException as error:
+            os.write(2, repr(error).encode())
+            os._exit(1)
+        os._exit(0)
+    said.write(f"{child}\\n")
+    said.write(f"{os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])}\\n")
+"""
+)
+
+
+class Nursery:
+    """Begins runs in processes that have everything imported, so that fifty of them take seconds."""
+
+    def __init__(self):
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", NURSERY],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            bufsize=1,
+        )
+
+    def begin(self, path, kind, count, *, at_most=-1, order_seed="none", kill_at=0):
+        """Begin a run that gets so many replies and then waits; return its process number."""
+        self._process.stdin.write(f"{path} {kind} {count} {at_most} {order_seed} {kill_at}\n")
+        return int(self._process.stdout.readline())
+
+    def ended(self):
+        """Wait for the run that was begun; return its exit code."""
+        return int(self._process.stdout.readline())
+
+    def close(self):
+        self._process.stdin.close()
+        self._process.wait(timeout=60)
+        self._process.stdout.close()
+
+
+@pytest.fixture(scope="module")
+def nursery():
+    made = Nursery()
+    yield made
+    made.close()
 
 
 def child(path, kind, delay=0.0, order_seed="none"):
@@ -100,32 +196,81 @@ def wait_for(process, path, count):
         time.sleep(0.001)
 
 
-@pytest.mark.parametrize("kind", ["choice", "conversation"])
-def test_killed_and_resumed(tmp_path, kind):
-    finish(child(tmp_path / "whole", kind))
-    dice = random.Random(7)
-    for target in sorted(dice.sample(range(1, ITEMS // 2), 4)):
-        process = child(tmp_path / "cut", kind, delay=0.002)
-        wait_for(process, tmp_path / "cut", target)
-        process.send_signal(signal.SIGKILL)
-        process.communicate(timeout=60)
-        assert target <= lines(tmp_path / "cut") < ITEMS
-    assert "repairs 1" in finish(child(tmp_path / "cut", kind, order_seed="3"))
-    assert records(tmp_path / "cut") == records(tmp_path / "whole")
-    assert read_run(tmp_path / "cut").records_sha256("quiz") == read_run(tmp_path / "whole").records_sha256("quiz")
-    items = [(tmp_path / name / "items" / "quiz.jsonl").read_bytes() for name in ("cut", "whole")]
+def wait_until(seen, timeout_s=60.0):
+    end = time.monotonic() + timeout_s
+    while not seen():
+        assert time.monotonic() < end
+        time.sleep(0.001)
+
+
+def assert_same(path, whole):
+    assert records(path) == records(whole)
+    assert read_run(path).records_sha256("quiz") == read_run(whole).records_sha256("quiz")
+    items = [(folder / "items" / "quiz.jsonl").read_bytes() for folder in (path, whole)]
     assert items[0] == items[1]
 
 
-def test_a_line_cut_at_any_byte_is_dropped_and_asked_again(tmp_path):
-    finish(child(tmp_path / "whole", "choice"))
-    whole = records(tmp_path / "whole")
-    file = tmp_path / "whole" / "records" / "quiz.jsonl"
+@pytest.mark.parametrize("kind", ["choice", "conversation"])
+def test_killed_fifty_times_and_resumed(tmp_path, nursery, kind):
+    dice = random.Random(7)
+    targets = [dice.randrange(FARTHEST) for _ in range(KILLS)]
+    limits = [target + SLACK[kind] for target in targets]
+    count = sum(limits) + 1  # all of them together cannot reach the end
+    nursery.begin(tmp_path / "whole", kind, count)
+    assert nursery.ended() == 0
+    seen = [0]
+    for place, (target, limit) in enumerate(zip(targets, limits, strict=True)):
+        replies = limit * (2 if kind == "conversation" else 1)
+        order = ("none", "3")[place % 2]
+        process = nursery.begin(tmp_path / "cut", kind, count, at_most=replies, order_seed=order)
+        wait_until(lambda least=seen[-1] + target: lines(tmp_path / "cut") >= least)
+        time.sleep(dice.uniform(0.0, 0.004))
+        os.kill(process, signal.SIGKILL)
+        assert nursery.ended() == -signal.SIGKILL
+        seen.append(lines(tmp_path / "cut"))
+    assert seen == sorted(seen), "what was finished is never lost"
+    assert sum(targets) <= seen[-1] < count
+    nursery.begin(tmp_path / "cut", kind, count, order_seed="3")
+    assert nursery.ended() == 0
+    assert_same(tmp_path / "cut", tmp_path / "whole")
+
+
+def test_killed_before_each_single_thing_done_to_the_disk(tmp_path, nursery):
+    nursery.begin(tmp_path / "whole", "choice", 12)
+    assert nursery.ended() == 0
+    died, code = 0, None
+    while code != 0:
+        path = tmp_path / f"cut-{died + 1}"
+        nursery.begin(path, "choice", 12, order_seed="3", kill_at=died + 1)
+        code = nursery.ended()
+        died += code != 0
+        assert code in (0, -signal.SIGKILL)
+        nursery.begin(path, "choice", 12)
+        assert nursery.ended() == 0
+        assert_same(path, tmp_path / "whole")
+        assert not list(path.rglob(".*.tmp"))
+    assert died > 25
+
+
+def test_a_line_cut_at_any_byte_is_dropped_and_asked_again(tmp_path, nursery):
+    path = tmp_path / "whole"
+    nursery.begin(path, "choice", 60)
+    assert nursery.ended() == 0
+    whole = records(path)
     dice = random.Random(11)
-    for _ in range(3):
-        file.write_bytes(whole[: dice.randrange(1, len(whole) - 1)])
-        finish(child(tmp_path / "whole", "choice"))
-        assert records(tmp_path / "whole") == whole
+    for _ in range(10):
+        (path / "records" / "quiz.jsonl").write_bytes(whole[: dice.randrange(1, len(whole) - 1)])
+        nursery.begin(path, "choice", 60)
+        assert nursery.ended() == 0
+        assert records(path) == whole
+
+
+def test_a_process_that_was_killed_is_reported_by_the_next_one(tmp_path):
+    process = child(tmp_path / "run", "choice", delay=0.005)
+    wait_for(process, tmp_path / "run", 1)
+    process.kill()
+    process.communicate(timeout=60)
+    assert "repairs 1" in finish(child(tmp_path / "run", "choice"))
 
 
 def test_ctrl_c_keeps_every_finished_record(tmp_path):

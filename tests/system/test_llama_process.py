@@ -114,6 +114,18 @@ def test_a_file_that_ends_too_early_is_refused_with_llama_cpps_own_words(gguf, l
     assert "its last words" in str(caught.value)
 
 
+def test_a_file_whose_numbers_are_not_finite_is_refused(gguf, load, tmp_path):
+    """llama.cpp itself answers with null for every log-probability, and with words."""
+    package = pytest.importorskip("gguf")
+    broken = tmp_path / "broken.gguf"
+    broken.write_bytes(gguf.read_bytes())
+    tensors = {tensor.name: tensor for tensor in package.GGUFReader(broken, "r+").tensors}
+    tensors["output_norm.weight"].data[...] = float("nan")
+    tensors["output_norm.weight"].data.flush()
+    with pytest.raises(EngineError, match=r"not finite \(.*null, which is what NaN becomes in JSON"):
+        load(broken, max_length=128)
+
+
 def test_a_file_without_a_chat_template_takes_no_messages(gguf, load, tmp_path):
     mute = tmp_path / "mute.gguf"
     data = gguf.read_bytes()
@@ -125,7 +137,7 @@ def test_a_file_without_a_chat_template_takes_no_messages(gguf, load, tmp_path):
     assert any("no chat template" in line for line in engine.warnings)
     ((_, answer),) = engine.generate([GenerateRequest(prompt="Once upon a time", max_tokens=3)])
     assert isinstance(answer, Generation)
-    with pytest.raises(UsageError, match="the file has no chat template"):
+    with pytest.raises(UsageError, match="the served model has no chat template"):
         list(engine.generate([GenerateRequest(prompt=TALK, max_tokens=3)]))
 
 

@@ -27,6 +27,7 @@ from evalkit.adapters.checkpoint.trace import read_trace
 from evalkit.adapters.fakequant import publishing
 from evalkit.adapters.fakequant.assembly import calibrate_with
 from evalkit.adapters.fakequant.expanding import expand, unpack
+from evalkit.adapters.fakequant.exported import FORMATS
 from evalkit.adapters.fakequant.options import CalibrationOptions, ModelOptOptions
 from evalkit.adapters.fakequant.quantize import apply_recipe, logits_of
 from evalkit.adapters.modelopt import write_checkpoint
@@ -55,6 +56,8 @@ CLOSE = {
     "llama-official-fp8": 1e-2,
     "int4-awq": 1e-4,
     "int8-sq": 3e-2,
+    "w4a8-awq": 1e-2,
+    "control-fp8-saturated": 1e-2,
 }
 """Largest relative error of fp32 logits between a packed model and the one it was packed from.
 
@@ -63,6 +66,9 @@ and then one lies so near the middle of two codes that it is rounded the other w
 otherwise) to 3e-3 with FP8, 1e-2 with INT8, whose weights too are divided once more, and 1e-6 with INT4, which rounds
 no activation. A wrong scale gives more than 0.3.
 """
+
+AVERAGED = ("int4-awq", "w4a8-awq")
+"""Packing averages the scales of layers that share an input, which makes another model."""
 
 
 def spec_of(model: Path | str, recipe: str | Path, dtype: str = "float32", **options: Any) -> EngineSpec:
@@ -129,7 +135,7 @@ def quantized(tiny_folder):
 @pytest.mark.parametrize("recipe", CLOSE)
 def test_an_expanded_checkpoint_answers_as_the_model_it_was_packed_from(written, quantized, recipe):
     model = quantized(recipe)
-    if recipe == "int4-awq":  # packing averages the scales of layers that share an input, which makes another model
+    if recipe in AVERAGED:
         _average_scales(model)
     engine = load(written(recipe), recipe, checkpoint="exported")
     found, expected = logits_of(engine._loaded.model, TOKENS), logits_of(model, TOKENS)
@@ -206,6 +212,16 @@ def test_codes_are_unpacked_low_half_first():
     assert expand(packed, scale).tolist() == [[2.0, 14.0], [-10.0, -80.0]]
 
 
+def test_4_bit_codes_with_a_second_scale_are_unpacked_to_fp8():
+    packed, scale = torch.tensor([[0xF1, 0x87]], dtype=torch.uint8), torch.tensor([[1.1], [1.0]])
+    rounded = expand(packed, scale, torch.tensor([0.1]))
+    assert rounded.tolist() == [pytest.approx([1.1, 8.0]), pytest.approx([-1.0, -8.0])], "77 is between 72 and 80"
+    with pytest.raises(ValueError, match="2 second scales for one matrix"):
+        expand(packed, scale, torch.ones(2))
+    with pytest.raises(ValueError, match=r"a second scale for codes of type torch\.int8"):
+        expand(torch.zeros(2, 4, dtype=torch.int8), torch.ones(2), torch.ones(1))
+
+
 @pytest.mark.parametrize(
     ("codes", "scale", "seen"),
     [
@@ -223,11 +239,13 @@ def test_codes_and_scales_that_do_not_belong_together_are_refused(codes, scale, 
 # --- what cannot be expanded
 
 
-def test_a_format_that_cannot_be_expanded_is_refused_by_name(written):
-    folder = written("w4a8-awq")
-    assert read_trace(folder).exported == {"read_back": False, "reason": "W4A8_AWQ cannot be expanded"}
-    with pytest.raises(UsageError, match=r"in the format W4A8_AWQ cannot be expanded; these can: FP8, .*W4A16_AWQ"):
-        load(folder, "w4a8-awq", checkpoint="exported")
+def test_a_format_that_cannot_be_expanded_is_refused_by_name(written, tiny_folder, tmp_path, monkeypatch):
+    folder = written("int8-sq")
+    monkeypatch.delitem(FORMATS, "W8A8_SQ_PER_CHANNEL")
+    with pytest.raises(UsageError, match=r"the format W8A8_SQ_PER_CHANNEL cannot be expanded; these can: FP8, .*W4A16"):
+        load(folder, "int8-sq", checkpoint="exported")
+    trace = write_checkpoint(spec_of(tiny_folder, "int8-sq", **needs("int8-sq")), RESOURCES, tmp_path / "unread")
+    assert trace.exported == {"read_back": False, "reason": "W8A8_SQ_PER_CHANNEL cannot be expanded"}
 
 
 def test_another_recipe_than_the_checkpoints_is_refused(written):

@@ -12,16 +12,24 @@ from collections.abc import Iterator, Sequence
 import torch
 
 from evalkit.adapters.base import Failure, GenerateRequest, Generation, ScoreReply, ScoreRequest
+from evalkit.adapters.causal.budget import kept_tokens, scoring_limit
 from evalkit.adapters.causal.decoding import Answer
 from evalkit.adapters.causal.forward import Path, Scorer
 from evalkit.adapters.causal.generation import Generator
 from evalkit.adapters.causal.identity import end_tokens, model_limit
 from evalkit.adapters.causal.loading import LoadedModel
-from evalkit.adapters.causal.options import CausalOptions, default_batch_tokens, default_generate_tokens
+from evalkit.adapters.causal.options import CausalOptions
 from evalkit.adapters.causal.scoring import score_requests
+from evalkit.adapters.causal.stepping import choose_way
 from evalkit.adapters.causal.tokens import encode_prompt
 from evalkit.errors import EngineError
 from evalkit.records import EngineIdentity
+
+_WAYS = {
+    "batched": "many answers at once, keys and values kept",
+    "alone": "one answer at a time, keys and values kept: this model's layers forget, or cannot be padded",
+    "recomputed": "one answer at a time, each token from the whole text: this model keeps its state in another way",
+}
 
 
 class CausalEngine:
@@ -30,35 +38,39 @@ class CausalEngine:
     Args:
         loaded: model and tokenizer.
         identity: what was loaded.
-        options: limits; those left open are chosen by device.
+        options: limits; those left open are chosen by device and free memory.
         path: scoring path.
     """
 
     def __init__(self, loaded: LoadedModel, identity: EngineIdentity, options: CausalOptions, path: Path) -> None:
-        device = loaded.device.partition(":")[0]
         self.identity = identity
         self._loaded: LoadedModel | None = loaded
         self._max_length = options.max_length or model_limit(loaded.model)
-        self._batch_tokens = options.max_batch_tokens or default_batch_tokens(device)
+        self._limit = scoring_limit(loaded.model, path, options.max_batch_tokens)
         self._scorer = Scorer(loaded.model, path)
         self._generator = Generator(
             loaded.model,
             loaded.tokenizer,
             ends=end_tokens(loaded),
             rows=options.generate_rows,
-            tokens=options.generate_tokens or default_generate_tokens(device),
+            tokens=kept_tokens(loaded.model, options.generate_tokens),
+            way=choose_way(loaded.model, path),
         )
+
+    @property
+    def findings(self) -> dict[str, str]:
+        """How this model scores and generates, and how much at once."""
+        self._model()
+        return {
+            "generation": _WAYS[self._generator.way],
+            "tokens fed at once": f"{self._limit.tokens:,}",
+            "tokens kept while generating": f"{self._generator.tokens:,}",
+        }
 
     def score(self, requests: Sequence[ScoreRequest]) -> Iterator[tuple[int, ScoreReply | Failure]]:
         """Yield (index, reply or failure) as soon as each batch is done."""
         tokenizer = self._model().tokenizer
-        yield from score_requests(
-            self._scorer,
-            tokenizer,
-            requests,
-            max_length=self._max_length,
-            max_batch_tokens=self._batch_tokens,
-        )
+        yield from score_requests(self._scorer, tokenizer, requests, max_length=self._max_length, limit=self._limit)
 
     def generate(self, requests: Sequence[GenerateRequest]) -> Iterator[tuple[int, Generation | Failure]]:
         """Yield (index, answer or failure) as soon as each answer ends.

@@ -70,10 +70,12 @@ class Scorer:
     @torch.inference_mode()  # type: ignore[untyped-decorator]  # torch is not typed
     def run(self, batch: Batch) -> list[TokenScores]:
         """Score the rows of a batch, in order."""
-        states, sources = self._plain(batch) if self.path == "plain" else self._packed(batch)
-        picked = states[tuple(torch.as_tensor(part, device=states.device) for part in sources)]
-        targets = torch.as_tensor(np.concatenate([row.targets for row in batch.rows]).astype(np.int64))
-        logprobs, greedy = self._score(picked, targets.to(states.device))
+        states, (numbers, places) = self._plain(batch) if self.path == "plain" else self._packed(batch)
+        # All continuations of a row are first predicted at one place; it is projected once.
+        spots, owners = np.unique(numbers * states.shape[1] + places, return_inverse=True)
+        picked = states.flatten(0, 1)[torch.as_tensor(spots, device=states.device)]
+        targets = np.concatenate([row.targets for row in batch.rows]).astype(np.int64)
+        logprobs, greedy = self._score(picked, owners, targets)
         cuts = np.cumsum([len(row.targets) for row in batch.rows])[:-1]
         pairs = zip(np.split(logprobs, cuts), np.split(greedy, cuts), strict=True)
         return [TokenScores(logprobs=values, greedy=flags) for values, flags in pairs]
@@ -132,15 +134,20 @@ class Scorer:
         ).logits
         return states, (np.asarray(numbers), np.asarray(sources))
 
-    def _score(self, states: Any, targets: Any) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
-        logprobs, greedy = [], []
-        for begin in range(0, len(targets), _HEAD_ROWS):
-            wanted = targets[begin : begin + _HEAD_ROWS]
+    def _score(
+        self, states: Any, owners: npt.NDArray[np.int64], targets: npt.NDArray[np.int64]
+    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
+        """Score targets, shape (t,), each by the state of its owner; states (places, width), owners (t,)."""
+        logprobs, greedy = np.empty(len(targets), dtype=np.float32), np.empty(len(targets), dtype=np.bool_)
+        for begin in range(0, len(states), _HEAD_ROWS):
             logits = self._logits(states[begin : begin + _HEAD_ROWS])
-            chosen = logits.gather(1, wanted[:, None])[:, 0]
-            logprobs.append((chosen - logits.logsumexp(dim=-1)).cpu().numpy())
-            greedy.append((logits.argmax(dim=-1) == wanted).cpu().numpy())
-        return np.concatenate(logprobs), np.concatenate(greedy)
+            here = np.flatnonzero((owners >= begin) & (owners < begin + _HEAD_ROWS))
+            rows = torch.as_tensor(owners[here] - begin, device=logits.device)
+            wanted = torch.as_tensor(targets[here], device=logits.device)
+            chosen = logits[rows, wanted] - logits.logsumexp(dim=-1)[rows]
+            logprobs[here] = chosen.cpu().numpy()
+            greedy[here] = (logits.argmax(dim=-1)[rows] == wanted).cpu().numpy()
+        return logprobs, greedy
 
     def _logits(self, states: Any) -> Any:
         """Return fp32 logits; bf16 logits near 20 step by 0.125, which would tie options that differ."""

@@ -10,17 +10,26 @@ sampling draws from a generator of the request's own. No decoding default of the
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from transformers.cache_utils import DynamicCache
 
 from evalkit.adapters.base import Failure, Generation
+from evalkit.adapters.causal.attention import grouped_queries
 from evalkit.adapters.causal.decoding import Answer
 from evalkit.adapters.causal.memory import ran_out_of_memory
-from evalkit.adapters.causal.selfcheck import keeps_all_tokens
 
 Step = tuple[int, "Generation | Failure"]
+
+Way = Literal["batched", "alone", "recomputed"]
+"""How a model can generate; `alone` keeps keys and values, `recomputed` feeds the whole text for each token."""
+
+PADDING = 0.2
+"""Share of padding up to which prompts of different length are fed in one pass."""
+
+PASS = 256
+"""Tokens below which a pass is not worth splitting, whatever its padding."""
 
 
 class Generator:
@@ -31,20 +40,22 @@ class Generator:
         tokenizer: its tokenizer.
         ends: tokens that end an answer.
         rows: answers generated at once.
-        tokens: limit of rows times longest prompt and answer; halved rows whenever memory runs out.
+        tokens: limit of rows times longest prompt and answer; rows are halved whenever memory runs out.
+        way: what the model can do (`stepping.choose_way`).
     """
 
-    def __init__(self, model: Any, tokenizer: Any, *, ends: tuple[int, ...], rows: int, tokens: int) -> None:
+    def __init__(
+        self, model: Any, tokenizer: Any, *, ends: tuple[int, ...], rows: int, tokens: int, way: Way = "batched"
+    ) -> None:
         self.model, self.tokenizer, self.ends = model, tokenizer, ends
-        # Layers that forget (sliding windows, recurrent states) cannot be padded on the left nor joined.
-        self.rows, self.tokens = (rows if keeps_all_tokens(model) else 1), tokens
+        self.rows, self.tokens, self.way = (rows if way == "batched" else 1), tokens, way
         self.device = model.get_input_embeddings().weight.device
 
     def run(self, answers: Sequence[Answer]) -> Iterator[Step]:
         """Yield (index, answer or failure) for each answer once."""
         waiting = sorted(answers, key=lambda answer: (answer.room, answer.index))
         while waiting:
-            batch = _Batch(self)
+            batch = _Whole(self) if self.way == "recomputed" else _Batch(self)
             try:
                 yield from self._drain(batch, waiting)
             except (MemoryError, RuntimeError) as error:
@@ -54,11 +65,11 @@ class Generator:
 
     def _drain(self, batch: _Batch, waiting: list[Answer]) -> Iterator[Step]:
         while waiting or batch.answers:
-            fits = self._fitting(batch, waiting)
-            if fits:
-                yield from batch.join([waiting.pop() for _ in range(fits)])
-            else:
+            joining = self._fitting(batch, waiting)
+            if not joining:
                 yield from batch.step()
+            for count in _passes([len(answer.prompt) for answer in reversed(waiting[len(waiting) - joining :])]):
+                yield from batch.join([waiting.pop() for _ in range(count)])
 
     def _fitting(self, batch: _Batch, waiting: list[Answer]) -> int:
         """How many answers may join: none until half the rows are free, for joining costs a pass of its own."""
@@ -125,14 +136,15 @@ class _Batch:
         return steps
 
     def _forward(self, ids: Any, seen: Any, positions: Any, cache: Any) -> Any:
-        found = self.owner.model(
-            input_ids=ids,
-            attention_mask=seen,
-            position_ids=positions,
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=1,
-        )
+        with grouped_queries():
+            found = self.owner.model(
+                input_ids=ids,
+                attention_mask=seen,
+                position_ids=positions,
+                past_key_values=cache,
+                use_cache=True,
+                logits_to_keep=1,
+            )
         return found.logits[:, -1].float()
 
     def _advance(self, answers: Sequence[Answer], logits: Any) -> tuple[list[Step], list[int], list[int]]:
@@ -162,6 +174,47 @@ class _Batch:
         self.seen = self.seen[:, start:]
         for layer in self.cache.layers:
             layer.keys, layer.values = layer.keys[places, :, start:], layer.values[places, :, start:]
+
+
+class _Whole(_Batch):
+    """One answer, of which the whole text is fed anew for each token: right for every causal model, and slow."""
+
+    @torch.inference_mode()  # type: ignore[untyped-decorator]  # torch is not typed
+    def join(self, answers: list[Answer]) -> list[Step]:
+        """Take the answer and generate its first token."""
+        self.answers = list(answers)
+        return self._next()
+
+    @torch.inference_mode()  # type: ignore[untyped-decorator]  # torch is not typed
+    def step(self) -> list[Step]:
+        """Generate one token."""
+        return self._next()
+
+    def _next(self) -> list[Step]:
+        (answer,) = self.answers
+        ids = torch.as_tensor([[*answer.prompt, *answer.tokens]], device=self.owner.device)
+        found = self.owner.model(input_ids=ids, use_cache=False)
+        steps, kept, _ = self._advance(self.answers, found.logits[:, -1].float())
+        self.answers = [self.answers[row] for row in kept]
+        return steps
+
+
+def _passes(lengths: Sequence[int]) -> list[int]:
+    """Return how many of the next prompts go into each pass, so that little of it is padding.
+
+    >>> _passes([900, 850, 800, 100, 90]), _passes([90, 10]), _passes([])
+    ([3, 2], [2], [])
+    """
+    counts: list[int] = []
+    longest = total = 0
+    for length in lengths:
+        longest, total = max(longest, length), total + length
+        fed = longest * (counts[-1] + 1) if counts else 0
+        if not counts or (fed > PASS and total < (1 - PADDING) * fed):
+            counts.append(0)
+            longest = total = length
+        counts[-1] += 1
+    return counts
 
 
 def _stack(upper: Any, lower: Any) -> Any:

@@ -23,9 +23,11 @@ class CausalOptions(Section):
         threads: processor threads; None leaves torch's choice. Not part of the identity: it moves rounding only.
         attention: transformers attention implementation.
         max_length: tokens a request may need; None is the model's own limit.
-        max_batch_tokens: tokens fed at once when scoring; None chooses by device.
+        max_batch_tokens: tokens fed at once when scoring; None takes what device and free memory allow. Halved whenever
+            memory runs out.
         generate_rows: answers generated at once.
-        generate_tokens: limit of rows times (prompt + answer) tokens while generating; None chooses by device.
+        generate_tokens: limit of rows times (prompt + answer) tokens while generating; None takes what device and free
+            memory allow.
         scoring: scoring path; "auto" takes the fastest one that agrees with "plain" on a probe.
         revision: commit or tag of a hub model.
         device_map: transformers device map for models larger than one GPU, such as "auto".
@@ -51,13 +53,3 @@ def read_options(model: type[Any], spec: EngineSpec) -> Any:
         ConfigError: lists every unknown key and wrong value.
     """
     return validate(model, dict(spec.options), f"engine '{spec.name}', options")
-
-
-def default_batch_tokens(device: str) -> int:
-    """Tokens fed at once: what keeps activations in a processor's cache, or a GPU busy."""
-    return 1024 if device == "cpu" else 32768
-
-
-def default_generate_tokens(device: str) -> int:
-    """Cached tokens while generating: bounds the memory of keys and values."""
-    return 32768 if device == "cpu" else 262144

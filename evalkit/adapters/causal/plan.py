@@ -1,6 +1,6 @@
 """Rows and batches: which tokens are fed together.
 
-In: encoded requests that share a prefix. Out: batches of rows of similar length within a token budget.
+In: encoded requests, a limit. Out: batches of rows of similar length behind one shared prefix.
 May not know: torch, models.
 
 A row holds one request: what its context adds to the prefix, then every continuation without its last token (which is
@@ -10,11 +10,13 @@ begin again after the context; so one row gives the same numbers as one sequence
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
+from evalkit.adapters.causal.limit import BatchLimit
 from evalkit.adapters.causal.prefixes import share_prefixes
 from evalkit.adapters.causal.tokens import EncodedRequest, Ids
 
@@ -78,29 +80,31 @@ def make_row(request: EncodedRequest, prefix_length: int) -> Row:
     )
 
 
-def plan_batches(requests: Sequence[EncodedRequest], max_tokens: int) -> Iterator[Batch]:
+def plan_batches(requests: Sequence[EncodedRequest], limit: BatchLimit) -> Iterator[Batch]:
     """Yield batches, the longest rows of each prefix first, so that a lack of memory shows at once.
 
     Args:
         requests: encoded requests.
-        max_tokens: limit of rows times longest row; a single longer row is still a batch.
+        limit: looked at before each batch, so a limit that was lowered holds for the next one; a single longer row is
+            still a batch.
     """
     for group in share_prefixes([request.context for request in requests]):
         prefix = requests[group.members[0]].context[: group.length]
         rows = [make_row(requests[place], group.length) for place in group.members]
         rows.sort(key=lambda row: (-len(row.tokens), row.request.index))
-        for chunk in chunks([len(row.tokens) for row in rows], max_tokens):
+        fits = partial(limit.rows, prefix=group.length)
+        for chunk in chunks([len(row.tokens) for row in rows], fits):
             yield Batch(prefix=prefix, rows=tuple(rows[chunk]))
 
 
-def chunks(lengths: Sequence[int], max_tokens: int) -> Iterator[slice]:
-    """Cut descending lengths into runs whose count times first length stays within the budget.
+def chunks(lengths: Sequence[int], fits: Callable[[int], int]) -> Iterator[slice]:
+    """Cut descending lengths into runs of as many as `fits` says of the first length.
 
-    >>> list(chunks([5, 4, 4, 1], 8))
+    >>> list(chunks([5, 4, 4, 1], lambda longest: 8 // longest))
     [slice(0, 1, None), slice(1, 3, None), slice(3, 4, None)]
     """
     begin = 0
     while begin < len(lengths):
-        count = max(1, max_tokens // max(1, lengths[begin]))
-        yield slice(begin, min(begin + count, len(lengths)))
-        begin += count
+        end = min(begin + fits(lengths[begin]), len(lengths))
+        yield slice(begin, end)
+        begin = end

@@ -12,14 +12,15 @@ from typing import Any
 import numpy as np
 
 from evalkit.adapters.base import Failure, ScoreReply, ScoreRequest
-from evalkit.adapters.causal.forward import Scorer, TokenScores, row_cost
+from evalkit.adapters.causal.forward import Scorer, TokenScores
+from evalkit.adapters.causal.limit import BatchLimit
 from evalkit.adapters.causal.memory import ran_out_of_memory
 from evalkit.adapters.causal.plan import Batch, Row, plan_batches
 from evalkit.adapters.causal.tokens import EncodedRequest, encode_requests
 
 
 def score_requests(
-    scorer: Scorer, tokenizer: Any, requests: Sequence[ScoreRequest], *, max_length: int, max_batch_tokens: int
+    scorer: Scorer, tokenizer: Any, requests: Sequence[ScoreRequest], *, max_length: int, limit: BatchLimit
 ) -> Iterator[tuple[int, ScoreReply | Failure]]:
     """Yield (index, reply or failure) for each request once.
 
@@ -28,7 +29,7 @@ def score_requests(
         tokenizer: the model's tokenizer.
         requests: what is asked.
         max_length: tokens the model may be fed; a longer request fails, it is never cut.
-        max_batch_tokens: limit of rows times longest row; a batch is halved whenever memory runs out.
+        limit: how large batches may be; halved whenever memory runs out, and kept so for later calls.
     """
     ready = []
     for encoded in encode_requests(tokenizer, requests):
@@ -38,24 +39,27 @@ def score_requests(
             yield encoded.index, _too_long(encoded, max_length)
         else:
             ready.append(encoded)
-    if scorer.path == "plain":
-        max_batch_tokens = max(1, max_batch_tokens // 4)  # full logits of every token are kept
-    for batch in plan_batches(ready, max_batch_tokens):
-        for part in _within(scorer, batch, max_batch_tokens):
-            yield from _run(scorer, part)
+    for batch in plan_batches(ready, limit):
+        for part in _within(scorer, batch, limit):
+            yield from _run(scorer, part, limit)
 
 
-def _within(scorer: Scorer, batch: Batch, limit: int) -> Iterator[Batch]:
+def _within(scorer: Scorer, batch: Batch, limit: BatchLimit) -> Iterator[Batch]:
     """Cut a batch for the plain path, where a row costs one sequence for each continuation."""
-    if scorer.path != "plain" or len(batch.rows) < 2 or sum(row_cost(row) for row in batch.rows) <= limit:
+    if scorer.path != "plain" or len(batch.rows) < 2 or limit.holds(sequence_lengths(batch)):
         yield batch
         return
     for half in batch.halves():
         yield from _within(scorer, half, limit)
 
 
-def _run(scorer: Scorer, batch: Batch) -> Iterator[tuple[int, ScoreReply | Failure]]:
-    """Run a batch; where memory runs out, run its halves."""
+def sequence_lengths(batch: Batch) -> list[int]:
+    """Return the lengths of the sequences that the plain path feeds: every continuation repeats its context."""
+    return [len(row.request.context) + len(tokens) - 1 for row in batch.rows for tokens in row.request.continuations]
+
+
+def _run(scorer: Scorer, batch: Batch, limit: BatchLimit) -> Iterator[tuple[int, ScoreReply | Failure]]:
+    """Run a batch; where memory runs out, run its halves, and smaller batches from then on."""
     try:
         scores = scorer.run(batch)
     except (MemoryError, RuntimeError) as error:
@@ -69,8 +73,9 @@ def _run(scorer: Scorer, batch: Batch) -> Iterator[tuple[int, ScoreReply | Failu
         yield batch.rows[0].request.index, Failure(kind="out-of-memory", message=message)
     else:
         scorer.forget()
+        limit.halve(len(batch.rows), max(len(row.tokens) for row in batch.rows))
         for half in batch.halves():
-            yield from _run(scorer, half)
+            yield from _run(scorer, half, limit)
 
 
 def _reply(row: Row, scores: TokenScores) -> ScoreReply | Failure:

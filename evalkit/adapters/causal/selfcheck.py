@@ -29,9 +29,9 @@ TOLERANCE = 1e-3
 
 _SEED = 20240824
 _SHARED, _SUFFIXES, _LENGTHS = 12, (6, 3, 9), (1, 3, 2, 5)
-_VOCABULARY, _LAYERS, _NARROW = 256, 2, 64
+VOCABULARY, _LAYERS, _NARROW, _WINDOW = 256, 2, 64, 8
 
-_UNFIT = (RuntimeError, TypeError, ValueError, AttributeError, NotImplementedError, IndexError, KeyError)
+UNFIT = (RuntimeError, TypeError, ValueError, AttributeError, NotImplementedError, IndexError, KeyError)
 """What a model that cannot take the inputs of a path raises; the plain path takes any."""
 
 
@@ -39,7 +39,7 @@ def keeps_all_tokens(model: Any) -> bool:
     """Whether every layer keeps keys and values of all tokens: no sliding window, no recurrent state."""
     try:
         layers = DynamicCache(config=model.config).layers
-    except _UNFIT:
+    except UNFIT:
         return False
     return bool(layers) and all(type(layer) is DynamicLayer for layer in layers)
 
@@ -68,7 +68,7 @@ def choose_path(model: Any) -> Path:
     try:
         sibling = small_sibling(model)
         expected = _logprobs(sibling, "plain")
-    except _UNFIT:
+    except UNFIT:
         return "plain"
     paths: tuple[Path, ...] = ("packed", "packed-full")
     return next((path for path in paths if _agrees(sibling, path, expected)), "plain")
@@ -77,8 +77,11 @@ def choose_path(model: Any) -> Path:
 def small_sibling(model: Any) -> Any:
     """Build a model of the same class with two layers and random weights that make attention matter."""
     config = copy.deepcopy(model.config)
-    config.num_hidden_layers, config.vocab_size = _LAYERS, _VOCABULARY
+    config.num_hidden_layers, config.vocab_size = _LAYERS, VOCABULARY
     config.pad_token_id = config.bos_token_id = config.eos_token_id = None
+    for name in ("sliding_window", "attention_window_size"):
+        if (getattr(config, name, None) or 0) > _WINDOW:
+            setattr(config, name, _WINDOW)  # short enough for a probe to leave it behind
     for name in ("layer_types", "mlp_layer_types"):
         if getattr(config, name, None):
             setattr(config, name, getattr(config, name)[:_LAYERS])
@@ -103,7 +106,7 @@ def small_sibling(model: Any) -> Any:
 def _agrees(sibling: Any, path: Path, expected: Any) -> bool:
     try:
         found = _logprobs(sibling, path)
-    except _UNFIT:
+    except UNFIT:
         return False
     return float(np.abs(found - expected).max()) <= TOLERANCE
 
@@ -114,10 +117,10 @@ def _logprobs(model: Any, path: Path) -> Any:
 
 def _probe() -> Batch:
     dice = np.random.default_rng(_SEED)
-    shared = dice.integers(0, _VOCABULARY, _SHARED)
+    shared = dice.integers(0, VOCABULARY, _SHARED)
     rows = []
     for index, suffix in enumerate(_SUFFIXES):
-        context = np.concatenate([shared, dice.integers(0, _VOCABULARY, suffix)]).astype(np.int32)
-        continuations = tuple(tuple(dice.integers(0, _VOCABULARY, length).tolist()) for length in _LENGTHS)
+        context = np.concatenate([shared, dice.integers(0, VOCABULARY, suffix)]).astype(np.int32)
+        continuations = tuple(tuple(dice.integers(0, VOCABULARY, length).tolist()) for length in _LENGTHS)
         rows.append(make_row(EncodedRequest(index=index, context=context, continuations=continuations), _SHARED))
     return Batch(prefix=shared.astype(np.int32), rows=tuple(rows))

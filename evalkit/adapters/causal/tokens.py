@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from evalkit.adapters.base import Failure, Message, ScoreRequest
+from evalkit.adapters.base import Failure, Message, ScoreRequest, no_chat_template
 from evalkit.errors import UsageError
 
 Ids = npt.NDArray[np.int32]
@@ -156,10 +156,7 @@ def render_chat(tokenizer: Any, messages: Sequence[Message]) -> str | Failure:
         UsageError: the tokenizer has no chat template.
     """
     if not getattr(tokenizer, "chat_template", None):
-        raise UsageError(
-            "chat messages were given but the tokenizer has no chat template; next step: use an instruction-tuned "
-            "model whose tokenizer_config.json or chat_template.jinja has one, or a task with plain prompts"
-        )
+        raise no_chat_template("the tokenizer")
     rows = [{"role": message.role, "content": message.content} for message in messages]
     try:
         return str(tokenizer.apply_chat_template(rows, tokenize=False, add_generation_prompt=True))

@@ -21,7 +21,7 @@ from evalkit.adapters.causal.loading import LoadedModel, check_complete, load_to
 from evalkit.adapters.checkpoint.reading import Checkpoint
 from evalkit.adapters.checkpoint.stored import SCALES
 from evalkit.adapters.fakequant.checks import check_recipe
-from evalkit.adapters.fakequant.expanding import expand, weight_state
+from evalkit.adapters.fakequant.expanding import expand, weight_states
 from evalkit.adapters.fakequant.options import ModelOptOptions
 from evalkit.adapters.fakequant.quantize import check_neighbours, logits_of, probe_tokens, silent
 from evalkit.adapters.fakequant.readback import protected_names, read_quantizers
@@ -50,6 +50,7 @@ FORMATS = {
     "FP8": Format(inputs=_FP8, largest=_FP8_MAX),
     "FP8_PER_CHANNEL_PER_TOKEN": Format(inputs=_BY_TOKEN),
     "W4A16_AWQ": Format(),
+    "W4A8_AWQ": Format(inputs=_FP8, largest=_FP8_MAX),
     "W8A8_SQ_PER_CHANNEL": Format(inputs={"num_bits": 8, "axis": None}, largest=_INT8_MAX),
 }
 """Formats that can be expanded, by the name exports have for them."""
@@ -162,17 +163,18 @@ def _weights(folder: Path, scales: Mapping[str, Any], dtype: Any) -> dict[str, A
                 if last in SCALES:
                     continue
                 scale = scales.get(f"{module}.weight_scale") if last == "weight" else None
-                found[name] = _expanded(name, tensors.get_tensor(name), scale, dtype)
+                second = scales.get(f"{module}.weight_scale_2") if last == "weight" else None
+                found[name] = _expanded(name, tensors.get_tensor(name), scale, second, dtype)
     return found
 
 
-def _expanded(name: str, tensor: Any, scale: Any, dtype: Any) -> Any:
+def _expanded(name: str, tensor: Any, scale: Any, second: Any, dtype: Any) -> Any:
     if scale is None:
         if tensor.dtype in (torch.float8_e4m3fn, torch.uint8, torch.int8):
             raise RecipeError(f"tensor '{name}' holds codes ({tensor.dtype}) and has no scale")
         return tensor
     try:
-        return expand(tensor, scale).to(dtype)
+        return expand(tensor, scale, second).to(dtype)
     except ValueError as error:
         raise RecipeError(f"tensor '{name}' cannot be expanded: {error}") from error
 
@@ -214,6 +216,13 @@ def _weight_states(checkpoint: Checkpoint, scales: Mapping[str, Any]) -> list[Qu
     """Describe the packed weights; a scale before a norm was multiplied into it, so one that is left speaks for all."""
     smoothed = bool(checkpoint.stored.scales["pre_quant_scale"])
     return [
-        weight_state(module, codes, scales[f"{module}.weight_scale"], smoothed=smoothed)
+        state
         for module, codes in checkpoint.stored.quantized.items()
+        for state in weight_states(
+            module,
+            codes,
+            scales[f"{module}.weight_scale"],
+            scales.get(f"{module}.weight_scale_2"),
+            smoothed=smoothed,
+        )
     ]

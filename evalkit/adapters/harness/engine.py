@@ -17,12 +17,19 @@ from typing import Any
 
 from lm_eval.api.instance import Instance
 
-from evalkit.adapters.base import Failure, GenerateRequest, Generation, ScoreReply, ScoreRequest
+from evalkit.adapters.base import (
+    Failure,
+    GenerateRequest,
+    Generation,
+    ScoreReply,
+    ScoreRequest,
+    no_chat_template,
+)
 from evalkit.adapters.causal.tokens import render_chat
 from evalkit.adapters.harness.identity import torch_model
 from evalkit.adapters.harness.loading import quiet
 from evalkit.adapters.harness.options import HarnessOptions
-from evalkit.errors import EngineError, EvalkitError, UsageError
+from evalkit.errors import EngineError, EvalkitError
 from evalkit.records import EngineIdentity
 
 _PLAIN: dict[str, dict[str, Any]] = {
@@ -164,9 +171,7 @@ class HarnessEngine:
         try:
             return lm.apply_chat_template([{"role": one.role, "content": one.content} for one in request.prompt])
         except NotImplementedError as error:
-            raise UsageError(
-                f"lm-eval's model takes no messages: {error}; next step: tasks with plain prompts"
-            ) from error
+            raise no_chat_template("lm-eval's model") from error
 
     def _texts(self, group: Sequence[tuple[int, GenerateRequest, Any, int]]) -> list[str]:
         instances = [

@@ -135,7 +135,8 @@ def _own(served: Served, card: ServerCard, header: GgufHeader, process: LlamaPro
     """
     can = replace(served.can, seen={**served.can.seen, "too long a prompt": "measured before it is sent"})
     if header.chat_template_sha256 is None:
-        can = replace(can, chat=False, seen={**can.seen, "/v1/chat/completions": "the file has no chat template"})
+        seen = {**can.seen, "/v1/chat/completions": "not used: the file has no chat template"}
+        can = replace(can, chat=False, templated=False, seen=seen)
 
     def check() -> None:
         process.check()

@@ -22,6 +22,7 @@ class Capabilities:
 
     Attributes:
         completions, chat: whether text and messages can be sent.
+        templated: the model has a chat template; False only where that is known, and then no messages are sent.
         scoring: how continuations are scored; "none" where no way was proved.
         why_not: for each way of scoring that was not proved, what was seen.
         top_k: candidates at a position.
@@ -40,6 +41,7 @@ class Capabilities:
 
     completions: bool
     chat: bool
+    templated: bool = True
     scoring: Scoring = "none"
     why_not: Mapping[str, str] = field(default_factory=dict)
     top_k: int = 0

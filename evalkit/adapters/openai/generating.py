@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from evalkit.adapters.base import Failure, GenerateRequest, Generation
+from evalkit.adapters.base import Failure, GenerateRequest, Generation, no_chat_template
 from evalkit.adapters.causal.tokens import encode_prompt
 from evalkit.adapters.openai.asking import CHAT, COMPLETIONS, Asker
 from evalkit.adapters.openai.capabilities import Capabilities
@@ -38,9 +38,11 @@ class Generator:
 
         Raises:
             EngineError: the server is not to be used any more (key refused, budget spent, another model).
-            UsageError: the server lacks the endpoint this prompt needs.
+            UsageError: the server lacks the endpoint this prompt needs, or the model a chat template.
         """
         path = COMPLETIONS if isinstance(request.prompt, str) else CHAT
+        if path == CHAT and not self._can.templated:
+            raise no_chat_template("the served model")
         if not (self._can.completions if path == COMPLETIONS else self._can.chat):
             raise UsageError(
                 f"{self._asker.transport} does not answer at {path}: {self._can.seen.get(path, 'not tried')}; "
@@ -124,7 +126,8 @@ class Generator:
 
 
 _STEPS = {
-    CHAT: "start the server with the model's chat template, or use tasks with plain prompts",
+    CHAT: "start the server with the model's chat template, or name one of FastChat's, --template fastchat:<name> or "
+    "template: fastchat:<name> in a suite or task file (pip install 'evalkit-quant[fastchat]')",
     COMPLETIONS: "serve the model behind an endpoint for text, or use tasks with messages",
 }
 

@@ -74,7 +74,7 @@ def _from_content(row: Any) -> Position:
     return Position(
         text=str(row.get("token")),
         id=_id(row),
-        logprob=_value(row.get("logprob")),
+        logprob=_of_object(row),
         top=_ordered([found for found in top if found is not None]),
     )
 
@@ -82,7 +82,7 @@ def _from_content(row: Any) -> Position:
 def _candidate(row: Any) -> Candidate | None:
     if not isinstance(row, Mapping):
         raise UnusableError("engine", "a candidate of the reply's log-probabilities is no object")
-    value = _value(row.get("logprob"))
+    value = _of_object(row)
     return None if value is None else Candidate(text=str(row.get("token")), id=_id(row), logprob=value)
 
 
@@ -99,6 +99,13 @@ def _ordered(candidates: Sequence[Candidate]) -> tuple[Candidate, ...]:
 def _id(row: Mapping[str, Any]) -> int | None:
     value = row.get("id", row.get("token_id"))
     return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def _of_object(row: Mapping[str, Any]) -> float | None:
+    """Return an object's log-probability; where it names one it must be a number, for a NaN becomes null in JSON."""
+    if "logprob" in row and row["logprob"] is None:
+        raise UnusableError("non-finite", "a log-probability is null, which is what NaN becomes in JSON")
+    return _value(row.get("logprob"))
 
 
 def _value(number: Any) -> float | None:

@@ -54,7 +54,7 @@ class Probe:
         """Probe.
 
         Raises:
-            EngineError: neither endpoint works, or the server cuts prompts.
+            EngineError: neither endpoint works, the server cuts prompts, or its numbers are not finite.
         """
         found = self._endpoints()
         if found.completions and self._options.scoring != "none":
@@ -102,6 +102,12 @@ class Probe:
         try:
             start = prove_next_token(self._asker, KNOWN, ladder)
         except NotProvedError as error:
+            if "non-finite: " in str(error):
+                raise EngineError(
+                    f"{self._asker.transport}: after a plain prompt the model's numbers are not finite ({error}), so "
+                    "its answers are worthless too; next step: repair the model or its quantization; where only the "
+                    "log-probabilities are wrong, scoring: none"
+                ) from error
             self._seen["next-token"] = str(error)
             return replace(found, why_not={"next-token": str(error), "echo": "it cannot be checked without next-token"})
         matching = choose_matching(start.found.candidates)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from evalkit.report.figures import count, percent, points, rating
+from evalkit.signed import signed
 from evalkit.statistics.proportions import wilson_interval
 
 Data = Mapping[str, Any]
@@ -125,7 +126,7 @@ def _row(document: Data, name: str | None, run: str, role: str, verdict: Data | 
         interval, table = effects["interval"], document["comparisons"][run][name]["proportion"]["observed"]
         told |= {"difference": points(effects["difference"]), "lost": table["n10"], "gained": table["n01"]}
         if interval is not None:
-            told["difference_limits"] = f"[{100 * interval['lower']:+.2f}, {100 * interval['upper']:+.2f}]"
+            told["difference_limits"] = f"[{signed(100 * interval['lower'])}, {signed(100 * interval['upper'])}]"
             told["drawn"] = tuple(
                 100 * value for value in (effects["difference"], interval["lower"], interval["upper"])
             )
@@ -135,7 +136,7 @@ def _row(document: Data, name: str | None, run: str, role: str, verdict: Data | 
         told["rating"] = rating(rated["difference"])
         told["rating_means"] = f"{rated['candidate_mean']:.2f}"
         if interval is not None:
-            told["rating_limits"] = f"[{interval['lower']:+.2f}, {interval['upper']:+.2f}]"
+            told["rating_limits"] = f"[{signed(interval['lower'])}, {signed(interval['upper'])}]"
     return Row(name=run, role=role, **told)
 
 

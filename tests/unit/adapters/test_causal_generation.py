@@ -62,22 +62,27 @@ def expected(generate):
 
 @pytest.fixture
 def joins(monkeypatch):
-    """How many rows were there, and how many came, each time that rows joined."""
-    seen = []
-    join = generation._Batch.join
+    """How many rows were there, how many came, and after how many steps, each time that rows joined."""
+    seen, steps = [], []
+    join, step = generation._Batch.join, generation._Batch.step
 
-    def watched(batch, answers):
-        seen.append((len(batch.answers), len(answers)))
+    def joined(batch, answers):
+        seen.append((len(batch.answers), len(answers), len(steps)))
         return join(batch, answers)
 
-    monkeypatch.setattr(generation._Batch, "join", watched)
+    def stepped(batch):
+        steps.append(batch)
+        return step(batch)
+
+    monkeypatch.setattr(generation._Batch, "join", joined)
+    monkeypatch.setattr(generation._Batch, "step", stepped)
     return seen
 
 
 @pytest.mark.parametrize("rows", [2, 5, 32])
 def test_answers_do_not_depend_on_what_is_generated_beside_them(generate, expected, joins, rows):
     assert generate(rows=rows) == expected
-    refilled = [pair for pair in joins if pair[0]]
+    refilled = [steps for held, _, steps in joins if held and steps]
     assert bool(refilled) == (rows < len(REQUESTS))
 
 
@@ -104,7 +109,7 @@ def test_the_answers_of_these_tests_end_in_both_ways(expected):
 
 def test_the_token_budget_bounds_the_rows(generate, expected, joins):
     assert generate(rows=32, tokens=60) == expected
-    assert max(held + came for held, came in joins) < 5
+    assert max(held + came for held, came, _ in joins) < 5
 
 
 def test_where_memory_runs_out_answers_begin_again_in_smaller_batches(generate, expected, monkeypatch):

@@ -19,6 +19,7 @@ from transformers import (
 
 from evalkit.adapters.base import Failure, ScoreReply, ScoreRequest
 from evalkit.adapters.causal.forward import Scorer
+from evalkit.adapters.causal.limit import BatchLimit
 from evalkit.adapters.causal.plan import plan_batches
 from evalkit.adapters.causal.scoring import score_requests
 from evalkit.adapters.causal.selfcheck import agreed_path, choose_path
@@ -75,7 +76,7 @@ def score(model, tokenizer):
                 tokenizer,
                 requests,
                 max_length=max_length,
-                max_batch_tokens=max_batch_tokens,
+                limit=BatchLimit(max_batch_tokens),
             )
         )
         assert sorted(index for index, _ in pairs) == list(range(len(requests)))
@@ -130,7 +131,7 @@ def test_every_path_gives_the_numbers_of_one_forward_pass_for_each_text(score, e
 
 
 def test_the_requests_of_these_tests_share_a_prefix(tokenizer):
-    batches = list(plan_batches(list(encode_requests(tokenizer, REQUESTS)), 5000))
+    batches = list(plan_batches(list(encode_requests(tokenizer, REQUESTS)), BatchLimit(5000)))
     assert sorted((len(batch.prefix) > 100, len(batch.rows)) for batch in batches) == [(False, 3), (True, 4)]
 
 

@@ -4,6 +4,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from evalkit.adapters.causal.limit import BatchLimit
 from evalkit.adapters.causal.plan import chunks, make_row, plan_batches
 from evalkit.adapters.causal.tokens import EncodedRequest
 
@@ -50,7 +51,7 @@ def test_the_longest_continuation_counts_without_its_last_token():
 )
 def test_batches_hold_every_request_once_within_the_budget(asked, max_tokens):
     requests = [request(context, *texts, index=index) for index, (context, texts) in enumerate(asked)]
-    batches = list(plan_batches(requests, max_tokens))
+    batches = list(plan_batches(requests, BatchLimit(max_tokens)))
     rows = [(batch, row) for batch in batches for row in batch.rows]
     assert sorted(row.request.index for _, row in rows) == list(range(len(requests)))
     for batch in batches:
@@ -64,7 +65,7 @@ def test_batches_hold_every_request_once_within_the_budget(asked, max_tokens):
 
 def test_halves_lose_no_row():
     rows = tuple(make_row(request([1, 2, index], (3,), index=index), 0) for index in range(5))
-    (batch,) = plan_batches([row.request for row in rows], 1000)
+    (batch,) = plan_batches([row.request for row in rows], BatchLimit(1000))
     left, right = batch.halves()
     assert [row.request.index for row in (*left.rows, *right.rows)] == [row.request.index for row in batch.rows]
     assert left.rows
@@ -72,4 +73,4 @@ def test_halves_lose_no_row():
 
 
 def test_a_single_row_over_the_budget_is_still_a_batch():
-    assert list(chunks([9, 9, 1], 5)) == [slice(0, 1), slice(1, 2), slice(2, 3)]
+    assert list(chunks([9, 9, 1], BatchLimit(5).rows)) == [slice(0, 1), slice(1, 2), slice(2, 3)]

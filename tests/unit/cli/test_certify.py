@@ -76,6 +76,20 @@ def test_json_on_stdout_is_the_certificate_and_nothing_else(
     assert capsys.readouterr().out == (tmp_path / "certificate.json").read_text("utf-8")
 
 
+def test_json_on_stdout_cannot_command_the_terminal(
+    release: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = (release / "suite.yaml").read_text("utf-8").replace("title: A trial", 'title: "A \\x9b2J trial"')
+    (release / "odd.yaml").write_text(text, "utf-8")
+    assert cli.main(["certify", str(release / "odd.yaml"), "--from", "--output", str(tmp_path), "--json"]) == 0
+    out = capsys.readouterr().out
+    assert json.loads(out) == json.loads((tmp_path / "certificate.json").read_text("utf-8"))
+    assert json.loads(out)["title"] == "A \x9b2J trial"
+    assert "\x9b" not in out
+    assert cli.main(["report", str(tmp_path / "certificate.json"), "--format", "json", "--no-evidence"]) == 0
+    assert "\x9b" not in capsys.readouterr().out
+
+
 def test_a_suites_runs_give_the_certificate_that_the_same_folders_give(
     release: Path, argv: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

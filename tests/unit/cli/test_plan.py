@@ -133,3 +133,31 @@ def test_planning_starts_without_heavy_packages() -> None:
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.splitlines()[-1] == "[]"
+
+
+JUDGED = """\
+name: judged
+policy: release
+engine: {adapter: scripted, model: tiny}
+baseline: {name: official}
+rerun: {}
+candidates: [{name: one}]
+controls: [{name: broken}]
+tasks: [mmlu, mt-bench]
+judge: {profile: evalkit-structured, repeats: 3, engine: {}, qualify: QUALIFY}
+"""
+
+
+@pytest.mark.parametrize(
+    ("qualify", "said"),
+    [("null", "the suite tries none"), ("19", "tried on 20 questions, the suite tries them on 19"), ("20", "")],
+)
+def test_a_judge_that_could_not_qualify_is_said_before_the_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], qualify: str, said: str
+) -> None:
+    file = tmp_path / "suite.yaml"
+    file.write_text(JUDGED.replace("QUALIFY", qualify))
+    warnings = planned(capsys, str(file), "--sd", "mt_bench=0.9", "--discordance", "0.01")["warnings"]
+    found = [warning for warning in warnings if "judges" in warning]
+    assert len(found) == bool(said)
+    assert all(said in warning and "every verdict is INVALID" in warning for warning in found)

@@ -226,6 +226,25 @@ def test_an_interrupted_conversation_loses_at_most_its_block(fake):
     assert len(records(fake)) == 64
 
 
+def test_an_engine_of_many_replicas_is_given_more_conversations_at_once_and_answers_the_same(fake):
+    class Wide(fake.Engine):
+        width = 50
+
+        def generate(self, requests):
+            sizes.append(len(requests))
+            return super().generate(requests)
+
+    def found(engine, name):
+        benchmark = fake.Benchmark(80, "conversation")
+        with fake.open(benchmark, name) as folder:
+            collect(folder, engine, [benchmark], progress=False)
+            return folder.records("quiz")
+
+    sizes: list[int] = []
+    assert found(Wide(), "wide") == found(fake.Engine(), "narrow")
+    assert sizes == [50, 50, 30, 30]
+
+
 def test_text_with_half_a_surrogate_pair_can_be_stored(fake):
     class Odd(fake.Engine):
         def generate(self, requests):

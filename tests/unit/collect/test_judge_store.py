@@ -236,9 +236,27 @@ def test_a_cap_on_tokens_is_never_passed(tmp_path, cap):
 
 def test_what_a_request_may_use_is_bounded_from_above():
     request = GenerateRequest(prompt=(Message(role="user", content="\u00e9\u4e2d"),), max_tokens=64)
-    assert most_tokens(request) >= 64 + len("\u00e9\u4e2d".encode())
+    read, written = most_tokens(request)
+    assert (read >= len("\u00e9\u4e2d".encode()), written) == (True, 64)
     scored = ScoreRequest(context="abc", continuations=(" 1", " 10"))
-    assert most_tokens(scored) >= len("abc 10")
+    read, written = most_tokens(scored)
+    assert (read >= len("abc 10"), written) == (True, 0)
+
+
+@pytest.mark.parametrize("cap", [0.0015, 0.002, 0.003])
+def test_a_cap_on_money_is_never_passed_and_the_cost_is_said_before(tmp_path, cap):
+    budget, said = Budget(price=(2.0, 20.0), max_cost=cap), []
+    with run(tmp_path / "a", "x") as folder, pytest.raises(InterruptedRunError, match=f"a cost of at most {cap:g}"):
+        ask([folder], Judge(), budget=budget, say=said.append)
+    assert budget.cost == pytest.approx((budget.prompt_tokens * 2 + budget.completion_tokens * 20) / 1e6)
+    assert budget.cost <= cap
+    assert "at 2 and 20 for a million tokens" in said[0]
+
+
+def test_a_cap_on_money_needs_prices():
+    with pytest.raises(UsageError, match="needs prices"):
+        Budget(max_cost=5.0)
+    assert Budget(max_calls=5).cost is None
 
 
 def test_the_estimate_is_said_before_the_first_question(tmp_path):

@@ -135,3 +135,16 @@ def test_a_comparison_of_conversations_holds_them_and_one_of_marks_does_not(made
     gates = compare(runs[0], changed, "mt-bench").gates
     assert gates is not None
     assert next(row for row in gates.gates if row.gate == "truncated").candidate == 12
+
+
+@pytest.mark.parametrize(("gate", "text"), [("language", FOREIGN), ("language", "да " * 30), ("echo", QUESTION)])
+def test_gates_that_need_the_question_are_compared_pair_by_pair_too(gate: str, text: str) -> None:
+    baseline = [record(n, turn(ANSWER), turn(ANSWER)) for n in range(30)]
+    candidate = [record(n, turn(ANSWER), turn(text if n < 12 else ANSWER)) for n in range(30)]
+    found = compare_gates(baseline, candidate, {("s", f"{n:03d}", 0): item(n) for n in range(30)})
+    assert found is not None
+    rows = {row.gate: row for row in found.gates}
+    assert (rows[gate].n, rows[gate].baseline, rows[gate].candidate, rows[gate].available) == (30, 0, 12, True)
+    assert rows[gate].interval is not None
+    assert rows[gate].interval.lower > 0
+    assert [name for name, row in rows.items() if row.candidate] == [gate]

@@ -221,3 +221,23 @@ def test_a_folder_of_another_project_is_not_taken(root: Path, project: str | Non
         find_definitions(package=root / "evalkit")
     assert fault in str(caught.value)
     assert str(root / "evalkit" / "_definitions") in str(caught.value)
+
+
+def test_a_template_for_a_run_writes_every_conversation_and_counts_in_the_digest(root: Path) -> None:
+    put_task(root, {**CHOICE, "name": "letters"}, "letters")
+    own = put_task(root, {**TALK, "mt_bench": {"template": "fastchat:zero_shot", "max_tokens": 7}})
+    named = own.with_template("fastchat:vicuna_v1.1")
+    before, after = own.task("quiz"), named.task("quiz")
+    assert before.mt_bench is not None
+    assert after.mt_bench is not None
+    assert (before.mt_bench.template, after.mt_bench.template) == ("fastchat:zero_shot", "fastchat:vicuna_v1.1")
+    assert (after.mt_bench.max_tokens, after.source) == (7, before.source)
+    assert before.sha256 != after.sha256
+    assert named.task("letters").sha256 == own.task("letters").sha256, "nothing is said there"
+    assert own.with_template(None) is own
+
+
+@pytest.mark.parametrize("template", ["vicuna_v1.1", "fastchat:", "fastchat:a b", "jinja:x"])
+def test_a_template_is_named_as_fastchats_or_not_at_all(root: Path, template: str) -> None:
+    with pytest.raises(UsageError, match=r"write fastchat:<name> .* such as fastchat:vicuna_v1\.1"):
+        put_task(root, TALK).with_template(template)

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from evalkit.adapters.base import Resources
+from evalkit.adapters.base import Resources, ScoreReply
+from evalkit.adapters.scripted import ScriptedEngine
 from evalkit.assets import AssetStore
 from evalkit.engine_check import KNOWN, LETTERS, RIGHT, as_rows, check_engine
 from evalkit.errors import UsageError
@@ -20,7 +21,7 @@ def check(**options):
 def test_an_engine_that_works_is_described_and_sound():
     found = check()
     assert found.sound
-    assert set(found.trials) == {"score four letters", "continue a text", "answer a message"}
+    assert set(found.trials) == {"score four letters", "continue a text", "answer a message", "the same, each alone"}
     rows = {(area, name): seen for area, name, seen in as_rows(found)}
     assert rows["identity", "fidelity"] == "simulated"
     assert rows["identity", "adapter"] == "scripted"
@@ -55,3 +56,25 @@ def test_the_known_questions_have_their_answers():
     for question, place in zip(KNOWN, RIGHT, strict=True):
         assert f"{LETTERS[place].strip()}. " in question
         assert question.endswith("Answer:")
+
+
+def test_what_depends_on_the_company_is_said_and_warned_about(monkeypatch):
+    assert check().trials["the same, each alone"] == (
+        "0 of 12 choices change, largest difference of a log-probability 0 nats; 0 of 4 answers change"
+    )
+    plain = ScriptedEngine.score
+
+    def moody(self, requests):
+        for index, reply in plain(self, requests):
+            values = reply.logprobs[::-1] if len(requests) == 1 else reply.logprobs
+            yield index, ScoreReply(logprobs=values, greedy=reply.greedy, tokens=reply.tokens)
+
+    monkeypatch.setattr(ScriptedEngine, "score", moody)
+    found = check()
+    assert found.trials["the same, each alone"].startswith("12 of 12 choices change")
+    assert any("replies depend on what is asked beside them (12 of 12" in line for line in found.warnings)
+    assert found.sound
+
+
+def test_an_engine_that_does_nothing_is_not_asked_for_the_company():
+    assert "the same, each alone" not in check(fail_every=1).trials

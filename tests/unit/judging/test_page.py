@@ -6,13 +6,15 @@ import re
 import shlex
 from pathlib import Path
 
+import pytest
 import yaml
 
 from evalkit.cli import program
 from evalkit.cli.judge_qualify import command as qualify
 from evalkit.definitions import find_definitions
+from evalkit.judging.pairs import ORDERS
 from evalkit.judging.probing import REPEATS
-from evalkit.judging.twins import RATING_PLANTS, TWINS
+from evalkit.judging.twins import CHOICE_PLANTS, RATING_PLANTS, TWINS
 from evalkit.policy import JudgeRules
 from evalkit.statistics.paired_means import noncentral_power_t
 from evalkit.suite import JudgeSpec
@@ -57,6 +59,68 @@ def test_the_files_shown_are_accepted():
 def test_every_profile_is_explained():
     (table,) = re.findall(r"\| profile \| for .*?\n\n", TEXT, re.DOTALL)
     assert set(re.findall(r"`([\w-]+)`", table)) == set(find_definitions().judges())
+
+
+PLANS = [  # engines, judgments of each answer, of each pair, judges that rate, trials of judges that compare
+    (2, 3, 0, 1, 0),
+    (2, 3, 1, 1, 1),
+    (4, 3, 0, 1, 0),
+    (4, 3, 3, 1, 1),
+    (4, 3, 0, 3, 0),
+]
+
+
+def table(begin: str) -> list[list[str]]:
+    """The rows of the table whose header begins like this."""
+    lines = TEXT[TEXT.index(begin) :].split("\n\n", 1)[0].splitlines()[2:]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+
+
+def assumed(pattern: str) -> list[float]:
+    """Numbers that the page states in words."""
+    (found,) = re.findall(pattern, TEXT)
+    return [float(number.replace(",", "")) for number in (found if isinstance(found, tuple) else (found,))]
+
+
+def test_the_costs_follow_from_what_is_assumed():
+    single, pair, verdict = assumed(
+        r"one answer has ([\d,]+) tokens,\s+one about a pair ([\d,]+), a verdict with its reasons\s+([\d,]+)"
+    )
+    gpus, reads, writes = assumed(r"a judge on (\d+) GPUs that reads ([\d,]+) tokens a\s+second and writes ([\d,]+)")
+    header, rows = TEXT[TEXT.index("| plan |") :].split("\n")[0], table("| plan |")
+    prices = [(float(read), float(written)) for read, written in re.findall(r"\$ at ([\d.]+) / ([\d.]+)", header)]
+    assert len(prices) == 3
+    assert len(rows) == len(PLANS)
+    one, both = REPEATS + len(TWINS) + 1 + len(RATING_PLANTS), ORDERS * (len(TWINS) + REPEATS + len(CHOICE_PLANTS))
+    for row, (engines, judgments, games, judges, trials) in zip(rows, PLANS, strict=True):
+        ratings = judges * (160 * judgments * engines + one * 30)
+        pairs = 320 * games * (engines - 1) + trials * both * 30
+        read, written = ratings * single + pairs * pair, (ratings + pairs) * verdict
+        hours = gpus * (read / reads + written / writes) / 3600
+        assert row[1] == f"{ratings + pairs:,}"
+        assert row[2:4] == [f"{read / 1e6:.2f}", f"{written / 1e6:.2f}"]
+        costs = [(read * prompt + written * answer) / 1e6 for prompt, answer in prices]
+        assert [float(cell) for cell in row[4:]] == [
+            float(f"{value:.{3 if value > 99.5 else 2}g}") for value in (*costs, hours)
+        ]
+    busy, speed, told = assumed(r"on (\d+) GPUs that writes ([\d,]+) tokens a\s+second is busy for ([\d.]+) GPU hours")
+    assert told == pytest.approx(160 * 1024 / speed * busy / 3600, abs=0.005)
+
+
+def test_what_each_part_asks_and_reads_follows_too():
+    rows = {row[0]: row[1:] for row in table("| what | questions")}
+    assert rows["ratings"] == [
+        "160 x G x J x E",
+        *(f"{160 * size / 1e6:.2f} million x G x J x E" for size in (950, 200)),
+    ]
+    games = "x G x J x (E - 1)"
+    sizes = [f"{320 * size / 1e6:.2f} million {games}" for size in (1125, 200)]
+    assert rows["pairs against the baseline"] == [f"320 {games}", *sizes]
+    assert rows["trial of a judge that rates, 30 answers"][1:] == [
+        f"{390 * size / 1e6:.2f} million" for size in (950, 200)
+    ]
+    compares = rows["trial of a judge that compares, 30 answers"]
+    assert compares == ["24 x 30", *(f"{720 * size / 1e6:.2f} million" for size in (1125, 200))]
 
 
 def test_the_powers_are_those_of_the_test():

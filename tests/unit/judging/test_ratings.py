@@ -76,3 +76,18 @@ def test_another_scale():
 def test_pair(text, status, choice, ambiguous):
     found = parse_choice(text, "stop")
     assert (found.status, found.choice, found.ambiguous) == (status, choice, ambiguous)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("The form is [[5]]. My rating: 9", "contradicted"),
+        ("[[8]] at first. Final score: **7.5**", "contradicted"),
+        ("[[8]], that is a score of 8", None),
+        ("Rating: [[8]] on the scale from 1 to 10", None),
+        ("Final score: 7. Rating: [[8]]", None),
+    ],
+)
+def test_a_rating_in_words_after_the_last_one_in_brackets_must_say_the_same(text, reason):
+    found = parse_rating(text, "stop", SCALE)
+    assert (found.score, found.reason) == ((None, "contradicted") if reason else (8.0, None))

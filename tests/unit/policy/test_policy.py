@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from evalkit.errors import ConfigError, UsageError
-from evalkit.policy import MeanEndpoint, ProportionEndpoint, bind, load_policy, policy_names
+from evalkit.policy import JudgeBars, MeanEndpoint, ProportionEndpoint, bind, load_policy, policy_names
 from evalkit.policy.library import LIBRARY
 from evalkit.records import canonical_json
 
@@ -149,3 +149,10 @@ def test_binding_refuses_a_name_used_twice_and_other_names_than_the_file_gives(w
     assert bind(written, "b", ["r"]).release.recipes == ("r",)
     with pytest.raises(UsageError, match="written for baseline 'b'"):
         bind(written, "b", ["other"])
+
+
+def test_a_release_rests_on_no_judge_that_has_not_qualified() -> None:
+    rules = load_policy("release").judge
+    assert rules is not None
+    assert (rules.qualification, rules.bars) == ("required", JudgeBars())
+    assert load_policy("demo").judge is None, "the demonstration's judge fails, and its report says so"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -31,7 +32,7 @@ def test_it_compares_two_recipes_with_the_official_one_in_the_same_engine(suite)
         "official-fp8": "llama-official-fp8",
         "modelopt-fp8-kv": "modelopt-fp8-kv",
         "int4-awq": "int4-awq",
-        "control-8b": "none",
+        "control": "control-fp8-saturated",
     }
     assert {engine.adapter for engine in engines.values()} == {"tensorrt_llm"}
     read = {name: read_options(TensorRTOptions, engine) for name, engine in engines.items()}
@@ -39,14 +40,25 @@ def test_it_compares_two_recipes_with_the_official_one_in_the_same_engine(suite)
         "official-fp8": 8,
         "modelopt-fp8-kv": 8,
         "int4-awq": 2,
-        "control-8b": 1,
+        "control": 8,
     }
     assert {options.max_length for options in read.values()} == {8192}, "limits that differ would differ in what fails"
     read_options(TensorRTOptions, suite.rerun_engine)
     for engine in engines.values():
-        if engine.recipe != "none":
-            assert load_recipe(engine.recipe).expectation.declared
-            assert Path(engine.model).is_absolute() or engine.model.startswith("./")
+        assert load_recipe(engine.recipe).expectation.declared
+        assert Path(engine.model).is_absolute() or engine.model.startswith("./")
+
+
+def test_its_control_is_the_baselines_model_so_that_tokenizer_and_template_are_the_same(suite):
+    text = FILE.read_text("utf-8")
+    made = dict(re.findall(r"evalkit quantize --model \S+ --recipe (\S+) --output (\S+)", text))
+    models = set(re.findall(r"evalkit quantize --model (\S+) ", text))
+    assert len(models) == 1, "every checkpoint is made from one model"
+    for engine in suite.engines:
+        assert Path(engine.model).resolve() == (ROOT / made[engine.recipe]).resolve()
+    for engine in suite.controls:
+        assert load_recipe(engine.recipe).expectation.control
+        assert load_recipe(engine.recipe).expectation.algorithm == "FP8", "what TensorRT-LLM reads"
 
 
 def test_its_tasks_are_those_its_policy_decides_by(suite):

@@ -164,3 +164,10 @@ tasks: [mmlu]
     assert suite.rerun_engine is not None
     assert Path(suite.rerun_engine.options["replies"]).resolve() == tmp_path.parent / "r.jsonl"
     assert suite.candidates[0].options == {"nested": [{"file": str(tmp_path / "deep.txt")}], "word": "plain.txt"}
+
+
+def test_a_template_for_all_conversations_is_one_of_fastchats(tmp_path):
+    assert load_suite(write(tmp_path, SMALL)).template is None
+    assert load_suite(write(tmp_path, f"{SMALL}template: fastchat:vicuna_v1.1\n")).template == "fastchat:vicuna_v1.1"
+    (fault,) = faults(tmp_path, f"{SMALL}template: vicuna_v1.1\n")
+    assert fault.startswith("'template' ")

@@ -73,7 +73,7 @@ class Bench:
         **rules: Any,
     ) -> Bench:
         """A bench under a changed policy; `mmlu` and `mt_bench` change endpoints, `extra` adds some."""
-        loaded = load_policy("release")
+        loaded = load_policy("release").model_copy(update={"judge": None})
         changes = {
             "mmlu": {"items": ITEMS, "population": 20_000, "margins_points": (3.0, 2.0), **(mmlu or {})},
             "mt_bench": {"planning_sd": 1.0, **(mt_bench or {})},

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from evalkit.policy import JudgeRules
 from evalkit.records import TextReply, Turn
 from evalkit.verdict.assay import NoiseFloor, noise_floor
 from evalkit.verdict.endpoints import evaluate
@@ -180,3 +181,53 @@ def test_the_rerun_says_what_is_normal(bench: Any) -> None:
     rerun = bench.truncated(bench.rerun, 2)
     floor = noise_floor("mt_bench", bench.policy.endpoints["mt_bench"], bench.compare(rerun)["mt_bench"])
     assert (floor.drops, floor.questions, floor.invalid_items) == (0, 80, 2)
+
+
+@pytest.mark.parametrize(("count", "breached"), [(3, False), (4, True)])
+def test_failing_instead_of_answering_badly_hides_nothing(bench: Any, count: int, breached: bool) -> None:
+    found = guards(bench, bench.hide(bench.run(), "mt-bench", count))["invalid-answers"]
+    assert found.breached is breached
+    assert found.value == pytest.approx(stats.binom.sf(count - 1, 80, 0.01))
+    assert f"{count} of 80 questions with an unreadable answer or none" in found.message
+
+
+@pytest.mark.parametrize(("tokens", "hidden", "breached"), [(91, 0, False), (91, 1, True), (109, 1, False)])
+def test_answers_that_are_missing_may_be_the_short_or_long_ones(
+    bench: Any, tokens: int, hidden: int, breached: bool
+) -> None:
+    # 79 answers of 91 tokens and an empty one are 0.899 times 80 of 100.
+    run = bench.hide(bench.run(tokens=tokens), "mt-bench", hidden)
+    found = guards(bench, run)["length"]
+    assert (found.breached, "that are missing" in found.message) == (breached, hidden > 0)
+    low, high = bench.compare(run)["mt_bench"].answers.worst.length_ratios
+    assert low == pytest.approx((80 - hidden) * tokens / 8000)
+    assert high == pytest.approx(((80 - hidden) * tokens + hidden * max(2 * tokens, 200) / 2) / 8000)
+
+
+def test_a_gain_is_looked_at_with_the_missing_answers_in_its_favour(bench: Any) -> None:
+    """A gain that is nearly suspect is so for sure if what failed may have been right."""
+    seen = bench.run(losses=4, gains=20)
+    hidden = bench.hide(seen, "mmlu", 40)
+    assert not guards(bench, seen, "mmlu")["implausible-gain"].breached
+    assert guards(bench, hidden, "mmlu")["implausible-gain"].breached
+    rated = bench.run(mean=0.4)
+    assert not guards(bench, rated)["implausible-gain"].breached
+    assert guards(bench, bench.hide(rated, "mt-bench", 4))["implausible-gain"].breached
+
+
+@pytest.mark.parametrize(("hidden", "breached"), [(0, False), (4, True)])
+def test_letters_that_never_came_are_not_readable_ones(make_bench: Make, hidden: int, breached: bool) -> None:
+    bench = make_bench()
+    comparison = bench.compare(bench.hide(generated(bench.run(), 0), "mmlu", hidden), generated(bench.baseline, 0))
+    result = evaluate(bench.policy, "mmlu", comparison["mmlu"])
+    found = {guard.guard: guard for guard in guard_results(bench.policy, result, comparison["mmlu"], None)}
+    assert found["invalid-answers"].breached is breached
+    assert (f", {hidden} missing" in found["invalid-answers"].message) is (hidden > 0)
+
+
+@pytest.mark.parametrize(("hidden", "breached"), [(0, False), (6, True)])
+def test_an_answer_that_never_came_may_have_tripped_every_gate(make_bench: Make, hidden: int, breached: bool) -> None:
+    bench = make_bench(judge=JudgeRules(gate_increase_max=0.0))
+    run = bench.hide(bench.run(), "mt-bench", hidden)
+    assert guards(bench, run)["gates"].breached is breached
+    assert all(row.candidate == 0 for row in bench.compare(run)["mt_bench"].gates.gates)

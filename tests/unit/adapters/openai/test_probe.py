@@ -27,7 +27,6 @@ ITEM = ScoreRequest(context="Question: Say no\n\nAnswer:", continuations=(" A", 
         ("trtllm", {"names": "stripped"}, "none", False),
         ("trtllm", {"logprobs": "refused"}, "none", False),
         ("trtllm", {"logprobs": "none"}, "none", False),
-        ("trtllm", {"logprobs": "nan"}, "none", False),
         ("trtllm", {"logprobs": "processed"}, "none", False),
         ("trtllm", {"most": 3}, "none", False),
     ],
@@ -43,7 +42,6 @@ def test_the_way_of_scoring_follows_from_what_was_seen(doubles, serve, connect, 
     [
         ({"logprobs": "refused"}, "logprobs is not supported"),
         ({"logprobs": "none"}, "no log-probabilities"),
-        ({"logprobs": "nan"}, "NaN"),
         ({"logprobs": "processed"}, "only 1 candidates"),
         ({"names": "stripped"}, "' A' and 'A' would be one"),
     ],
@@ -60,6 +58,13 @@ def test_a_server_that_cannot_score_is_refused_with_what_was_seen_and_may_still_
     assert list(engine.score([])) == []
     ((_, answer),) = engine.generate([GenerateRequest(prompt="Hello", max_tokens=3)])
     assert isinstance(answer, Generation)
+
+
+def test_a_server_whose_numbers_are_not_finite_is_refused_unless_only_answers_are_wanted(doubles, serve, connect):
+    server = serve(doubles.trtllm(logprobs="nan"))
+    with pytest.raises(EngineError, match=r"not finite \(.*NaN.*next step: repair the model.*scoring: none"):
+        connect(server.url)
+    assert connect(server.url, scoring="none").identity.options["scoring"] == "none"
 
 
 def test_a_wanted_way_that_is_not_offered_is_not_replaced_by_another(doubles, serve, connect):

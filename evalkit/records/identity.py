@@ -1,0 +1,55 @@
+"""What was loaded, read back from the loaded engine.
+
+In: what an adapter has read back. Out: a frozen `EngineIdentity` with one digest.
+May not know: how anything is loaded, or what was asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from evalkit.records.canonical import digest
+
+Fidelity = Literal["simulated", "dequantised", "engine"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EngineIdentity:
+    """What was loaded, read back from the loaded engine; never what was asked for.
+
+    Attributes:
+        adapter: adapter name.
+        model: asset name, hub id or folder name.
+        weights_sha256: digest of the weights before the recipe was applied.
+        recipe: recipe name; "none" for the model as it is stored.
+        recipe_sha256: digest of the resolved recipe; None for "none".
+        fidelity: "simulated" (fake quantization), "dequantised" (exported weights expanded), "engine" (real kernels).
+        quantization: read back: algorithm, KV-cache type, counts of enabled quantizers by role, calibration digest.
+        dtype: floating-point type of the unquantized parts.
+        tokenizer_sha256: digest of the tokenizer's serialised form.
+        chat_template_sha256: digest of the chat template; None without one.
+        versions: package or server name to version.
+        device: processor or GPU the engine runs on.
+        options: engine options that can change an answer (attention implementation, maximum length, ...).
+    """
+
+    adapter: str
+    model: str
+    weights_sha256: str
+    recipe: str
+    recipe_sha256: str | None
+    fidelity: Fidelity
+    quantization: Mapping[str, Any]
+    dtype: str
+    tokenizer_sha256: str
+    chat_template_sha256: str | None
+    versions: Mapping[str, str]
+    device: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def sha256(self) -> str:
+        """Digest of the whole identity: the key of stores, caches and resumes."""
+        return digest(asdict(self))

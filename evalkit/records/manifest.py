@@ -1,0 +1,133 @@
+"""What a run folder says of itself: engine, tasks, judges, requests.
+
+In: plain values, or the text of `manifest.json`. Out: a frozen `Manifest`.
+May not know: the folder.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from evalkit.errors import DataError
+from evalkit.records.identity import EngineIdentity
+from evalkit.records.parsing import build, parse_object
+
+FORMAT = 1
+"""Version of the run-folder format; a folder with another number is refused."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TaskRun:
+    """What a run was asked for one task; two runs are comparable only if these agree.
+
+    Attributes:
+        definition_sha256: digest of the task definition.
+        kind: "choice" (continuations scored), "text" (one generated answer) or "conversation" (several turns).
+        protocol: name of the protocol (`ll-5shot`, `cloze-0shot`, `mt-bench-greedy`, ...).
+        shots: worked examples before each item.
+        metric: name of the mark that decides ("acc", "acc_norm", "rating").
+        chance: accuracy of guessing, proportion; None where it has no meaning.
+        planned: number of records a complete run holds (items times samples).
+        item_set_sha256: digest of the sorted item keys.
+        prompts_sha256: digest of the sorted (item key, prompt digest) pairs.
+        dataset: where the items came from: asset, source, revision, sha256.
+        settings: decoding and marking settings that can change a reply or a mark.
+    """
+
+    definition_sha256: str
+    kind: Literal["choice", "text", "conversation"]
+    protocol: str
+    shots: int
+    metric: str
+    chance: float | None
+    planned: int
+    item_set_sha256: str
+    prompts_sha256: str
+    dataset: Mapping[str, Any]
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class JudgeRun:
+    """Who judged a run's answers, with which words.
+
+    Attributes:
+        profile: name of the judge profile.
+        profile_sha256: digest of the profile definition and of the prompt texts it loaded.
+        references_sha256: digest of the reference answers used; None without references.
+        identity: identity of the judge engine.
+        repeats: judgments of each answer.
+        planned: number of judgments a complete run holds.
+        scale: lowest and highest rating; -1 and 1 for pairwise.
+        requested: what was asked for of the judge engine, as in `Manifest.requested`.
+        mode: "single" (one answer is rated at a time) or "pairwise" (two answers are compared, in both orders).
+        opponent_sha256: of a pairwise judging, digest of the identity that gave the other answers; else None.
+    """
+
+    profile: str
+    profile_sha256: str
+    references_sha256: str | None
+    identity: EngineIdentity
+    repeats: int
+    planned: int
+    scale: tuple[float, float]
+    requested: Mapping[str, Any] = field(default_factory=dict)
+    mode: Literal["single", "pairwise"] = "single"
+    opponent_sha256: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Manifest:
+    """What a run folder says of itself, written before its first record.
+
+    Attributes:
+        format: `FORMAT`.
+        evalkit: version of evalkit.
+        engine: identity read back from the loaded engine.
+        tasks: task name to what was asked.
+        judges: judging name (`judging_name`) to who judged.
+        requested: what was asked for (specification, recipe digest, model digest, package versions); a finished run
+            with an equal request is reused without loading the engine again.
+        policy_sha256: digest of the policy in force when the run began; None for a run outside a suite.
+        created_at: UTC time, ISO 8601; never part of a record.
+        command: the command line that made the run, for people.
+    """
+
+    format: int = FORMAT
+    evalkit: str
+    engine: EngineIdentity
+    tasks: Mapping[str, TaskRun]
+    judges: Mapping[str, JudgeRun] = field(default_factory=dict)
+    requested: Mapping[str, Any] = field(default_factory=dict)
+    policy_sha256: str | None = None
+    created_at: str
+    command: str = ""
+
+    def to_json(self) -> str:
+        """Return `manifest.json`: sorted keys, indented for people."""
+        return json.dumps(asdict(self), sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> Manifest:
+        """Read `manifest.json`; the inverse of `to_json`.
+
+        Raises:
+            DataError: not JSON, another format, or an unknown or missing field.
+        """
+        row = parse_object(text, "a manifest")
+        if row.get("format") != FORMAT:
+            raise DataError(f"run format {row.get('format')!r} is not {FORMAT}; read it with the evalkit that wrote it")
+        row["engine"] = build(EngineIdentity, row.get("engine", {}))
+        row["tasks"] = {name: build(TaskRun, task) for name, task in row.get("tasks", {}).items()}
+        row["judges"] = {name: _judge_run(judge) for name, judge in row.get("judges", {}).items()}
+        return build(cls, row)
+
+
+def _judge_run(row: Mapping[str, Any]) -> JudgeRun:
+    fixed = dict(row)
+    fixed["identity"] = build(EngineIdentity, fixed.get("identity", {}))
+    fixed["scale"] = tuple(fixed.get("scale", ()))
+    return build(JudgeRun, fixed)

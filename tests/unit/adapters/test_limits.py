@@ -1,0 +1,204 @@
+"""Batch sizes: from free memory, from what a token costs, and halved when memory runs out all the same."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+
+pytest.importorskip("torch")
+pytest.importorskip("transformers")
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from evalkit.adapters.base import Failure, ScoreRequest
+from evalkit.adapters.causal import budget
+from evalkit.adapters.causal.budget import KEPT_TOKENS, SCORED_TOKENS, kept_tokens, scoring_limit, token_cost
+from evalkit.adapters.causal.forward import Scorer
+from evalkit.adapters.causal.limit import BatchLimit, TokenCost
+from evalkit.adapters.causal.memory import free_bytes, free_on_host, ran_out_of_memory
+from evalkit.adapters.causal.scoring import score_requests
+
+pytestmark = [pytest.mark.system, pytest.mark.filterwarnings("ignore")]
+
+GIB = 2**30
+
+
+@pytest.fixture(scope="module")
+def model(tiny_folder):
+    return AutoModelForCausalLM.from_pretrained(tiny_folder, dtype=torch.float32).eval()
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tiny_folder):
+    return AutoTokenizer.from_pretrained(tiny_folder)
+
+
+def test_kept_bytes_are_those_of_the_keys_and_values_a_model_really_keeps(model):
+    tokens = torch.arange(10)[None]
+    with torch.inference_mode():
+        cache = model(input_ids=tokens, use_cache=True).past_key_values
+    held = sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)
+    assert token_cost(model, "packed").kept * tokens.shape[1] == held
+
+
+def test_the_paths_that_keep_logits_pay_for_them(model):
+    packed, plain = token_cost(model, "packed"), token_cost(model, "plain")
+    assert plain.fed - packed.fed == (4 + 4) * model.config.vocab_size
+
+
+def test_where_memory_is_plenty_the_device_decides(model, monkeypatch):
+    for free in (1024 * GIB, None):
+        monkeypatch.setattr(budget, "free_bytes", lambda _, free=free: free)
+        assert scoring_limit(model, "packed", None).rows(64, prefix=600) == SCORED_TOKENS["cpu"] // 64
+        assert kept_tokens(model, None) == KEPT_TOKENS["cpu"]
+
+
+@pytest.mark.parametrize("rows", [1, 3, 10])
+def test_where_memory_is_scarce_it_decides(model, monkeypatch, rows):
+    cost = token_cost(model, "packed")
+    monkeypatch.setattr(budget, "free_bytes", lambda _: 2 * rows * cost.row(64, 600) + 10)
+    assert scoring_limit(model, "packed", None).rows(64, prefix=600) == rows
+    assert scoring_limit(model, "packed", None).rows(64, prefix=0) > rows, "a shorter prefix leaves room for more"
+    monkeypatch.setattr(budget, "free_bytes", lambda _: 2 * rows * cost.kept + 10)
+    assert kept_tokens(model, None) == rows
+
+
+def test_no_memory_at_all_still_lets_one_row_try(model, monkeypatch):
+    monkeypatch.setattr(budget, "free_bytes", lambda _: 0)
+    assert scoring_limit(model, "packed", None).rows(64, prefix=600) == 1
+    assert kept_tokens(model, None) == 1
+
+
+def test_what_was_asked_for_is_taken(model, monkeypatch):
+    monkeypatch.setattr(budget, "free_bytes", lambda _: 0)
+    assert scoring_limit(model, "packed", 640).rows(64, prefix=600) == 10
+    assert kept_tokens(model, 77) == 77
+
+
+def test_a_batch_of_whole_sequences_is_held_by_tokens_and_by_memory():
+    cost = TokenCost(fed=10, seen=0, pair=0, kept=0)
+    assert BatchLimit(400).holds([25, 25, 25, 25])
+    assert not BatchLimit(400).holds([25, 25, 25, 26])
+    assert BatchLimit(4000, memory=1000, cost=cost).holds([25] * 4)
+    assert not BatchLimit(4000, memory=999, cost=cost).holds([25] * 4)
+
+
+def test_halving_follows_the_batch_that_failed_and_never_grows():
+    limit = BatchLimit(1000)
+    limit.halve(4, 10)
+    assert limit.tokens == 20
+    limit.halve(50, 100)
+    assert limit.tokens == 10
+    for _ in range(10):
+        limit.halve(1, 1)
+    assert limit.tokens == 1
+    assert limit.rows(100) == 1
+
+
+def requests(count):
+    return [ScoreRequest(context=f"Item {n}: " + "so " * (n % 5), continuations=(" a", " b c")) for n in range(count)]
+
+
+def scored(model, tokenizer, limit, scorer=None, count=24):
+    pairs = list(
+        score_requests(scorer or Scorer(model, "packed"), tokenizer, requests(count), max_length=500, limit=limit)
+    )
+    assert sorted(index for index, _ in pairs) == list(range(count))
+    return [reply for _, reply in sorted(pairs, key=lambda pair: pair[0])]
+
+
+@pytest.mark.parametrize("failing", range(4))
+def test_memory_that_runs_out_at_any_batch_loses_nothing_and_makes_the_later_ones_smaller(
+    model, tokenizer, monkeypatch, failing
+):
+    whole = scored(model, tokenizer, BatchLimit(80))
+    scorer, limit = Scorer(model, "packed"), BatchLimit(80)
+    run, calls, sizes = scorer.run, [0], []
+
+    def cramped(batch):
+        calls[0] += 1
+        if calls[0] == failing + 1:
+            sizes.append(0)
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        sizes.append(len(batch.rows) * max(len(row.tokens) for row in batch.rows))
+        return run(batch)
+
+    monkeypatch.setattr(scorer, "run", cramped)
+    replies = scored(model, tokenizer, limit, scorer)
+    assert not any(isinstance(reply, Failure) for reply in replies)
+    for one, other in zip(replies, whole, strict=True):
+        assert one.logprobs == pytest.approx(other.logprobs, abs=1e-4)
+        assert one.greedy == other.greedy
+    assert 0 in sizes
+    assert limit.tokens <= 40
+    after = sizes[sizes.index(0) + 3 :]  # its two halves come first
+    assert all(size <= 40 for size in after)
+
+
+def test_memory_that_never_suffices_for_more_than_one_row_is_learnt_and_not_tried_again(model, tokenizer, monkeypatch):
+    scorer, limit = Scorer(model, "packed"), BatchLimit(400)
+    run, refused = scorer.run, []
+
+    def cramped(batch):
+        if len(batch.rows) > 1:
+            refused.append(len(batch.rows))
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+        return run(batch)
+
+    monkeypatch.setattr(scorer, "run", cramped)
+    assert not any(isinstance(reply, Failure) for reply in scored(model, tokenizer, limit, scorer))
+    first = len(refused)
+    assert not any(isinstance(reply, Failure) for reply in scored(model, tokenizer, limit, scorer))
+    assert len(refused) - first <= 1, "the next call begins with what the last one has learnt"
+
+
+def test_free_memory_is_the_machine_s_or_the_control_group_s(tmp_path):
+    proc, groups = tmp_path / "proc", tmp_path / "cgroup"
+    proc.mkdir()
+    groups.mkdir()
+    assert free_on_host(proc, groups) is None
+    (proc / "meminfo").write_text("MemTotal: 9000 kB\nMemAvailable:   5000 kB\n")
+    assert free_on_host(proc, groups) == 5000 * 1024
+    (groups / "memory.max").write_text("max\n")
+    (groups / "memory.current").write_text("1000000\n")
+    (groups / "memory.stat").write_text("anon 5\ninactive_file 400000\n")
+    assert free_on_host(proc, groups) == 5000 * 1024
+    (groups / "memory.max").write_text("3000000\n")
+    assert free_on_host(proc, groups) == 3000000 - 1000000 + 400000
+    (groups / "memory.max").write_text("500000\n")
+    assert free_on_host(proc, groups) == 0
+
+
+def test_an_older_kind_of_control_group_counts_too(tmp_path):
+    old = tmp_path / "memory"
+    old.mkdir()
+    (old / "memory.limit_in_bytes").write_text("2000\n")
+    (old / "memory.usage_in_bytes").write_text("1500\n")
+    (old / "memory.stat").write_text("total_inactive_file 100\n")
+    assert free_on_host(tmp_path / "none", tmp_path) == 600
+
+
+def test_a_model_s_free_memory_is_that_of_its_fullest_gpu(monkeypatch):
+    devices = [torch.device("cuda", n) for n in (0, 1)]
+    model = SimpleNamespace(parameters=lambda: [SimpleNamespace(device=device) for device in (*devices, devices[0])])
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: ((10, 99), (7, 99))[device.index])
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 4)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: (1, 4)[device.index])
+    assert free_bytes(model) == 7
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (MemoryError(), True),
+        (torch.cuda.OutOfMemoryError("x"), True),
+        (RuntimeError("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory"), True),
+        (RuntimeError("CUDA error: out of memory"), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), True),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),
+    ],
+)
+def test_a_lack_of_memory_is_told_from_other_errors(error, expected):
+    assert ran_out_of_memory(error) is expected

@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+
+from evalkit.errors import DataError
+from evalkit.records import Record
+
+
+def test_a_line_is_read_back_as_it_was(made):
+    records = [
+        made.record(reply=made.choice, marks={"acc": 1.0}),
+        made.record(reply=made.text, invalid="degenerate", sample=2),
+        made.record(status="failed", failure="non-finite: logit 3 is nan"),
+    ]
+    for record in records:
+        line = record.to_json()
+        assert "\n" not in line
+        assert Record.from_json(line) == record
+        assert Record.from_json(line).to_json() == line
+    assert records[1].key == f"quiz/sums/{'a' * 64}/0/2"
+
+
+@pytest.mark.parametrize(
+    ("changes", "fault"),
+    [
+        ({"status": "failed"}, "a failed record has a failure and no reply"),
+        ({"failure": "transport: gone"}, "a failed record has a failure and no reply"),
+        ({"status": "skipped"}, "unknown status 'skipped'"),
+        ({"marks": {"acc": math.nan}}, "non-finite mark"),
+    ],
+)
+def test_a_record_is_one_thing_or_the_other(made, changes, fault):
+    with pytest.raises(DataError, match=fault):
+        made.record(reply=made.choice, **changes)
+
+
+@pytest.mark.parametrize(
+    ("reply", "fault"),
+    [
+        ("text", "a reply must be a JSON object, not str"),
+        ({"turns": {}}, "'turns' must be a list"),
+        ({"turns": [{"text": "a"}]}, "Turn: "),
+        ({"logprobs": [-1.0], "greedy": [True], "lengths": 1, "target": None}, "'lengths' must be a list"),
+        ({"logprobs": [-1.0], "greedy": [True], "lengths": [1]}, "ChoiceReply: "),
+    ],
+)
+def test_a_reply_that_cannot_be_read_is_named(made, reply, fault):
+    row = json.loads(made.record(reply=made.choice).to_json())
+    with pytest.raises(DataError, match=fault):
+        Record.from_json(json.dumps({**row, "reply": reply}))
