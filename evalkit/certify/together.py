@@ -34,8 +34,10 @@ def run_together(
         BaseException: the first error of a job; all jobs have ended.
     """
     with ThreadPoolExecutor(max_workers=max(1, len(jobs)), thread_name_prefix="evalkit-engine") as pool:
-        running = {pool.submit(job): name for name, job in jobs.items()}
+        running: dict[Future[object], str] = {}
         try:
+            for name, job in jobs.items():
+                running[pool.submit(job)] = name
             _wait(running, lambda: _first_error(running) is not None)
             first = _first_error(running)
             if first is not None:

@@ -108,7 +108,8 @@ class Fleet:
         """
         if self._closed:
             raise EngineError(f"{self._crew.terms.name}: the fleet was closed; load it again")
-        work = Work(call, requests, self._shard, self._crew.terms.replicas * IN_FLIGHT)
+        replicas = self._crew.terms.replicas
+        work = Work(call, requests, self._shard, replicas * IN_FLIGHT if replicas > 1 else 1)
         try:
             while work.open:
                 try:

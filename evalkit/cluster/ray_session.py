@@ -94,7 +94,7 @@ def _silence(ray: Any) -> None:
 
     `log_to_driver=False` does not cover them, and there is no switch that does.
     """
-    worker = getattr(getattr(ray, "_private", None), "worker", None)
+    worker: Any = getattr(getattr(ray, "_private", None), "worker", None)
     if hasattr(worker, "print_to_stdstream"):
         worker.print_to_stdstream = lambda *_words, **_more: None
 

@@ -140,6 +140,11 @@ def test_a_run_in_a_terminal_is_stopped_by_ctrl_c_and_resumed_by_the_command_it_
     whole = subprocess.run(words("whole", 0.0), capture_output=True, text=True, timeout=60, check=False)
     assert whole.returncode == 0, whole.stderr
     assert records(tmp_path / "whole") == records(tmp_path / "run")
+    again = subprocess.run(
+        [*words("whole", 0.0), "--check-batches", "9"], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert re.search(r"mt-bench, asked again alone: 0 of [1-9] answers change", again.stdout), again.stderr
+    assert records(tmp_path / "whole") == records(tmp_path / "run")
     assert "\r" not in whole.stderr, "a log file gets lines, not a bar"
     (line,) = [line for line in whole.stderr.splitlines() if line.startswith("mt-bench: ")]
     assert re.fullmatch(rf"mt-bench: 96/96 items, [\d.]+/s, {failed} failed", line)

@@ -7,6 +7,7 @@ May not know: tasks, scoring, generation.
 from __future__ import annotations
 
 import io
+import logging
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
@@ -190,7 +191,13 @@ def check_neighbours(recipe: ResolvedRecipe, model: Any, probe: Any) -> None:
 
 @contextmanager
 def silent() -> Iterator[None]:
-    """ModelOpt prints and warns a good deal; stdout belongs to evalkit's data, and failures still raise."""
-    with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
-        warnings.simplefilter("ignore")
-        yield
+    """ModelOpt prints, warns and logs a good deal; stdout belongs to evalkit's data, and failures still raise."""
+    logger = logging.getLogger("modelopt")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
