@@ -12,6 +12,7 @@ import os
 import pwd
 import shutil
 import signal
+import stat
 import subprocess
 import tempfile
 import time
@@ -41,6 +42,10 @@ def _other_user() -> dict[str, Any]:
     raise RuntimeError("there is no user to run PostgreSQL as")
 
 
+def _anyone_may_enter(folder: Path) -> bool:
+    return all(place.stat().st_mode & stat.S_IXOTH for place in (folder, *folder.resolve().parents))
+
+
 class Server:
     """One cluster; `kill` is kill -9 of the postmaster, `start` recovers from it."""
 
@@ -50,6 +55,9 @@ class Server:
         self.as_user = _other_user()
         if self.as_user:
             os.chown(self.root, self.as_user["user"], self.as_user["group"])
+            if not _anyone_may_enter(programs):  # an environment in a folder of root's own
+                shutil.copytree(programs.parent, self.root / "pginstall", symlinks=True)
+                self.programs = programs = self.root / "pginstall" / programs.name
         self.data = self.root / "data"
         command = [programs / "initdb", "-D", self.data, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-sync"]
         subprocess.run(command, check=True, capture_output=True, cwd=self.root, **self.as_user)
