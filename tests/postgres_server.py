@@ -46,6 +46,16 @@ def _anyone_may_enter(folder: Path) -> bool:
     return all(place.stat().st_mode & stat.S_IXOTH for place in (folder, *folder.resolve().parents))
 
 
+def _copied(programs: Path, root: Path) -> Path:
+    """Copy the installation, and the wheel's libraries that lie beside its package, to where anyone may read them."""
+    package = programs.parents[1]
+    shutil.copytree(programs.parent, root / package.name / programs.parent.name, symlinks=True)
+    libraries = package.with_name(package.name + ".libs")
+    if libraries.exists():
+        shutil.copytree(libraries, root / libraries.name)
+    return root / package.name / programs.parent.name / programs.name
+
+
 class Server:
     """One cluster; `kill` is kill -9 of the postmaster, `start` recovers from it."""
 
@@ -56,8 +66,7 @@ class Server:
         if self.as_user:
             os.chown(self.root, self.as_user["user"], self.as_user["group"])
             if not _anyone_may_enter(programs):  # an environment in a folder of root's own
-                shutil.copytree(programs.parent, self.root / "pginstall", symlinks=True)
-                self.programs = programs = self.root / "pginstall" / programs.name
+                self.programs = programs = _copied(programs, self.root)
         self.data = self.root / "data"
         command = [programs / "initdb", "-D", self.data, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-sync"]
         subprocess.run(command, check=True, capture_output=True, cwd=self.root, **self.as_user)
