@@ -6,13 +6,14 @@ May not know: tasks; how the server runs its model.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from evalkit.adapters.base import Engine, Resources
 from evalkit.adapters.causal.options import read_options
-from evalkit.adapters.openai.options import ServerOptions
+from evalkit.adapters.openai.options import DIGEST, ServerOptions
 from evalkit.errors import MissingExtraError, UsageError
 
 if TYPE_CHECKING:
@@ -52,11 +53,13 @@ def at(options: Mapping[str, Any], url: str) -> dict[str, Any]:
     several servers runs another model.
 
     Raises:
-        UsageError: the digest of the weights is not declared.
+        UsageError: the digest of the weights is not declared, or is none.
     """
-    if not options.get("weights_sha256"):
+    declared = options.get("weights_sha256")
+    if not re.match(DIGEST, str(declared)):
         raise UsageError(
             f"{url}: several servers are taken for one engine only on somebody's word that they serve the same "
-            "weights; next step: declare their digest in the option weights_sha256"
+            f"weights, and weights_sha256 is {declared!r}; next step: declare their digest, 64 hexadecimal "
+            "digits, in the option weights_sha256"
         )
     return {**options, "base_url": url}

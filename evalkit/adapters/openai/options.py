@@ -24,7 +24,9 @@ _SECRET_WORDS = ("key", "token", "secret", "password", "authorization")
 
 _VARIABLE = re.compile(r"[A-Z_][A-Z0-9_]{0,63}")
 
-Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+DIGEST = r"^[0-9a-f]{64}$"
+
+Sha256 = Annotated[str, Field(pattern=DIGEST)]
 
 
 class ServerOptions(Section):

@@ -116,8 +116,11 @@ def test_several_servers_are_one_engine_only_on_somebodys_word():
     found = replica_specs(spec(adapter="openai_server", options=declared), placement)
     assert [one.options["base_url"] for one in found] == list(urls)
     assert {one.options["weights_sha256"] for one in found} == {"a" * 64}
-    with pytest.raises(UsageError, match="declare their digest in the option weights_sha256"):
-        replica_specs(spec(adapter="openai_server", options={"base_url": "http://x"}), placement)
+    for word in ({}, {"weights_sha256": "CHANGE"}, {"weights_sha256": "a" * 63}):
+        with pytest.raises(
+            UsageError, match="declare their digest, 64 hexadecimal digits, in the option weights_sha256"
+        ):
+            replica_specs(spec(adapter="openai_server", options={"base_url": "http://x", **word}), placement)
     with pytest.raises(
         UsageError, match=r"not behind an address; next step: leave out 'urls' under execution\.engines\.e"
     ):
