@@ -79,13 +79,15 @@ def tango_limits(n10: ArrayLike, n01: ArrayLike, n: ArrayLike, level: float) -> 
         np.asarray(n10, dtype=np.float64), np.asarray(n01, dtype=np.float64), np.asarray(n, dtype=np.float64)
     )
     difference = (gain - loss) / items
-    lower = _crossing(loss, gain, items, z, np.full(difference.shape, -1.0 + _EDGE), difference)
-    upper = _crossing(loss, gain, items, -z, difference, np.full(difference.shape, 1.0 - _EDGE))
+    low = np.stack([np.full(difference.shape, -1.0 + _EDGE), difference])
+    high = np.stack([difference, np.full(difference.shape, 1.0 - _EDGE)])
+    targets = np.array([z, -z]).reshape(2, *(1 for _ in difference.shape))
+    lower, upper = _crossing(loss, gain, items, targets, low, high)
     return np.where(loss == items, -1.0, lower), np.where(gain == items, 1.0, upper)
 
 
-def _crossing(loss: Floats, gain: Floats, items: Floats, target: float, low: Floats, high: Floats) -> Floats:
-    """Return the x in [low, high] where z(x) falls through `target`."""
+def _crossing(loss: Floats, gain: Floats, items: Floats, target: Floats, low: Floats, high: Floats) -> Floats:
+    """Return the x in [low, high] where z(x) falls through `target`; all of one shape, or broadcastable to it."""
     for _ in range(_HALVINGS):
         middle = 0.5 * (low + high)
         above = tango_scores(loss, gain, items, middle) > target

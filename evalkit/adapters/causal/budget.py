@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from evalkit.adapters.causal.forward import Path
+from evalkit.adapters.causal.forward import HEADLESS, Path
 from evalkit.adapters.causal.limit import BatchLimit, TokenCost
 from evalkit.adapters.causal.memory import free_bytes
 
@@ -51,7 +51,7 @@ def token_cost(model: Any, path: Path) -> TokenCost:
     width = _whole(config, ("head_dim",), max(1, hidden // heads))
     inner = _whole(config, ("intermediate_size", "n_inner", "ffn_dim"), 4 * hidden)
     routed = _whole(config, ("moe_intermediate_size",), 0) * _whole(config, ("num_experts_per_tok",), 0)
-    logits = 0 if path == "packed" else (size + 4) * _whole(config, ("vocab_size",), 0)
+    logits = 0 if path in HEADLESS else (size + 4) * _whole(config, ("vocab_size",), 0)
     keys = 2 * size * width * _whole(config, ("num_key_value_heads",), heads)
     eager = model.config._attn_implementation == "eager"
     return TokenCost(

@@ -3,15 +3,16 @@
 In: a loaded causal model and batches of token ids. Out: log-probability and greediness of every predicted token.
 May not know: text, requests' meaning, recipes.
 
-Three paths give the same numbers. `packed` computes a shared prefix once, feeds all continuations of a request in one
-row behind a four-dimensional attention mask, and projects only the needed positions on the vocabulary, in fp32.
-`packed-full` does the same with the model's own logits, for models that rescale them. `plain` feeds one sequence for
-each continuation, padded on the right, and is right for every causal model.
+Four paths give the same numbers. `packed` computes a shared prefix once, feeds all continuations of a request in one
+row behind a four-dimensional attention mask, and projects only the needed positions on the vocabulary, in fp32. `flat`
+does so too, but feeds the rows end to end and computes attention itself (`flat.py`), on a CPU. `packed-full` is
+`packed` with the model's own logits, for models that rescale them. `plain` feeds one sequence for each continuation,
+padded on the right, and is right for every causal model.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -20,13 +21,21 @@ import numpy.typing as npt
 import torch
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
+from evalkit.adapters.causal.attention import attention_by
+from evalkit.adapters.causal.flat import FlatAttention, Kept, Recorder
+from evalkit.adapters.causal.head import projection, score_targets, whole_logits
 from evalkit.adapters.causal.plan import Batch, Row
 from evalkit.adapters.causal.tokens import Ids
 
-Path = Literal["packed", "packed-full", "plain"]
+Path = Literal["flat", "packed", "packed-full", "plain"]
+HEADLESS: tuple[Path, ...] = ("flat", "packed")
+"""Paths that stop before the output layer and apply it themselves, where tokens are predicted."""
 
-_HEAD_ROWS = 256
-"""Positions projected on the vocabulary at a time: 256 rows of 128k fp32 logits are 131 MB."""
+_STEP = 32
+"""Tokens of a batch that is fed end to end, rounded up to a multiple: oneDNN keeps code and memory for each size."""
+
+Places = npt.NDArray[np.int64]
+"""For each target, where it is predicted: its number among the states of all rows, shape (t,)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,32 +68,52 @@ class _SharedLayer(DynamicLayer):  # type: ignore[misc]  # transformers is not t
 
 
 class Scorer:
-    """Runs batches through a model on one of the three paths; remembers the last prefix."""
+    """Runs batches through a model on one of the four paths; remembers the last prefix."""
 
     def __init__(self, model: Any, path: Path) -> None:
         self.model, self.path = model, path
         self.device = model.get_input_embeddings().weight.device
         self._prefix: tuple[bytes, Any] | None = None
-        self._head_weight: Any = None
 
     @torch.inference_mode()  # type: ignore[untyped-decorator]  # torch is not typed
     def run(self, batch: Batch) -> list[TokenScores]:
         """Score the rows of a batch, in order."""
-        states, (numbers, places) = self._plain(batch) if self.path == "plain" else self._packed(batch)
+        feed = {"flat": self._flat, "plain": self._plain}.get(self.path, self._packed)
+        states, places = feed(batch)
         # All continuations of a row are first predicted at one place; it is projected once.
-        spots, owners = np.unique(numbers * states.shape[1] + places, return_inverse=True)
+        spots, owners = np.unique(places, return_inverse=True)
         picked = states.flatten(0, 1)[torch.as_tensor(spots, device=states.device)]
         targets = np.concatenate([row.targets for row in batch.rows]).astype(np.int64)
-        logprobs, greedy = self._score(picked, owners, targets)
+        project = projection(self.model.get_output_embeddings()) if self.path in HEADLESS else whole_logits
+        logprobs, greedy = score_targets(project, picked, owners, targets)
         cuts = np.cumsum([len(row.targets) for row in batch.rows])[:-1]
         pairs = zip(np.split(logprobs, cuts), np.split(greedy, cuts), strict=True)
         return [TokenScores(logprobs=values, greedy=flags) for values, flags in pairs]
 
     def forget(self) -> None:
-        """Drop the remembered prefix and the fp32 copy of the output weights."""
-        self._prefix = self._head_weight = None
+        """Drop the remembered prefix."""
+        self._prefix = None
 
-    def _packed(self, batch: Batch) -> tuple[Any, tuple[Any, Any]]:
+    def _flat(self, batch: Batch) -> tuple[Any, Places]:
+        rows, lengths = batch.rows, [len(row.tokens) for row in batch.rows]
+        kept: Kept = self._shared(batch.prefix, self._record) or {}
+        filler = np.zeros(-sum(lengths) % _STEP, dtype=np.int32)  # a row that nobody asks
+        fill = [filler] if len(filler) else []
+        tokens = np.concatenate([*(row.tokens for row in rows), *fill]).astype(np.int64)
+        positions = np.concatenate([*(row.positions for row in rows), *fill]).astype(np.int64)
+        # No attention but ours can use a mask of this size: a model that does not come to ours fails, and is not wrong.
+        unfit = torch.zeros((1, 1, 1, 2), device=self.device)
+        with attention_by(FlatAttention([*(row.branch for row in rows), *fill], kept, self.device)):
+            states = self.model.base_model(
+                input_ids=torch.as_tensor(tokens, device=self.device)[None],
+                position_ids=torch.as_tensor(positions, device=self.device)[None],
+                attention_mask=unfit,
+                use_cache=False,
+            ).last_hidden_state
+        starts = np.cumsum([0, *lengths[:-1]])
+        return states, np.concatenate([start + row.sources for start, row in zip(starts, rows, strict=True)])
+
+    def _packed(self, batch: Batch) -> tuple[Any, Places]:
         rows, past = batch.rows, len(batch.prefix)
         dtype = self.model.get_input_embeddings().weight.dtype
         tokens, positions = _padded([row.tokens for row in rows], 0), _padded([row.positions for row in rows], past)
@@ -92,7 +121,7 @@ class Scorer:
             "input_ids": torch.as_tensor(tokens, device=self.device),
             "position_ids": torch.as_tensor(positions, device=self.device),
             "attention_mask": _tree_mask(_padded([row.branch for row in rows], -1), past, dtype, self.device),
-            "past_key_values": self._shared(batch.prefix),
+            "past_key_values": self._shared(batch.prefix, self._cached),
             "use_cache": past > 0,
         }
         states = (
@@ -101,22 +130,30 @@ class Scorer:
             else self.model.base_model(**inputs).last_hidden_state
         )
         numbers = np.repeat(np.arange(len(rows)), [len(row.sources) for row in rows])
-        return states, (numbers, np.concatenate([row.sources for row in rows]).astype(np.int64))
+        return states, numbers * states.shape[1] + np.concatenate([row.sources for row in rows])
 
-    def _shared(self, prefix: Ids) -> Any:
-        """Return a cache that holds the prefix for any number of rows; None for no prefix."""
+    def _shared(self, prefix: Ids, compute: Callable[[Any], Any]) -> Any:
+        """Return what is kept of a prefix for any number of rows; None for no prefix."""
         if not len(prefix):
             return None
         key = prefix.tobytes()
         if self._prefix is None or self._prefix[0] != key:
             self._prefix = None
-            cache = DynamicCache()
-            ids = torch.as_tensor(prefix.astype(np.int64), device=self.device)[None]
-            self.model.base_model(input_ids=ids, past_key_values=cache, use_cache=True)
-            self._prefix = key, Cache(layers=[_SharedLayer(layer.keys, layer.values) for layer in cache.layers])
+            self._prefix = key, compute(torch.as_tensor(prefix.astype(np.int64), device=self.device)[None])
         return self._prefix[1]
 
-    def _plain(self, batch: Batch) -> tuple[Any, tuple[Any, Any]]:
+    def _record(self, ids: Any) -> Kept:
+        recorder = Recorder()
+        with attention_by(recorder):
+            self.model.base_model(input_ids=ids, use_cache=False)
+        return recorder.kept
+
+    def _cached(self, ids: Any) -> Any:
+        cache = DynamicCache()
+        self.model.base_model(input_ids=ids, past_key_values=cache, use_cache=True)
+        return Cache(layers=[_SharedLayer(layer.keys, layer.values) for layer in cache.layers])
+
+    def _plain(self, batch: Batch) -> tuple[Any, Places]:
         sequences: list[Ids] = []
         sources: list[int] = []
         numbers: list[int] = []
@@ -132,43 +169,7 @@ class Scorer:
             attention_mask=torch.as_tensor(mask, device=self.device),
             use_cache=False,
         ).logits
-        return states, (np.asarray(numbers), np.asarray(sources))
-
-    def _score(
-        self, states: Any, owners: npt.NDArray[np.int64], targets: npt.NDArray[np.int64]
-    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
-        """Score targets, shape (t,), each by the state of its owner; states (places, width), owners (t,)."""
-        logprobs, greedy = np.empty(len(targets), dtype=np.float32), np.empty(len(targets), dtype=np.bool_)
-        for begin in range(0, len(states), _HEAD_ROWS):
-            logits = self._logits(states[begin : begin + _HEAD_ROWS])
-            here = np.flatnonzero((owners >= begin) & (owners < begin + _HEAD_ROWS))
-            rows = torch.as_tensor(owners[here] - begin, device=logits.device)
-            wanted = torch.as_tensor(targets[here], device=logits.device)
-            chosen = logits[rows, wanted] - logits.logsumexp(dim=-1)[rows]
-            logprobs[here] = chosen.cpu().numpy()
-            greedy[here] = (logits.argmax(dim=-1)[rows] == wanted).cpu().numpy()
-        return logprobs, greedy
-
-    def _logits(self, states: Any) -> Any:
-        """Return fp32 logits; bf16 logits near 20 step by 0.125, which would tie options that differ."""
-        if self.path != "packed":
-            return states.float()
-        head = self.model.get_output_embeddings()
-        if states.dtype == torch.float32 or not _is_plain_linear(head):
-            return head(states).float()
-        if states.is_cuda:
-            logits = torch.mm(states, head.weight.t(), out_dtype=torch.float32)
-        else:
-            if self._head_weight is None:
-                self._head_weight = head.weight.float()
-            logits = torch.mm(states.float(), self._head_weight.t())
-        return logits if head.bias is None else logits + head.bias.float()
-
-
-def _is_plain_linear(head: Any) -> bool:
-    """Whether a layer only multiplies by its weight: ModelOpt's wrapper with all quantizers off does."""
-    quantized = any(getattr(part, "is_enabled", False) for part in head.modules())
-    return isinstance(head, torch.nn.Linear) and not quantized
+        return states, np.asarray(numbers) * states.shape[1] + np.asarray(sources)
 
 
 def _padded(rows: Sequence[npt.NDArray[Any]], fill: int) -> npt.NDArray[np.int64]:

@@ -16,7 +16,7 @@ import torch
 from transformers.cache_utils import DynamicCache
 
 from evalkit.adapters.base import Failure, Generation
-from evalkit.adapters.causal.attention import grouped_queries
+from evalkit.adapters.causal.attention import attention_by, by_head_groups
 from evalkit.adapters.causal.decoding import Answer
 from evalkit.adapters.causal.memory import ran_out_of_memory
 
@@ -136,7 +136,7 @@ class _Batch:
         return steps
 
     def _forward(self, ids: Any, seen: Any, positions: Any, cache: Any) -> Any:
-        with grouped_queries():
+        with attention_by(by_head_groups):
             found = self.owner.model(
                 input_ids=ids,
                 attention_mask=seen,

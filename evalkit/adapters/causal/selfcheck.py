@@ -70,7 +70,8 @@ def choose_path(model: Any) -> Path:
         expected = _logprobs(sibling, "plain")
     except UNFIT:
         return "plain"
-    paths: tuple[Path, ...] = ("packed", "packed-full")
+    on_host = all(weight.device.type == "cpu" for weight in model.parameters())
+    paths: tuple[Path, ...] = ("flat", "packed", "packed-full") if on_host else ("packed", "packed-full")
     return next((path for path in paths if _agrees(sibling, path, expected)), "plain")
 
 

@@ -22,8 +22,8 @@ from evalkit.errors import UsageError
 
 Ids = npt.NDArray[np.int32]
 
-_CHUNK = 512
-"""Requests encoded at a time: Python integers of whole prompts are large, so they live briefly."""
+_CHUNK = 64
+"""Requests encoded at a time: tokenizers and Python keep some hundred bytes for each token, so few live at once."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

@@ -19,7 +19,7 @@ import torch
 import yaml
 
 from evalkit.adapters.causal.memory import ran_out_of_memory
-from evalkit.adapters.fakequant import rowwise
+from evalkit.adapters.fakequant import rowwise, tables
 from evalkit.adapters.fakequant.calibration import CalibrationSet
 from evalkit.adapters.fakequant.checks import check_recipe
 from evalkit.adapters.fakequant.readback import protected_names, read_quantizers
@@ -45,8 +45,8 @@ def apply_recipe(
         model: causal model in evaluation mode.
         recipe: what to apply.
         calibration: what the recipe must see first; None for a recipe that needs nothing.
-        fold: replace weights by what their quantizers make of them, which is faster to run; a model that will be
-            packed keeps its quantizers.
+        fold: replace weights by what their quantizers make of them, and round 16-bit activations by tables on a CPU;
+            both are faster to run and change no bit. A model that will be packed keeps its quantizers.
 
     Raises:
         ConfigError: ModelOpt refuses the recipe file.
@@ -99,9 +99,11 @@ def accept(model: Any, recipe: ResolvedRecipe, probe: Any, before: Any, *, fold:
         with silent():
             mtq.fold_weight(model)
             _fold_sequences(model)
+            tables.look_up(model)
         if not torch.equal(unfolded, logits_of(model, probe)):
             raise RecipeError(
-                f"recipe '{recipe.name}': folding the weights changed the logits; report this with versions"
+                f"recipe '{recipe.name}': folding the weights, or tables of activations, changed the logits; "
+                "report this with versions"
             )
     return {
         "algorithm": algorithm(states),

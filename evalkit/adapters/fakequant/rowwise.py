@@ -39,7 +39,15 @@ def quantize_rows(values: Any, scale_ub: float) -> Any:
     wide = values.float()
     scale = wide.abs().amax(dim=-1, keepdim=True).clamp(_SMALLEST, scale_ub) / E4M3_MAX
     codes = (wide / scale).clamp(-E4M3_MAX, E4M3_MAX).to(torch.float8_e4m3fn)
-    return (codes.float() * scale).to(values.dtype)
+    return (_numbers(codes) * scale).to(values.dtype)
+
+
+def _numbers(codes: Any) -> Any:
+    """Return E4M3 codes in fp32; a CPU has no instruction for it, and looks them up in a third of the time."""
+    if codes.device.type != "cpu":
+        return codes.float()
+    every = torch.arange(1 << 8).to(torch.uint8).view(codes.dtype).float()
+    return every.index_select(0, codes.view(torch.uint8).to(torch.int32).view(-1)).view(codes.shape)
 
 
 def refuse_unbounded(recipe: ResolvedRecipe) -> None:

@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM
 from transformers.cache_utils import DynamicCache
 
 from evalkit.adapters.causal import attention
-from evalkit.adapters.causal.attention import grouped_queries
+from evalkit.adapters.causal.attention import attention_by, by_head_groups
 
 pytestmark = [pytest.mark.system, pytest.mark.filterwarnings("ignore")]
 
@@ -61,7 +61,7 @@ def test_the_numbers_are_those_of_transformers_and_nothing_is_repeated(model, sh
     heads = model.config.num_attention_heads
     assert shapes[-1][1:3] == (heads, 1)
     shapes.clear()
-    with grouped_queries():
+    with attention_by(by_head_groups):
         found = two_steps(model)
     groups = model.config.num_key_value_heads
     assert shapes[-1][1:3] == (groups, heads // groups)
@@ -71,7 +71,7 @@ def test_the_numbers_are_those_of_transformers_and_nothing_is_repeated(model, sh
 
 
 def test_outside_of_the_block_the_call_is_passed_on(model, shapes):
-    with grouped_queries():
+    with attention_by(by_head_groups):
         pass
     two_steps(model)
     assert shapes[-1][1:3] == (model.config.num_attention_heads, 1)
@@ -85,6 +85,6 @@ def test_somebody_elses_attention_stays(model, monkeypatch):
         return attention.sdpa_attention_forward(*args, **kwargs)
 
     monkeypatch.setitem(attention.ALL_ATTENTION_FUNCTIONS, "sdpa", own)
-    with grouped_queries():
+    with attention_by(by_head_groups):
         two_steps(model)
     assert len(called) == 2 * model.config.num_hidden_layers

@@ -49,10 +49,10 @@ LINEAR = {
 }
 
 FAMILIES = {
-    "Llama": (SMALL | HEADS, "packed", "batched"),
+    "Llama": (SMALL | HEADS, "flat", "batched"),
     "GPT2": (
         SMALL | {"n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": 512, "hidden_size": 32},
-        "packed",
+        "flat",
         "batched",
     ),
     "Mistral": (SMALL | HEADS | {"sliding_window": WINDOW}, "plain", "alone"),

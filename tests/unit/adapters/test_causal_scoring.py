@@ -28,7 +28,7 @@ from evalkit.errors import EngineError
 
 pytestmark = [pytest.mark.system, pytest.mark.filterwarnings("ignore")]
 
-PATHS = ("packed", "packed-full", "plain")
+PATHS = ("flat", "packed", "packed-full", "plain")
 SHOTS = "".join(f"Question: what is {n} and {n}?\nAnswer: {2 * n}\n\n" for n in range(9))
 TOLERANCE = 1e-4
 SMALL = {
@@ -221,8 +221,8 @@ def test_a_number_that_is_not_finite_fails_its_request_alone(score, expected, mo
     assert furthest(replies[:3] + replies[4:], expected[:3] + expected[4:]) < TOLERANCE
 
 
-def test_a_llama_is_scored_packed(model):
-    assert choose_path(model) == "packed"
+def test_a_llama_is_scored_flat(model):
+    assert choose_path(model) == "flat"
     assert agreed_path(model, "plain") == "plain"
 
 
