@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -384,7 +385,7 @@ def test_a_suite_on_a_cluster_is_the_suite_on_one_machine(nodes, tmp_path, monke
         found[where] = {str(path): lines_of(path) for path in files}
         found[where]["certificate"] = Path("outputs/judged/certificate.json").read_bytes()
         told = capsys.readouterr().err
-        assert ("replica 1 on node" in told) == (where != "local")
+        assert bool(re.search(r"replica [01] on node", told)) == (where != "local")  # the other may come too late
     assert len(found["local"]) > 8
     assert found["local"] == found[nodes.address]
     assert codes == {main(["certify", str(suite), "--on", "local"])}  # all of it is reused
