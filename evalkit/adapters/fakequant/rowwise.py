@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from evalkit.adapters.fakequant.backends import register_backend
 from evalkit.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -73,13 +74,7 @@ def refuse_unbounded(recipe: ResolvedRecipe) -> None:
 
 def register() -> None:
     """Make the backend known to ModelOpt; must come before a recipe that names it is applied."""
-    from modelopt.torch.quantization.nn import (  # noqa: PLC0415 - slow to import
-        is_registered_quant_backend,
-        register_quant_backend,
-    )
-
-    if not is_registered_quant_backend(BACKEND):
-        register_quant_backend(BACKEND, _entry)
+    register_backend(BACKEND, _entry)
 
 
 def _entry(values: Any, quantizer: Any) -> Any:

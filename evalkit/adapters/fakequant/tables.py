@@ -14,6 +14,8 @@ from typing import Any
 
 import torch
 
+from evalkit.adapters.fakequant.backends import register_backend
+
 BACKEND = "looked_up"
 
 _NUMBERS = 1 << 16
@@ -23,14 +25,14 @@ _NUMBERS = 1 << 16
 def look_up(model: Any) -> int:
     """Give every quantizer of 16-bit activations with one static scale a table; return how many got one.
 
-    Quantizers that read back differently from then on have the backend `looked_up`, nothing else changes.
+    Such a quantizer names the backend `looked_up` from then on, so what a recipe made is read back before.
     """
     from modelopt.torch.quantization.nn import TensorQuantizer  # noqa: PLC0415 - slow to import
 
     weight = model.get_input_embeddings().weight
     if weight.device.type != "cpu" or weight.dtype.itemsize != 2:
         return 0
-    _register()
+    register_backend(BACKEND, _entry)
     found = [part for part in model.modules() if isinstance(part, TensorQuantizer) and _maps_numbers(part)]
     every = torch.arange(-_NUMBERS // 2, _NUMBERS // 2).to(torch.int16).view(weight.dtype)
     for quantizer in found:
@@ -47,16 +49,6 @@ def _maps_numbers(quantizer: Any) -> bool:
     if quantizer.pre_quant_scale is not None or quantizer.bias is not None or quantizer.rotate_is_enabled:
         return False
     return quantizer._use_constant_amax or (quantizer.amax is not None and quantizer.amax.numel() == 1)
-
-
-def _register() -> None:
-    from modelopt.torch.quantization.nn import (  # noqa: PLC0415 - slow to import
-        is_registered_quant_backend,
-        register_quant_backend,
-    )
-
-    if not is_registered_quant_backend(BACKEND):
-        register_quant_backend(BACKEND, _entry)
 
 
 def _entry(values: Any, quantizer: Any) -> Any:

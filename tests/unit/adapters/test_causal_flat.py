@@ -146,7 +146,7 @@ def test_where_somebody_has_replaced_attention_the_flat_path_is_not_taken(tiny_f
 
 
 def test_what_is_recorded_of_a_prefix_is_what_its_attention_sees(tiny_folder):
-    model, recorder, seen = load(tiny_folder), Recorder(), []
+    model, recorder = load(tiny_folder), Recorder()
     tokens = torch.arange(3, 20)[None]
     with torch.inference_mode(), attention_by(recorder):
         model(input_ids=tokens, use_cache=False)
