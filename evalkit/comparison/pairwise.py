@@ -134,8 +134,8 @@ def compare_pairs(
     position = _first_shown(asked)
     clusters = np.repeat(np.arange(len(grid.questions)), int(np.prod(grid.shape[1:])))
     kept = ~np.isnan(position)
-    differing, of = _inconsistent(asked)
-    questions = int(np.count_nonzero(~np.isnan(question_means(asked))))
+    differing, asked_twice = _inconsistent(asked)
+    of = sum(asked_twice)
     lengths = _log_lengths(grid, baseline, candidate)
     w = question_means(values)
     both = ~np.isnan(w) & ~np.isnan(lengths)
@@ -149,7 +149,7 @@ def compare_pairs(
         best=float(filled.favourable.mean()) if filled.favourable.size else None,
         games=_count(scores, values, judgments),
         inconsistent=differing / of if of else None,
-        inconsistent_interval=attempts.make("inconsistent", lambda: cluster_wilson(differing / of, questions, LEVEL))
+        inconsistent_interval=attempts.make("inconsistent", lambda: cluster_wilson(differing / of, asked_twice, LEVEL))
         if of
         else None,
         position_bias=float(position[kept].mean()) if kept.any() else None,
@@ -209,10 +209,12 @@ def _first_shown(games: Floats) -> Floats:
     return shown
 
 
-def _inconsistent(asked: Floats) -> tuple[int, int]:
-    pairs = asked.reshape(-1, ORDERS)
-    pairs = pairs[~np.isnan(pairs).any(axis=1)]
-    return int(np.count_nonzero(pairs[:, 0] != pairs[:, 1])), int(pairs.shape[0])
+def _inconsistent(asked: Floats) -> tuple[int, list[int]]:
+    """Return pairs whose two orders differ, and the number of pairs with both orders of each question that has any."""
+    pairs = asked.reshape(asked.shape[0], -1, ORDERS)
+    known = ~np.isnan(pairs).any(axis=2)
+    sizes = known.sum(axis=1)
+    return int(np.count_nonzero((pairs[..., 0] != pairs[..., 1]) & known)), sizes[sizes > 0].tolist()
 
 
 def _count(scores: Scores, values: Floats, judgments: Sequence[Judgment]) -> Games:

@@ -183,16 +183,16 @@ def _shares(outcomes: Sequence[_Outcome]) -> tuple[Share, ...]:
 
 
 def _share(name: str, rows: Sequence[_Outcome]) -> Share:
-    successes, questions = sum(success for _, _, success, _ in rows), len({question for _, question, *_ in rows})
+    successes, sizes = sum(success for _, _, success, _ in rows), Counter(question for _, question, *_ in rows)
     rate = successes / len(rows) if rows else None
     return Share(
         name=name,
         successes=successes,
         n=len(rows),
         unread=sum(unread for *_, unread in rows),
-        questions=questions,
+        questions=len(sizes),
         rate=rate,
-        interval=cluster_wilson(rate, questions) if rate is not None and questions > 1 else None,
+        interval=cluster_wilson(rate, list(sizes.values())) if rate is not None and len(sizes) > 1 else None,
     )
 
 

@@ -1,35 +1,54 @@
 """An interval for a share when trials come in clusters.
 
-In: a share of all trials, the number of clusters. Out: an `Interval`.
+In: a share of all trials, the trials of each cluster. Out: an `Interval`.
 May not know: what a trial or a cluster is.
 
-Estimand: the success probability over the population of clusters. Assumption: clusters are independent; nothing is
-assumed about the trials inside one.
+Estimand: the success probability of a trial. Assumption: clusters are independent and their sizes say nothing about
+success; nothing is assumed about the trials inside one.
 """
 
 from __future__ import annotations
 
 import math
 
+from numpy.typing import ArrayLike
+
 from evalkit.errors import EstimateError
-from evalkit.statistics.checks import checked_count, checked_number
+from evalkit.statistics.checks import checked_number, checked_vector
 from evalkit.statistics.interval import Interval, two_sided_z
 
 
-def cluster_wilson(share: float, clusters: int, level: float = 0.95) -> Interval:
-    """Return Wilson's interval of a share with the number of clusters in place of the number of trials.
+def effective_clusters(sizes: ArrayLike) -> float:
+    """Return (sum n_g)^2 / sum n_g^2: how many equal clusters tell as much as clusters of `sizes`, shape (G,).
 
-    It is what full dependence inside each cluster would give (intraclass correlation 1), so it is never too short,
-    also where a share of 0 or 1 leaves nothing to estimate the dependence from.
+    >>> effective_clusters([4, 4, 4]), round(effective_clusters([90, 1, 1, 1]), 3)
+    (3.0, 1.067)
 
-    >>> interval = cluster_wilson(1.0, 30)
+    Raises:
+        EstimateError: fewer than two clusters, or a size below 1.
+    """
+    counts = checked_vector("cluster sizes", sizes)
+    if (counts < 1.0).any():
+        raise EstimateError(f"cluster sizes hold {counts.min():g}; allowed: at least one trial in every cluster")
+    return float(counts.sum() ** 2 / (counts**2).sum())
+
+
+def cluster_wilson(share: float, sizes: ArrayLike, level: float = 0.95) -> Interval:
+    """Return Wilson's interval of a share with the effective number of clusters in place of the number of trials.
+
+    It is what full dependence inside each cluster would give (intraclass correlation 1): then the variance of the share
+    is p(1 - p) sum n_g^2/(sum n_g)^2, whatever the sizes. Less dependence makes it wider than needed, also where a
+    share of 0 or 1 leaves nothing to estimate the dependence from. With few effective clusters it is Wilson's
+    approximation for as few trials. `sizes` are the trials of each cluster, shape (G,).
+
+    >>> interval = cluster_wilson(1.0, [6] * 30)
     >>> round(interval.lower, 3), interval.upper
     (0.886, 1.0)
 
     Raises:
-        EstimateError: fewer than two clusters, a share outside [0, 1], or `level` not inside (0, 1).
+        EstimateError: fewer than two clusters, an empty one, a share outside [0, 1], or `level` not inside (0, 1).
     """
-    n, share = checked_count("clusters", clusters, minimum=2), checked_number("share", share)
+    n, share = effective_clusters(sizes), checked_number("share", share)
     if not 0.0 <= share <= 1.0:
         raise EstimateError(f"share is {share!r}; allowed: 0 to 1")
     z = two_sided_z(level)

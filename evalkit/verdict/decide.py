@@ -74,6 +74,7 @@ class Verdict:
         guards: every guard that applies.
         p: combined p-value at the first claim; 1 if invalid.
         holm_p: the same after Holm over the recipes of the policy.
+        would_be: what the data alone would give where the policy was chosen after the runs began; else None.
     """
 
     recipe: str
@@ -86,6 +87,7 @@ class Verdict:
     guards: tuple[GuardResult, ...]
     p: float
     holm_p: float
+    would_be: Outcome | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -264,6 +266,7 @@ def _verdict(
 ) -> Verdict:
     gating = [result for result in case.endpoints if result.name in names]
     outcome, reasons = _outcome(policy, case, gating, certifiable=claims[0][1])
+    would_be = outcome if evidence.post_hoc else None
     if evidence.post_hoc and outcome is not Outcome.INVALID:
         message = f"the data would give {outcome.value}, but the policy was chosen after the runs began"
         outcome, reasons = Outcome.INCONCLUSIVE, (Reason(code="exploratory", message=message), *reasons)
@@ -285,6 +288,7 @@ def _verdict(
         guards=case.guards,
         p=case.p[0],
         holm_p=claims[0][0],
+        would_be=would_be,
     )
 
 

@@ -169,7 +169,7 @@ def test_alpha_is_one_for_equal_raters_and_near_zero_for_shuffled_ones() -> None
 
 @pytest.mark.parametrize(("k", "n"), [(0, 10), (7, 10), (30, 30)])
 def test_a_share_by_cluster_is_wilsons_with_clusters_for_trials(k: int, n: int) -> None:
-    found, plain = cluster_wilson(k / n, n), wilson_interval(k, n)
+    found, plain = cluster_wilson(k / n, [1] * n), wilson_interval(k, n)
     assert (found.lower, found.upper) == pytest.approx((plain.lower, plain.upper))
 
 

@@ -6,6 +6,7 @@ from scipy.stats import bootstrap as other_bootstrap
 
 from evalkit.errors import EstimateError
 from evalkit.statistics.bootstrap import bootstrap_mean_interval
+from evalkit.statistics.cluster_shares import cluster_wilson, effective_clusters
 from evalkit.statistics.clusters import clustered_mean
 
 
@@ -105,3 +106,27 @@ def test_many_items_need_no_square_of_memory():
 def test_a_bootstrap_of_nothing_is_refused(values, options, message):
     with pytest.raises(EstimateError, match=message):
         bootstrap_mean_interval(values, np.random.default_rng(0), **options)
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [[5] * 40, [1] * 20 + [6] * 20, [1] * 60 + [30] * 6, list(range(1, 41))],
+    ids=["equal", "1 and 6", "a few large ones", "1 to 40"],
+)
+@pytest.mark.parametrize("share", [0.3, 0.9])
+def test_a_share_by_cluster_covers_what_is_true_under_full_dependence(sizes, share):
+    rng, sizes = np.random.default_rng(17), np.asarray(sizes)
+    right = rng.random((4_000, sizes.size)) < share
+    found = (right * sizes).sum(axis=1) / sizes.sum()
+    cache = {value: cluster_wilson(value, sizes) for value in np.unique(found)}
+    covered = np.mean([cache[value].lower <= share <= cache[value].upper for value in found])
+    assert covered >= 0.93, covered
+    if effective_clusters(sizes) < 0.5 * sizes.size:  # the number of clusters is not enough
+        plain = {value: cluster_wilson(value, [1] * sizes.size) for value in np.unique(found)}
+        assert np.mean([plain[value].lower <= share <= plain[value].upper for value in found]) < 0.92
+
+
+@pytest.mark.parametrize(("sizes", "message"), [([4], "at least 2"), ([4, 0], "at least one trial")])
+def test_a_share_of_one_cluster_has_no_interval(sizes, message):
+    with pytest.raises(EstimateError, match=message):
+        cluster_wilson(0.5, sizes)

@@ -220,11 +220,14 @@ def test_an_analysis_after_the_fact_certifies_and_rejects_nothing(bench: Any, ho
     assert (verdict.outcome, verdict.claim) == (Outcome.INCONCLUSIVE, None)
     assert verdict.reasons[0].code == "exploratory"
     assert f"the data would give {would}" in verdict.reasons[0].message
+    assert verdict.would_be is Outcome(would)
+    assert bench.verdict(bench.run(**how)).would_be is None
 
 
 def test_invalid_data_stay_invalid_after_the_fact(bench: Any) -> None:
     verdict = bench.verdict(bench.hide(bench.run(), "mmlu", 100), post_hoc=True)
     assert (verdict.outcome, bench.codes(verdict)) == (Outcome.INVALID, ["coverage"])
+    assert verdict.would_be is Outcome.INVALID
 
 
 # ---- invalid
