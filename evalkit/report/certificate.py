@@ -58,13 +58,24 @@ def _sentences(certificate: Data) -> Iterator[str]:
     engine = baseline["engine"]
     for verdict in decision["verdicts"]:
         claim = f" ({verdict['claim']})" if verdict["claim"] else ""
-        yield f"- {verdict['recipe']}: {verdict['outcome']}{claim}: {MEANING[verdict['outcome']]}."
+        would = f" (would be {verdict['would_be']})" if verdict.get("would_be") else ""
+        yield f"- {verdict['recipe']}: {verdict['outcome']}{claim}{would}: {MEANING[verdict['outcome']]}."
+    yield from caution_lines(decision)
     gating = ", ".join(decision["gating"]) or "no endpoint"
     yield (
         f"Baseline: {engine['model']}, recipe {engine['recipe']}, fidelity {engine['fidelity']}. "
         f"Decided on {gating} by policy '{decision['policy']}' "
         f"(tier {certificate['policy']['document']['tier']}), {_when(decision)}: sha256 {decision['policy_sha256']}."
     )
+
+
+def caution_lines(decision: Data) -> Iterator[str]:
+    """Yield what weakens the verdicts without changing one: of all recipes first, then recipe by recipe."""
+    for caution in decision.get("cautions") or ():
+        yield f"- CAUTION, {caution['code']}: {caution['message']}"
+    for verdict in decision["verdicts"]:
+        for caution in verdict.get("cautions") or ():
+            yield f"- CAUTION for {verdict['recipe']}, {caution['code']}: {caution['message']}"
 
 
 def _when(decision: Data) -> str:

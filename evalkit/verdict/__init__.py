@@ -11,10 +11,11 @@ from evalkit.verdict.decide import Decision, Evidence, Verdict, decide
 from evalkit.verdict.endpoints import EndpointResult, MarginStep, Role
 from evalkit.verdict.guards import GuardResult
 from evalkit.verdict.judges import JudgeStanding
-from evalkit.verdict.outcome import REASONS, EndpointState, Outcome, Reason, exit_code
+from evalkit.verdict.outcome import CAUTIONS, REASONS, EndpointState, Outcome, Reason, exit_code
 from evalkit.verdict.published import UnpairedDecision, UnpairedResult, decide_unpaired
 
 __all__ = [
+    "CAUTIONS",
     "REASONS",
     "AssayCheck",
     "AssayReport",

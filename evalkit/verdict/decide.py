@@ -75,6 +75,7 @@ class Verdict:
         p: combined p-value at the first claim; 1 if invalid.
         holm_p: the same after Holm over the recipes of the policy.
         would_be: what the data alone would give where the policy was chosen after the runs began; else None.
+        cautions: what weakens this verdict without changing it; shown in the first lines of every output.
     """
 
     recipe: str
@@ -87,6 +88,7 @@ class Verdict:
     guards: tuple[GuardResult, ...]
     p: float
     holm_p: float
+    cautions: tuple[Reason, ...] = ()
     would_be: Outcome | None = None
 
 
@@ -102,6 +104,7 @@ class Decision:
         assay: could this evaluation have seen a loss?
         verdicts: one for each recipe of the policy, by name.
         judges: what is known of every judge that has a say.
+        cautions: what weakens all verdicts without changing one; shown in the first lines of every output.
     """
 
     policy: str
@@ -111,6 +114,7 @@ class Decision:
     assay: AssayReport
     verdicts: tuple[Verdict, ...]
     judges: tuple[JudgeStanding, ...] = ()
+    cautions: tuple[Reason, ...] = ()
 
     @property
     def exit_code(self) -> ExitCode:

@@ -67,13 +67,16 @@ REASONS: Mapping[str, str] = {
 }
 """Every reason code with its meaning."""
 
+CAUTIONS: Mapping[str, str] = {}
+"""Every code of a caution, which weakens a verdict without changing it, with its meaning."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Reason:
-    """Why a verdict is what it is.
+    """Why a verdict is what it is, or what weakens it.
 
     Attributes:
-        code: a key of `REASONS`.
+        code: a key of `REASONS`, or of `CAUTIONS` for a caution.
         message: the case at hand and the next step.
         endpoint: the endpoint concerned; None for all.
     """
@@ -83,7 +86,7 @@ class Reason:
     endpoint: str | None = None
 
     def __post_init__(self) -> None:
-        if self.code not in REASONS:
+        if self.code not in REASONS and self.code not in CAUTIONS:
             raise ValueError(f"{self.code!r} is no reason code")
 
 

@@ -20,7 +20,7 @@ from typing import Any, Literal
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from evalkit.report.certificate import certificate_sections
+from evalkit.report.certificate import caution_lines, certificate_sections
 from evalkit.report.evidence import Evidence
 from evalkit.report.extras import extra_sections
 from evalkit.report.headline import certainty_sentence, meaning_sentence, outcome_sentence, tested_sentence
@@ -157,6 +157,7 @@ def _paired(
         "tier": document["policy"]["document"]["tier"],
         "decision": decision,
         "outcome": outcome_sentence(document),
+        "cautions": [line.removeprefix("- ") for line in caution_lines(decision)],
         "tested": tested_sentence(document),
         "meaning": meaning_sentence(document),
         "certainty": certainty_sentence(document),

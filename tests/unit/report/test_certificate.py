@@ -15,6 +15,7 @@ import pytest
 
 from evalkit.certify import RunSet, decide_runs
 from evalkit.report import Section, as_markdown, as_text, certificate_sections, comparison_sections
+from evalkit.report.html import html_report
 
 WRITERS = {"markdown": as_markdown, "text": as_text}
 HOSTILE = (
@@ -217,6 +218,26 @@ def test_a_report_never_claims_that_a_policy_came_first_when_it_did_not(
     text = as_text(certificate_sections(decided(made, tmp_path, policy, runs, **options), evidence=False))
     assert said in " ".join(text.split())
     assert text.startswith("EXPLORATORY: ") == bool(options)
+
+
+@pytest.mark.parametrize("write_page", [*WRITERS.values(), html_report], ids=[*WRITERS, "html"])
+def test_cautions_stand_directly_under_the_verdict(
+    made: ModuleType, document: dict[str, Any], write_page: Callable[..., str]
+) -> None:
+    weak = json.loads(json.dumps(document))
+    weak["decision"]["cautions"] = [
+        {"code": "weak", "message": "the margin is weaker than the standard", "endpoint": None}
+    ]
+    own = {"code": "unsure", "message": "third certificate for these weights", "endpoint": None}
+    weak["decision"]["verdicts"][0]["cautions"] = [own]
+    text = write_page(weak if write_page is html_report else certificate_sections(weak, evidence=False))
+    lines = [line.strip() for line in re.sub(r"<li>|</li>|</p>|</ul>", "\n", text).splitlines() if line.strip()]
+    first = next(
+        at for at, line in enumerate(lines) if line.endswith("CAUTION, weak: the margin is weaker than the standard")
+    )
+    assert lines[first + 1].endswith(f"CAUTION for {made.RECIPE}, unsure: third certificate for these weights")
+    assert made.RECIPE in lines[first - 1] or made.RECIPE in lines[first - 2]
+    assert "CAUTION" not in " ".join(lines[: first - 1])
 
 
 def test_a_recipe_that_was_not_run_has_a_row_and_no_numbers(made: ModuleType, tmp_path: Path) -> None:
