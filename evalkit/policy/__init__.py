@@ -6,11 +6,12 @@ May not know: runs, records, statistics, verdicts.
 
 from __future__ import annotations
 
-from evalkit.policy.binding import ResolvedPolicy, bind
+from evalkit.policy.binding import ResolvedPolicy, bind, rules_sha256
 from evalkit.policy.endpoints import Endpoint, MeanEndpoint, ProportionEndpoint, SoftAccuracyEndpoint
 from evalkit.policy.judging import JudgeBars, JudgeRules
 from evalkit.policy.library import load_policy, policy_names
 from evalkit.policy.model import Policy
+from evalkit.policy.standard import Standing, Weakness, standing, weaknesses
 
 __all__ = [
     "Endpoint",
@@ -21,7 +22,12 @@ __all__ = [
     "ProportionEndpoint",
     "ResolvedPolicy",
     "SoftAccuracyEndpoint",
+    "Standing",
+    "Weakness",
     "bind",
     "load_policy",
     "policy_names",
+    "rules_sha256",
+    "standing",
+    "weaknesses",
 ]

@@ -45,6 +45,14 @@ class ResolvedPolicy:
         return self.policy.endpoints
 
 
+def rules_sha256(policy: Policy) -> str:
+    """Return the digest of a policy's rules: everything but whom it judges.
+
+    A policy file and the certificates of every release that was judged by it have the same.
+    """
+    return digest(policy.model_dump(mode="json", exclude={"release"}))
+
+
 def bind(policy: Policy, baseline: str, recipes: Sequence[str], controls: Sequence[str] = ()) -> ResolvedPolicy:
     """Name whom a policy judges and freeze it.
 
