@@ -6,6 +6,6 @@ May not know: engines. Checking recomputes every statistic and the verdict from 
 
 from evalkit.attestation.checking import Check, check_folder
 from evalkit.attestation.findings import Finding
-from evalkit.attestation.signing import ENVELOPE, sign_folder
+from evalkit.attestation.signing import ENVELOPE, dropped_keys, sign_folder
 
-__all__ = ["ENVELOPE", "Check", "Finding", "check_folder", "sign_folder"]
+__all__ = ["ENVELOPE", "Check", "Finding", "check_folder", "dropped_keys", "sign_folder"]

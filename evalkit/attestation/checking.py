@@ -7,26 +7,34 @@ May not know: how a finding is shown. Nothing here needs an engine, the network,
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evalkit import __version__
-from evalkit.attestation.covering import CERTIFICATE, covered_files, digests, files_of_run, run_folder_names
+from evalkit.attestation.covering import (
+    CERTIFICATE,
+    ENVELOPE,
+    covered_files,
+    file_sha256,
+    files_of_run,
+    irregular_parts,
+    run_folder_names,
+    strangers,
+)
 from evalkit.attestation.envelope import parse_envelope, trusted_signer
 from evalkit.attestation.findings import Finding
 from evalkit.attestation.recomputing import recomputed
 from evalkit.attestation.rewriting import rewritten
 from evalkit.attestation.statement import Statement, parse_statement, predicate
-from evalkit.errors import DataError, StoreError
+from evalkit.certify.deciding import certificate_text
+from evalkit.errors import DataError
 from evalkit.records import parse_object
+from evalkit.store.door import exists, read_text
 from evalkit.store.layout import MANIFEST
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-
-ENVELOPE = "certificate.dsse.json"
-"""The signature, beside the certificate."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +44,7 @@ class Check:
     Attributes:
         findings: everything that is wrong; empty if the certificate holds.
         notes: what a reader must also know.
+        unchecked: parts that were not checked, one sentence each; what holds, holds without them.
         signer: name of the trusted key that signed; None without a signature.
         files: how many files were compared with the signed statement.
         document: the certificate, if it can be read.
@@ -43,6 +52,7 @@ class Check:
 
     findings: tuple[Finding, ...]
     notes: tuple[str, ...]
+    unchecked: tuple[str, ...]
     signer: str | None
     files: int
     document: Mapping[str, Any] | None
@@ -53,88 +63,156 @@ class Check:
         return not self.findings
 
 
-def check_folder(folder: Path, keys: Sequence[Ed25519PublicKey] | None) -> Check:
+def check_folder(folder: Path, keys: Sequence[Ed25519PublicKey] | None, *, other_version: bool = False) -> Check:
     """Check a certificate: signature, digests of every file, every statistic, the verdict, the reports.
 
     Args:
         folder: where the certificate, its reports, its signature and its run folders lie.
         keys: public keys that one trusts; None checks everything but the signature.
+        other_version: accept that another evalkit made the certificate, whose reports cannot be written again here;
+            they are then told as unchecked. Without it that is a finding.
 
     Raises:
         StoreError: a file cannot be read.
     """
-    findings: list[Finding] = []
-    notes: list[str] = []
-    signer, statement = None, None
-    if keys is None:
-        notes.append("no signature was checked: anyone may have made these files")
+    seen = _Seen(other_version=other_version)
+    statement = None
+    try:
+        if keys is None:
+            seen.notes.append("no signature was checked: anyone may have made these files")
+        else:
+            statement = _signed(folder, keys, seen)
+        if statement is not None:
+            seen.findings += _files(folder, statement)
+        document = _certificate(folder, seen)
+        if document is not None:
+            _checked(folder, document, statement, seen)
+    except DataError as error:
+        document = None
+        seen.findings.append(Finding(code="file-irregular", where=str(folder), message=str(error)))
+    return Check(
+        findings=tuple(seen.findings),
+        notes=tuple(seen.notes),
+        unchecked=tuple(seen.unchecked),
+        signer=seen.signer,
+        files=len(statement.files) if statement is not None else 0,
+        document=document,
+    )
+
+
+@dataclass(kw_only=True)
+class _Seen:
+    """What a check has seen so far; the fields are those of `Check`."""
+
+    other_version: bool
+    findings: list[Finding] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    unchecked: list[str] = field(default_factory=list)
+    signer: str | None = None
+
+
+def _checked(folder: Path, document: Mapping[str, Any], statement: Statement | None, seen: _Seen) -> None:
+    """Check what a readable certificate says, rests on, and lies beside."""
+    try:
+        linked = list(irregular_parts(document, folder))
+        seen.findings += linked
+        if linked:
+            seen.unchecked.append("everything else: no file is read through a link")
+            return
+        taken, others = strangers(document, folder)
+        seen.findings += taken
+        if others:
+            seen.notes.append(f"beside the certificate, and no part of it: {_few(others)}")
+        seen.findings += _against(folder, document, statement)
+        same = _same_version(document, seen)
+        absent = list(_absent_runs(folder, document))
+        seen.findings += absent or recomputed(document, folder, same_version=same)
+        if same and not absent:
+            again = rewritten(document, folder, signed=statement is not None)
+            seen.findings += again.findings
+            seen.notes += again.notes
+            seen.unchecked += again.unchecked
+        if document["title"]:
+            seen.notes.append(f"the title is its author's own words, nothing computed: {document['title']!r}")
+    except (AttributeError, DataError, KeyError, TypeError) as error:
+        seen.findings.append(
+            Finding(code="certificate-format", where=CERTIFICATE, message=f"no whole certificate: {error}")
+        )
+
+
+def _same_version(document: Mapping[str, Any], seen: _Seen) -> bool:
+    """Say whether this evalkit made the certificate; what another one wrote cannot be written again."""
+    said = document.get("evalkit")
+    if said == __version__:
+        return True
+    told = f"made by evalkit {said!r}, checked by {__version__!r}: reports and certificate cannot be written again"
+    if seen.other_version:
+        seen.unchecked.append(f"the reports, and how the certificate is written: {told}")
     else:
-        signer, statement, found = _signed(folder, keys)
-        findings += found
-    document, found = _certificate(folder)
-    findings += found
-    files = 0
-    if statement is not None:
-        findings += _files(folder, statement)
-        files = len(statement.files)
-    if document is not None:
-        try:
-            findings += _against(folder, document, statement)
-            runs = list(_absent_runs(folder, document))
-            findings += runs or recomputed(document, folder)
-            if not runs:
-                again, more = rewritten(document, folder)
-                findings += again
-                notes += more
-        except (AttributeError, DataError, KeyError, TypeError) as error:
-            findings.append(
-                Finding(code="certificate-format", where=CERTIFICATE, message=f"no whole certificate: {error}")
-            )
-        if document.get("evalkit") != __version__:
-            notes.append(f"decided by evalkit {document.get('evalkit')}, checked by evalkit {__version__}")
-    return Check(findings=tuple(findings), notes=tuple(notes), signer=signer, files=files, document=document)
+        message = f"{told}; next step: check with that evalkit, or accept it unchecked: verify --other-version"
+        seen.findings.append(Finding(code="report-unchecked", where=CERTIFICATE, message=message))
+    return False
 
 
-def _signed(folder: Path, keys: Sequence[Ed25519PublicKey]) -> tuple[str | None, Statement | None, list[Finding]]:
-    """Return the signer, and the statement only if a trusted key signed it."""
-    path = folder / ENVELOPE
-    text = _text(path)
-    if text is None:
-        message = "next step: evalkit sign, or --unsigned to check the numbers alone"
-        return None, None, [Finding(code="envelope-missing", where=ENVELOPE, message=message)]
+def _few(names: Sequence[str]) -> str:
+    shown = ", ".join(names[:5])
+    return shown if len(names) <= 5 else f"{shown} and {len(names) - 5} more"
+
+
+def _signed(folder: Path, keys: Sequence[Ed25519PublicKey], seen: _Seen) -> Statement | None:
+    """Return the statement, only if a trusted key signed it, and remember the signer."""
     try:
+        text = read_text(folder / ENVELOPE, below=folder)
         envelope = parse_envelope(text, ENVELOPE)
+    except FileNotFoundError:
+        message = "next step: evalkit sign, or --unsigned to check the numbers alone"
+        seen.findings.append(Finding(code="envelope-missing", where=ENVELOPE, message=message))
+        return None
     except DataError as error:
-        return None, None, [Finding(code="envelope-format", where=ENVELOPE, message=str(error))]
-    signer, findings = trusted_signer(envelope, keys, ENVELOPE)
-    if signer is None:
-        return None, None, findings
+        seen.findings.append(Finding(code="envelope-format", where=ENVELOPE, message=str(error)))
+        return None
+    seen.signer, found = trusted_signer(envelope, keys, ENVELOPE)
+    seen.findings += found
+    if seen.signer is None:
+        return None
     try:
-        return signer, parse_statement(envelope.payload, ENVELOPE), []
+        return parse_statement(envelope.payload, ENVELOPE)
     except DataError as error:
-        return signer, None, [Finding(code="statement-format", where=ENVELOPE, message=str(error))]
+        seen.findings.append(Finding(code="statement-format", where=ENVELOPE, message=str(error)))
+        return None
 
 
-def _certificate(folder: Path) -> tuple[Mapping[str, Any] | None, list[Finding]]:
+def _certificate(folder: Path, seen: _Seen) -> Mapping[str, Any] | None:
+    message = ""
     try:
-        text = _text(folder / CERTIFICATE)
-        if text is None:
-            raise DataError("there is no certificate here")
+        text = read_text(folder / CERTIFICATE, below=folder)
         document = parse_object(text, CERTIFICATE)
         if document.get("certificate_version") != 1:
             raise DataError(f"certificate_version is {document.get('certificate_version')!r}, not 1")
         run_folder_names(document)
+        if document.get("evalkit") == __version__ and text != certificate_text(document):
+            raise DataError("its content is not laid out as evalkit writes it, so something else wrote or changed it")
+    except FileNotFoundError:
+        message = "there is no certificate here"
     except (AttributeError, KeyError, TypeError) as error:
-        return None, [Finding(code="certificate-format", where=CERTIFICATE, message=f"no whole certificate: {error!r}")]
+        message = f"no whole certificate: {error!r}"
     except DataError as error:
-        return None, [Finding(code="certificate-format", where=CERTIFICATE, message=str(error))]
-    return document, []
+        message = str(error)
+    if message:
+        seen.findings.append(Finding(code="certificate-format", where=CERTIFICATE, message=message))
+        return None
+    return document
 
 
 def _files(folder: Path, statement: Statement) -> Iterator[Finding]:
     """Compare every signed file with its digest."""
-    for name, found in digests(folder, sorted(statement.files)):
+    for name in sorted(statement.files):
         expected = statement.files[name]
+        try:
+            found = file_sha256(folder / name, below=folder)
+        except (DataError, OSError, ValueError) as error:  # a link, or a name that no system opens
+            yield Finding(code="file-irregular", where=name, message=str(error))
+            continue
         if found is None:
             yield Finding(code="file-missing", where=name, message=f"signed with sha256 {expected}, and not there")
         elif found != expected:
@@ -163,23 +241,6 @@ def _against(folder: Path, document: Mapping[str, Any], statement: Statement | N
 
 def _absent_runs(folder: Path, document: Mapping[str, Any]) -> Iterator[Finding]:
     for name, run in run_folder_names(document).items():
-        if not (folder / run / MANIFEST).exists():
+        if not exists(folder / run / MANIFEST):
             message = f"the certificate cites it as '{name}'; without it nothing can be computed again"
             yield Finding(code="run-missing", where=run, message=message)
-
-
-def _text(path: Path) -> str | None:
-    """Return a file's text; None where there is no file.
-
-    Raises:
-        DataError: not UTF-8.
-        StoreError: it cannot be read.
-    """
-    try:
-        return path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        return None
-    except UnicodeDecodeError as error:
-        raise DataError(f"not UTF-8 at byte {error.start}") from error
-    except OSError as error:
-        raise StoreError(f"{path}: cannot be read: {error.strerror or error}") from error

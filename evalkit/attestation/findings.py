@@ -20,6 +20,8 @@ FINDINGS: Mapping[str, str] = {
     "file-missing": "a signed file is not there",
     "file-changed": "a signed file has other bytes",
     "file-added": "a run folder holds a file that was not signed",
+    "file-irregular": "a link, a device or anything but a regular file lies among what must be covered",
+    "file-stranger": "a file beside the certificate could be taken for a part of it and is none",
     "certificate-format": "the certificate cannot be read",
     "policy-digest": "the policy in the certificate is not the one its digest names",
     "run-missing": "a run folder that the certificate cites is not there",
@@ -28,6 +30,7 @@ FINDINGS: Mapping[str, str] = {
     "verdict-differs": "the records give another verdict",
     "number-differs": "the records give another value",
     "report-differs": "a report says something else than the certificate",
+    "report-unchecked": "a report could not be written again here, so nothing is known of what it says",
 }
 """Every finding with its meaning."""
 

@@ -6,61 +6,96 @@ May not know: signatures. A report is read by people who never open the certific
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from evalkit import __version__
 from evalkit.attestation.covering import REPORTS
 from evalkit.attestation.findings import Finding
+from evalkit.attestation.pictures import compare_pictures, page_of
 from evalkit.errors import EvalkitError
 from evalkit.report import as_markdown
 from evalkit.report.evidence import Evidence, read_evidence, run_folders
 from evalkit.report.html import html_report
 from evalkit.report.html.figures import BLANK
+from evalkit.report.html.page import Pictures
+from evalkit.report.html.plots import available
 from evalkit.report.power import power_curves
 from evalkit.report.whole import whole_sections
+from evalkit.store.door import exists, read_text
 from evalkit.throughput import read_throughput, throughput_tables
 
-_PICTURE = re.compile(r"<svg.*?</svg>", re.DOTALL)
 
+@dataclass(frozen=True, kw_only=True)
+class Rewriting:
+    """What came of writing the reports again.
 
-def rewritten(document: Mapping[str, Any], folder: Path) -> tuple[list[Finding], list[str]]:
-    """Write the reports again and compare; a report that is not there is no finding.
-
-    Pictures are left out on both sides: another version of the plotting library draws other lines.
+    Attributes:
+        findings: what is wrong with them.
+        notes: what a reader must also know.
+        unchecked: what was not compared, one sentence each.
     """
-    there = {name: folder / name for name in REPORTS if (folder / name).exists()}
+
+    findings: tuple[Finding, ...] = ()
+    notes: tuple[str, ...] = ()
+    unchecked: tuple[str, ...] = ()
+
+
+def rewritten(document: Mapping[str, Any], folder: Path, *, signed: bool) -> Rewriting:
+    """Write the reports again and compare them byte for byte, pictures as `pictures` says.
+
+    Args:
+        document: what `certificate.json` holds, of this version of evalkit.
+        folder: where it lies.
+        signed: a trusted signature covers these bytes; whoever signed compared the pictures with pictures of their own.
+
+    Raises:
+        DataError: a report is a link, no regular file or no UTF-8.
+    """
+    there = [name for name in REPORTS if exists(folder / name)]
+    absent = tuple(f"there is no {name} beside the certificate" for name in REPORTS if name not in there)
     if not there:
-        return [], ["there is no report beside the certificate"]
-    if document.get("evalkit") != __version__:
-        return [], ["the reports were not written again: another evalkit made them, in its own words"]
-    found = {name: _PICTURE.sub(BLANK, path.read_text("utf-8", errors="replace")) for name, path in there.items()}
+        return Rewriting(notes=absent)
+    found = {name: read_text(folder / name, below=folder) for name in there}
+    page = page_of(found.get("report.html", ""), BLANK)
+    drawn: Pictures = ("drawn" if available() else "blank") if page.pictures else "none"
     try:
-        made = _made(document, folder, drawn=BLANK in found.get("report.html", ""))
+        made = _made(document, folder, drawn)
     except EvalkitError as error:
-        return [Finding(code="report-differs", where="report", message=f"cannot be written again: {error}")], []
-    return [
-        Finding(code="report-differs", where=name, message=_first_difference(made[name], text))
-        for name, text in found.items()
-        if text != made[name]
-    ], []
+        return Rewriting(
+            findings=(Finding(code="report-differs", where="report", message=f"cannot be written again: {error}"),)
+        )
+    again = page_of(made["report.html"], BLANK)
+    words = {**found, "report.html": page.words}, {**made, "report.html": again.words}
+    findings = [
+        Finding(code="report-differs", where=name, message=_first_difference(words[1][name], words[0][name]))
+        for name in there
+        if words[0][name] != words[1][name]
+    ]
+    unchecked: tuple[str, ...] = ()
+    if page.pictures:
+        wrong, other = compare_pictures(page, again if drawn == "drawn" else None)
+        findings += [Finding(code="report-differs", where="report.html", message=message) for message in wrong]
+        if other and drawn == "blank" and not signed:
+            message = f"{other[0]}; next step: pip install 'evalkit-quant[plots]', or write the report again here"
+            findings.append(Finding(code="report-unchecked", where="report.html", message=message))
+        unchecked = tuple(other)
+    return Rewriting(findings=tuple(findings), notes=absent, unchecked=unchecked)
 
 
-def _made(document: Mapping[str, Any], folder: Path, *, drawn: bool) -> dict[str, str]:
-    """Return the reports as they should be, without pictures."""
+def _made(document: Mapping[str, Any], folder: Path, drawn: Pictures) -> dict[str, str]:
+    """Return the reports as they should be."""
     paired = "comparisons" in document
     evidence = read_evidence(document, run_folders(document, folder)) if paired else Evidence()
     curves = power_curves(document) if paired else ()
     path, tables = folder / "throughput.json", None
-    if path.exists():
+    if exists(path):
         baseline = document["policy"]["document"]["release"]["baseline"] if paired else ""
         tables = throughput_tables(read_throughput(path), baseline=baseline)
-    pictures: Any = "blank" if drawn else "none"
     return {
         "report.md": as_markdown(whole_sections(document, evidence, tables, curves)),
-        "report.html": html_report(document, evidence=evidence, throughput=tables, curves=curves, pictures=pictures),
+        "report.html": html_report(document, evidence=evidence, throughput=tables, curves=curves, pictures=drawn),
     }
 
 

@@ -24,6 +24,7 @@ from evalkit.qualification import read_qualification
 from evalkit.records import digest
 from evalkit.redaction import redact_values
 from evalkit.store import Run, read_run
+from evalkit.store.door import open_plain
 from evalkit.suite import Suite
 from evalkit.verdict import Decision, Evidence, decide, decide_unpaired
 
@@ -71,7 +72,12 @@ class Certificate:
 
     def to_json(self) -> str:
         """Return `certificate.json`: sorted keys, indented for people, nothing rounded."""
-        return json.dumps(self.document, sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+        return certificate_text(self.document)
+
+
+def certificate_text(document: Mapping[str, Any]) -> str:
+    """Return the one text of a certificate."""
+    return json.dumps(document, sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def suite_runs(suite: Suite) -> RunSet:
@@ -220,7 +226,9 @@ def write_certificate(folder: Path, files: Mapping[str, str]) -> None:
         target, temporary = folder / name, folder / f".{name}.tmp"
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            with temporary.open("w", encoding="utf-8") as stream:
+            temporary.unlink(missing_ok=True)  # left by a dead process, or put there as a link
+            descriptor = open_plain(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+            with os.fdopen(descriptor, "w", encoding="utf-8", newline="\n") as stream:
                 stream.write(redact_values(text))
                 stream.flush()
                 os.fsync(stream.fileno())

@@ -29,6 +29,10 @@ any_path = click.Path(path_type=Path)
 
 _COMMANDING = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 
+_BREAKS = re.compile("[\n\r\t\v\f\x1c-\x1e\x85\u2028\u2029]")
+_WORKFLOW = re.compile(r"^(\s*)([:#])(?=:|#\[)")
+"""How a line begins that a build server takes for a command: `::name` of GitHub, `##[name]` of Azure."""
+
 _urls: dict[Path, tuple[str, str]] = {}
 """Local folders that stand for URLs: each with its URL, and the URL as it may be shown."""
 
@@ -78,6 +82,24 @@ def say(message: str) -> None:
         bars.say_above_bars(line, sys.stderr)
     else:
         click.echo(line, err=True)
+
+
+def out(value: object) -> None:
+    r"""Write one line to stdout; it may quote what a file, a server or a model said.
+
+    Whatever it quotes, it stays one line: line breaks and control characters are shown as codes, secrets are taken out,
+    and no line begins as a command to a build server does (`::error ...`).
+
+    >>> out("a\n::error title=x")
+    a\x0a::error title=x
+    >>> out("  ::add-mask::x")
+      \x3a:add-mask::x
+    """
+    from evalkit.report.sections import printable
+
+    line = _BREAKS.sub(lambda found: f"\\x{ord(found[0]):02x}", redact_text(with_urls(value)))
+    line = _WORKFLOW.sub(lambda found: f"{found[1]}\\x{ord(found[2]):02x}", line)
+    click.echo(printable(line))
 
 
 def print_json(value: Mapping[str, Any] | Sequence[Any]) -> None:

@@ -29,7 +29,7 @@ def command(folder: Path, key: Path | None) -> None:
     Everything is computed again first, and nothing is signed that does not hold. FOLDER holds certificate.json and the
     run folders. What is signed may say REJECTED: a signature says that it is true, not that it is good.
     """
-    from evalkit.attestation import ENVELOPE, sign_folder
+    from evalkit.attestation import ENVELOPE, dropped_keys, sign_folder
     from evalkit.attestation.keys import key_id, read_private
     from evalkit.certify.deciding import write_certificate
 
@@ -40,9 +40,13 @@ def command(folder: Path, key: Path | None) -> None:
         raise UsageError(f"no key to sign with; next step: --key FILE, or put its PEM text into ${KEY_VARIABLE}")
     private = read_private(text, where, os.environ.get(PASSWORD_VARIABLE) or None)
     envelope, check = sign_folder(folder, private)
+    dropped = dropped_keys(folder / ENVELOPE, envelope)
     write_certificate(folder, {ENVELOPE: envelope.to_json()})
     for note in check.notes:
         if "signature" not in note:
             say(f"note: {note}")
+    if dropped:
+        names = ", ".join(name[:16] for name in dropped)
+        say(f"dropped, because it signed something else than what lies here now: key {names}")
     say(f"signed with key {key_id(private.public_key())[:16]}; signatures on it: {len(envelope.signatures)}")
     click.echo(with_urls(folder / ENVELOPE))

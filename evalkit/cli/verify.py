@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from evalkit.cli.options import existing_file, json_option, print_json
+from evalkit.cli.options import existing_file, json_option, out, print_json
 from evalkit.cli.remote import read_folder, with_places
 from evalkit.errors import ExitCode
 
@@ -25,14 +25,21 @@ if TYPE_CHECKING:
 @click.option("--key", "keys", multiple=True, type=existing_file, help="Public key of a signer you trust; repeatable.")
 @click.option("--unsigned", is_flag=True, help="Check everything but the signature.")
 @click.option("--gate", is_flag=True, help="If everything holds, exit with the certificate's own exit code.")
+@click.option(
+    "--other-version",
+    is_flag=True,
+    help="Accept a certificate of another evalkit, whose reports cannot be checked here; they are named as unchecked.",
+)
 @json_option
 @with_places
-def command(folder: Path, keys: tuple[Path, ...], unsigned: bool, gate: bool, as_json: bool) -> int:
+def command(
+    folder: Path, keys: tuple[Path, ...], unsigned: bool, gate: bool, other_version: bool, as_json: bool
+) -> int:
     """Check a signed certificate: signature, digests, and every number and verdict computed again from the records.
 
     It needs no engine, no torch and no network, and runs on any machine that has the folder. Exit code 0 if everything
-    holds, whatever the verdict; 4 if anything does not, with each place by name. With --gate the exit code of a
-    certificate that holds is its verdict's: 0 only if every recipe is CERTIFIED.
+    holds, whatever the verdict; 4 if anything does not, or could not be checked, with each place by name. With --gate
+    the exit code of a certificate that holds is its verdict's: 0 only if every recipe is CERTIFIED.
     """
     from evalkit.attestation import check_folder
     from evalkit.attestation.keys import read_public
@@ -40,7 +47,7 @@ def command(folder: Path, keys: tuple[Path, ...], unsigned: bool, gate: bool, as
     if bool(keys) == unsigned:
         raise click.UsageError("name the signer's public key with --key, or say --unsigned")
     trusted = [read_public(path.read_text(encoding="utf-8", errors="replace"), str(path)) for path in keys]
-    check = check_folder(folder, None if unsigned else trusted)
+    check = check_folder(folder, None if unsigned else trusted, other_version=other_version)
     if as_json:
         print_json(
             {
@@ -50,6 +57,7 @@ def command(folder: Path, keys: tuple[Path, ...], unsigned: bool, gate: bool, as
                 "outcomes": _outcomes(check),
                 "findings": [asdict(found) for found in check.findings],
                 "notes": list(check.notes),
+                "unchecked": list(check.unchecked),
             }
         )
     else:
@@ -60,20 +68,22 @@ def command(folder: Path, keys: tuple[Path, ...], unsigned: bool, gate: bool, as
 
 
 def _show(check: Check) -> None:
-    from evalkit.report.sections import printable
-
     for found in check.findings:
-        click.echo(printable(f"{found.code}: {found.where}: {found.message}"))
+        out(f"{found.code}: {found.where}: {found.message}")
     for note in check.notes:
-        click.echo(printable(f"note: {note}"))
+        out(f"note: {note}")
+    for what in check.unchecked:
+        out(f"not checked: {what}")
     if check.signer:
-        click.echo(f"signed by key {check.signer}; {check.files} files compared with the signed digests")
+        out(f"signed by key {check.signer}; {check.files} files compared with the signed digests")
     for recipe, outcome in _outcomes(check).items():
-        click.echo(printable(f"the certificate says of {recipe}: {outcome}"))
-    if check.sound:
-        click.echo("HOLDS: everything was computed again from the records and agrees")
+        out(f"the certificate says of {recipe}: {outcome}")
+    if not check.sound:
+        out(f"DOES NOT HOLD: {len(check.findings)} finding(s)")
+    elif check.unchecked:
+        out(f"HOLDS IN WHAT WAS CHECKED: computed again and agrees, but for {len(check.unchecked)} part(s) named above")
     else:
-        click.echo(f"DOES NOT HOLD: {len(check.findings)} finding(s)")
+        out("HOLDS: everything was computed again from the records and agrees")
 
 
 def _outcomes(check: Check) -> dict[str, str]:

@@ -14,6 +14,7 @@ from typing import Any
 
 from evalkit.records import Item, JudgeRun, Judgment, Manifest, Record, canonical_json, parse_object
 from evalkit.store.cleaning import clean_judge, clean_judgment, clean_manifest, clean_record
+from evalkit.store.door import exists, refuse_irregular
 from evalkit.store.identity import check_judge, merge_manifests
 from evalkit.store.layout import LOCK, MANIFEST, TIMINGS, Kind, task_file
 from evalkit.store.lines import append_lines, cut_torn_tail, sort_lines, write_atomic
@@ -53,12 +54,13 @@ class RunFolder:
         Raises:
             IdentityMismatchError: engine, policy or a task's definition differs; names every field and both values.
             StoreError: another process writes here (named with its host), or the disk fails.
-            DataError: the folder's manifest is damaged.
+            DataError: the folder's manifest is damaged, or something in the folder is a link or no regular file.
         """
+        refuse_irregular(path)
         lock = acquire(path / LOCK)
         try:
             merged = clean_manifest(manifest)
-            if (path / MANIFEST).exists():
+            if exists(path / MANIFEST):
                 found = read_manifest(path)
                 merged = merge_manifests(path, found, merged)
                 if merged.to_json() != found.to_json():
@@ -84,7 +86,7 @@ class RunFolder:
             StoreError: the disk is full or the file cannot be written.
         """
         file = self._file("items", task)
-        if not file.exists():
+        if not exists(file):
             write_atomic(file, (item.to_json() + "\n" for item in items))
 
     def items(self, task: str) -> tuple[Item, ...]:

@@ -17,9 +17,13 @@ from pathlib import Path
 
 from evalkit.errors import DataError, StoreError
 from evalkit.redaction import redact_values
+from evalkit.store.door import exists, open_plain
 from evalkit.store.watching import grown, replaced
 
 _BLOCK = 1 << 16
+
+LONGEST = 1 << 27
+"""Bytes of one line, at most: no record is nearly as long, and a file without line feeds would fill the memory."""
 
 _IN_FLIGHT = 1 << 23
 """Bytes at the end of a file that one flush may have left unfinished, at most."""
@@ -37,7 +41,7 @@ def append_lines(path: Path, lines: Sequence[str]) -> None:
     try:
         new = not path.exists()
         make_folder(path.parent)
-        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        descriptor = open_plain(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
         try:
             _write_all(descriptor, data)
             size = os.fstat(descriptor).st_size
@@ -69,30 +73,36 @@ def _write_all(descriptor: int, data: bytes) -> None:
 
 def count_lines(path: Path) -> int:
     """Return the number of whole lines of a file; 0 where there is no file."""
-    if not path.exists():
+    if not exists(path):
         return 0
-    with path.open("rb") as file:
+    with os.fdopen(open_plain(path), "rb") as file:
         return sum(block.count(b"\n") for block in iter(lambda: file.read(_BLOCK), b""))
 
 
-def read_lines(path: Path) -> Iterator[tuple[int, str]]:
+def read_lines(path: Path, *, below: Path | None = None) -> Iterator[tuple[int, str]]:
     """Yield (1-based line number, line) one at a time; nothing where there is no file.
 
+    Args:
+        path: the file.
+        below: the folder that a user named, above the file; no link below it is followed (`store.door`).
+
     Raises:
-        DataError: a line is not UTF-8, or the last one has no line feed.
+        DataError: a line is not UTF-8 or longer than `LONGEST`, the last one has no line feed, or the file is a link.
         StoreError: the file cannot be read.
     """
-    if not path.exists():
+    if not exists(path):
         return
     try:
-        with path.open("rb") as file:
-            for number, raw in enumerate(file, start=1):
+        with os.fdopen(open_plain(path, below=below), "rb") as file:
+            for number, raw in enumerate(iter(lambda: file.readline(LONGEST), b""), start=1):
                 yield number, _decoded(path, number, raw)
     except OSError as error:
         raise StoreError(f"{path}: cannot be read: {error.strerror or error}") from error
 
 
 def _decoded(path: Path, number: int, raw: bytes) -> str:
+    if len(raw) >= LONGEST:
+        raise DataError(f"{path}:{number}: the line is longer than {LONGEST:,} bytes; next step: restore the file")
     if not raw.endswith(b"\n"):
         raise DataError(
             f"{path}:{number}: the line was cut off while it was written; "
@@ -114,10 +124,10 @@ def cut_torn_tail(path: Path, parse: Callable[[str], object]) -> str | None:
     Raises:
         StoreError: the file cannot be read or cut.
     """
-    if not path.exists():
+    if not exists(path):
         return None
     try:
-        with path.open("rb+") as file:
+        with os.fdopen(open_plain(path, os.O_RDWR), "rb+") as file:
             end = os.fstat(file.fileno()).st_size
             start = _torn_from(file.fileno(), end, parse)
             torn = b"" if start is None else os.pread(file.fileno(), end - start, start)
@@ -175,7 +185,9 @@ def write_atomic(path: Path, chunks: Iterable[str]) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         make_folder(path.parent)
-        with temporary.open("w", encoding="utf-8", newline="\n") as file:
+        temporary.unlink(missing_ok=True)  # left by a dead process of this number, or put there as a link
+        descriptor = open_plain(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+        with os.fdopen(descriptor, "w", encoding="utf-8", newline="\n") as file:
             file.writelines(map(redact_values, chunks))
             file.flush()
             os.fsync(file.fileno())
@@ -221,7 +233,7 @@ def sort_lines(path: Path, key: Callable[[str], str], keep: Callable[[str], bool
 
 
 def _picked(path: Path, places: Iterable[tuple[int, int]]) -> Iterator[str]:
-    with path.open("rb") as file:
+    with os.fdopen(open_plain(path), "rb") as file:
         for start, end in places:
             file.seek(start)
             yield file.read(end - start).decode()

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from evalkit.errors import StoreError
+from evalkit.store.door import open_plain
 from evalkit.store.lines import make_folder
 
 
@@ -43,12 +44,13 @@ def acquire(path: Path) -> FolderLock:
 
     Raises:
         StoreError: another process holds the lock (named with its host), or the file system cannot lock.
+        DataError: the lock is a link or no regular file.
     """
     import fcntl  # noqa: PLC0415 (absent on Windows, where runs can still be read)
 
     try:
         make_folder(path.parent)
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        descriptor = open_plain(path, os.O_RDWR | os.O_CREAT)
     except OSError as error:
         raise StoreError(f"{path}: cannot be written: {error.strerror or error}") from error
     try:

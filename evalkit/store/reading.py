@@ -14,8 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, TypeVar
 
-from evalkit.errors import DataError, StoreError, UsageError
+from evalkit.errors import DataError, UsageError
 from evalkit.records import Item, Judgment, Manifest, Record, judged_task
+from evalkit.store.door import exists, read_text, refuse_irregular
 from evalkit.store.layout import MANIFEST, Kind, task_file, task_of
 from evalkit.store.lines import read_lines
 
@@ -73,15 +74,11 @@ def read_manifest(path: Path) -> Manifest:
     """
     file = path / MANIFEST
     try:
-        text = file.read_text(encoding="utf-8")
-    except (FileNotFoundError, NotADirectoryError):
+        text = read_text(file, below=path)
+    except FileNotFoundError:
         raise UsageError(
             f"{path}: no run here ({MANIFEST} is missing); next step: name a folder that 'evalkit run' wrote"
         ) from None
-    except OSError as error:
-        raise StoreError(f"{file}: cannot be read: {error.strerror or error}") from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"{file}: not UTF-8 at byte {error.start}; next step: restore the file") from error
     try:
         return Manifest.from_json(text)
     except DataError as error:
@@ -93,10 +90,11 @@ def read_run(path: Path) -> Run:
 
     Raises:
         UsageError: there is no run in this folder.
-        DataError: a line is torn or garbled, two lines share a key, or a file belongs to no task of the manifest;
-            names file and line.
+        DataError: a line is torn or garbled, two lines share a key, a file belongs to no task of the manifest, or
+            something in the folder is a link; names file and line.
         StoreError: a file cannot be read.
     """
+    refuse_irregular(path)
     manifest = read_manifest(path)
     _refuse_strangers(path, manifest)
     with _collector_paused():
@@ -108,7 +106,7 @@ def read_run(path: Path) -> Run:
             items={
                 task: read_items(path, task)
                 for task, run in sorted(manifest.tasks.items())
-                if run.kind == "conversation" and task_file(path, "items", task).exists()
+                if run.kind == "conversation" and exists(task_file(path, "items", task))
             },
         )
 
@@ -161,7 +159,7 @@ def read_judgments(path: Path, task: str) -> tuple[Judgment, ...]:
 def read_items(path: Path, task: str) -> tuple[Item, ...]:
     """Read one task's items in the order in which they were written; errors as `read_run`."""
     file = task_file(path, "items", task)
-    if not file.exists():
+    if not exists(file):
         raise DataError(f"{file}: the items of task {task!r} are missing; next step: restore the file")
     return tuple(item for _, item in parsed(file, task, Item.from_json))
 
@@ -172,7 +170,7 @@ def parsed(file: Path, task: str, parse: Callable[[str], T]) -> Iterator[tuple[i
     Raises:
         DataError: names file, line and what is wrong.
     """
-    for number, line in read_lines(file):
+    for number, line in read_lines(file, below=file.parent.parent):
         try:
             value = parse(line)
         except DataError as error:

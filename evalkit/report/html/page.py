@@ -72,6 +72,7 @@ def html_report(
             **view,
             paired=paired,
             evalkit=document["evalkit"],
+            drawn_by=plots.drawn_by() if how == "drawn" and paired else "",
             policy_header=content_policy(script, style),
             script=Markup(script),  # noqa: S704 (our own file)
             style=Markup(style),  # noqa: S704 (our own file)

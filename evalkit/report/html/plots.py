@@ -14,6 +14,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.metadata import version
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
@@ -58,7 +59,15 @@ class Pair:
 
 def available() -> bool:
     """Whether plots can be drawn at all."""
-    return find_spec("matplotlib") is not None
+    try:
+        return find_spec("matplotlib") is not None
+    except ImportError:  # an environment that hides it
+        return False
+
+
+def drawn_by() -> str:
+    """Name the plotting library and its version: another one places lines and letters otherwise."""
+    return f"matplotlib {version('matplotlib')}" if available() else ""
 
 
 def strip(name: str, bar: Bar, margin: float, limits: tuple[float, float], label: str) -> str:
