@@ -17,6 +17,7 @@ from evalkit.policy import ResolvedPolicy, bind, load_policy
 from evalkit.records import (
     ChoiceReply,
     EngineIdentity,
+    ItemFacts,
     JudgeRun,
     Judgment,
     Manifest,
@@ -42,6 +43,10 @@ class MadeRun:
     manifest: Manifest
     records: dict[str, tuple[Record, ...]] = field(default_factory=dict)
     judgments: dict[str, tuple[Judgment, ...]] = field(default_factory=dict)
+    known: dict[str, dict[str, ItemFacts]] = field(default_factory=dict)
+
+    def facts(self, task: str) -> dict[str, ItemFacts]:
+        return self.known.get(task, {})
 
 
 def policy(name: str = "release", recipes: Sequence[str] = ("candidate",), **endpoint_changes: Any) -> ResolvedPolicy:

@@ -22,6 +22,7 @@ from evalkit.comparison.proportions import ProportionComparison
 from evalkit.comparison.runs import Fault, RunLabel, RunView
 from evalkit.comparison.settings import ComparisonSettings, settings_for
 from evalkit.comparison.subjects import SubjectRow
+from evalkit.comparison.units import Grouping, Units
 
 __all__ = [
     "AggregateComparison",
@@ -36,6 +37,7 @@ __all__ = [
     "FilledDifferences",
     "GateComparison",
     "GroupMean",
+    "Grouping",
     "MeanComparison",
     "PairwiseComparison",
     "ProportionComparison",
@@ -46,6 +48,7 @@ __all__ = [
     "RunView",
     "SideCoverage",
     "SubjectRow",
+    "Units",
     "compare",
     "compare_aggregate",
     "compare_endpoints",

@@ -24,6 +24,7 @@ from evalkit.comparison.plain import to_plain
 from evalkit.comparison.proportions import ProportionComparison
 from evalkit.comparison.runs import Fault, RunLabel, RunView, citable_judge, citable_task, label
 from evalkit.comparison.settings import ComparisonSettings, settings_for
+from evalkit.comparison.units import unit_codes
 from evalkit.records import JudgeRun, TaskRun
 
 if TYPE_CHECKING:
@@ -121,7 +122,15 @@ def compare(baseline: RunView, candidate: RunView, task: str, settings: Comparis
         parts, more = judged_parts(baseline, candidate, task, pairs, chosen)
         faults += more
     else:
-        parts = marked_parts(left, pairs, chosen, faults)
+        codes = unit_codes(
+            task,
+            [key[:3] for key in pairs.keys],
+            pairs.unseen,
+            baseline.facts(task) or candidate.facts(task),
+            cluster=chosen.cluster,
+            strata=chosen.strata,
+        )
+        parts = marked_parts(left, pairs, codes, chosen, faults)
     return Comparison(
         endpoint=chosen.endpoint,
         task=task,

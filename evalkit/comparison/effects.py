@@ -18,6 +18,7 @@ from evalkit.comparison.attempts import Attempts
 from evalkit.statistics.agreement import FlipRate
 from evalkit.statistics.bootstrap import bootstrap_mean_interval
 from evalkit.statistics.checks import Floats, Integers
+from evalkit.statistics.clustered_tango import ClusteredPairs, clustered_tango_interval
 from evalkit.statistics.clusters import ClusteredMean, clustered_mean
 from evalkit.statistics.interval import Interval
 from evalkit.statistics.paired_proportions import (
@@ -42,7 +43,7 @@ class EffectSizes:
     Attributes:
         n: complete pairs; every interval here is from them.
         difference: D.
-        interval: Tango's, at 95 %; decides nothing by itself but agrees with the test.
+        interval: Tango's, at 95 %, by cluster where items share one; decides nothing itself but agrees with the test.
         newcombe: Newcombe's method 10, as a check.
         baseline_accuracy, candidate_accuracy: proportions.
         flips: discordance with its Wilson interval.
@@ -77,7 +78,13 @@ class EffectSizes:
 
 
 def effect_sizes(
-    table: PairedTable, differences: Floats, subjects: Integers, *, margin: float, rng: np.random.Generator
+    table: PairedTable,
+    differences: Floats,
+    subjects: Integers,
+    *,
+    margin: float,
+    rng: np.random.Generator,
+    clustered_pairs: ClusteredPairs | None = None,
 ) -> EffectSizes:
     """Return all effect sizes of a table of at least two pairs.
 
@@ -87,6 +94,7 @@ def effect_sizes(
         subjects: subject code of each pair, 0 to s - 1 without gaps, shape (n,).
         margin: proportion, for the equivalence test.
         rng: for the bootstrap.
+        clustered_pairs: the same pairs by cluster; None where each is a unit of its own.
 
     Raises:
         EstimateError: fewer than two pairs.
@@ -96,7 +104,7 @@ def effect_sizes(
     return EffectSizes(
         n=table.n,
         difference=table.difference,
-        interval=tango_interval(table),
+        interval=tango_interval(table) if clustered_pairs is None else clustered_tango_interval(clustered_pairs),
         newcombe=newcombe_interval(table),
         baseline_accuracy=table.baseline_accuracy,
         candidate_accuracy=table.candidate_accuracy,

@@ -19,12 +19,15 @@ from evalkit.comparison.pairing import Pairs
 from evalkit.comparison.proportions import compare_proportions
 from evalkit.comparison.runs import Fault
 from evalkit.comparison.settings import ComparisonSettings
+from evalkit.comparison.units import UnitCodes
 from evalkit.errors import EstimateError
 from evalkit.records import Record, TaskRun
 from evalkit.statistics.checks import Floats
 
 
-def marked_parts(run: TaskRun, pairs: Pairs, settings: ComparisonSettings, faults: list[Fault]) -> dict[str, Any]:
+def marked_parts(
+    run: TaskRun, pairs: Pairs, codes: UnitCodes, settings: ComparisonSettings, faults: list[Fault]
+) -> dict[str, Any]:
     """Return the parts of a `Comparison` that marked items have; adds to `faults` what forbids judging."""
     metric = settings.metric or run.metric
     left, right = _marks(pairs.baseline, metric), _marks(pairs.candidate, metric)
@@ -45,13 +48,15 @@ def marked_parts(run: TaskRun, pairs: Pairs, settings: ComparisonSettings, fault
         if comparable:
             parts["soft"] = compare_soft_accuracy(pairs.baseline, pairs.candidate, pairs.unseen, level=settings.level)
             parts["shift"] = distribution_shift(pairs.baseline, pairs.candidate)
-        parts.update(_estimates(metric, left, right, pairs, settings))
+        parts.update(_estimates(metric, left, right, pairs, codes, settings))
     except EstimateError as error:
         faults.append(Fault(code="estimate", message=f"metric '{metric}': {error}"))
     return parts
 
 
-def _estimates(metric: str, left: Floats, right: Floats, pairs: Pairs, settings: ComparisonSettings) -> dict[str, Any]:
+def _estimates(
+    metric: str, left: Floats, right: Floats, pairs: Pairs, codes: UnitCodes, settings: ComparisonSettings
+) -> dict[str, Any]:
     values = np.concatenate([left, right])
     values = values[~np.isnan(values)]
     if np.isin(values, (0.0, 1.0)).all():
@@ -63,6 +68,7 @@ def _estimates(metric: str, left: Floats, right: Floats, pairs: Pairs, settings:
             margin=settings.margin,
             subjects_q=settings.subjects_q,
             seed=settings.seed,
+            codes=codes,
         )
         return {"proportion": found}
     scale = (0.0, 1.0)

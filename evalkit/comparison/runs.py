@@ -10,11 +10,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from evalkit.records import Fidelity, JudgeRun, Judgment, Manifest, Record, TaskRun
+from evalkit.records import Fidelity, ItemFacts, JudgeRun, Judgment, Manifest, Record, TaskRun
 
 
 class RunView(Protocol):
-    """A run: `evalkit.store.Run`, or anything with these three."""
+    """A run: `evalkit.store.Run`, or anything with these four."""
 
     @property
     def manifest(self) -> Manifest:
@@ -27,6 +27,9 @@ class RunView(Protocol):
     @property
     def judgments(self) -> Mapping[str, Sequence[Judgment]]:
         """Task name to judgments, in any order; only judged tasks."""
+
+    def facts(self, task: str) -> Mapping[str, ItemFacts]:
+        """Return item key to what the item shares with others; empty where the items are not at hand."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -26,6 +26,7 @@ class ComparisonSettings:
         subjects_q: share of false alarms in the list of subjects.
         tolerated: names of tolerated differences.
         seed: of bootstraps.
+        cluster, strata: fields of an item, as in `EndpointSection`.
     """
 
     endpoint: str | None = None
@@ -36,6 +37,8 @@ class ComparisonSettings:
     subjects_q: float = 0.10
     tolerated: frozenset[str] = frozenset()
     seed: int = 2
+    cluster: str | None = None
+    strata: tuple[str, ...] = ()
 
 
 def settings_for(policy: ResolvedPolicy, name: str) -> ComparisonSettings:
@@ -53,4 +56,6 @@ def settings_for(policy: ResolvedPolicy, name: str) -> ComparisonSettings:
         subjects_q=rules.multiplicity.subjects_bh_q,
         tolerated=frozenset(rules.overrides) | mixing,
         seed=rules.seeds.bootstrap,
+        cluster=endpoint.cluster,
+        strata=endpoint.strata,
     )

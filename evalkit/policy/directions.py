@@ -128,6 +128,8 @@ RULES: Mapping[type[Section], Mapping[str, Rule]] = {
         "gating": Rule(words="gating", weaker=_smaller),
         "alpha": Rule(words="one-sided alpha", weaker=_larger),
         "population": _free("limits what a report asks for"),
+        "cluster": Rule(words="cluster", weaker=_unpinned),
+        "strata": Rule(words="strata", weaker=_more),
     },
     PointsSection: {
         "items": Rule(words="items", weaker=_smaller),

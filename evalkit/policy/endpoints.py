@@ -8,10 +8,11 @@ A margin in points is a difference in percentage points of accuracy; `margins` g
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from itertools import pairwise
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
 
 from evalkit.configuration import Section
 
@@ -34,6 +35,11 @@ class EndpointSection(Section):
         gating: whether the verdict rests on it; an advisory endpoint is reported and decides nothing.
         alpha: one-sided error rate of PASS, and of FAIL.
         population: items that exist at all, so that a report never asks for more than there are; None if unknown.
+        cluster: what a cluster of items is: a field of the source row (a passage, a question family), `subject`, `row`
+            (the place in the source, which parallel subjects share) or `content`. Items of one cluster are evidence
+            once, as far as they flip together. None: each question is a cluster of its own.
+        strata: fields whose values are the only ones the claim speaks for (`subject`: these subjects, not further
+            ones); then differences between them weaken nothing. Empty: the claim speaks for further ones too.
     """
 
     task: Annotated[str, Field(min_length=1)]
@@ -43,6 +49,27 @@ class EndpointSection(Section):
     gating: bool
     alpha: Alpha
     population: Count | None = None
+    cluster: Annotated[str, Field(min_length=1)] | None = None
+    strata: tuple[str, ...] = ()
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_not_asked(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """A policy written before a key existed keeps its digest."""
+        data: dict[str, Any] = dump(self)
+        return {name: value for name, value in data.items() if name not in _NEWER or value not in _NEWER[name]}
+
+    @model_validator(mode="after")
+    def _cluster_is_no_stratum(self) -> EndpointSection:
+        if self.cluster is not None and self.cluster in self.strata:
+            raise ValueError(
+                f"'{self.cluster}' is both cluster and stratum; as a cluster its values stand for further ones, as a "
+                "stratum for themselves alone"
+            )
+        return self
+
+
+_NEWER: Mapping[str, tuple[Any, ...]] = {"cluster": (None,), "strata": ((), [])}
+"""Keys that older policies do not have, with the values that change nothing."""
 
 
 class PointsSection(EndpointSection):

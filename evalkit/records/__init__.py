@@ -9,6 +9,7 @@ A record holds what one engine did with one item; every number in a report is de
 from __future__ import annotations
 
 from evalkit.records.canonical import canonical_json, content_digest, digest, fold, text_digest
+from evalkit.records.contents import CONTENT, ROW, SUBJECT, ItemFacts, item_facts
 from evalkit.records.identity import EngineIdentity, Fidelity
 from evalkit.records.items import Item
 from evalkit.records.judgments import Judgment, JudgmentStatus, judged_task, judging_name
@@ -18,11 +19,15 @@ from evalkit.records.record import Record, Status
 from evalkit.records.replies import ChoiceReply, TextReply, Turn
 
 __all__ = [
+    "CONTENT",
     "FORMAT",
+    "ROW",
+    "SUBJECT",
     "ChoiceReply",
     "EngineIdentity",
     "Fidelity",
     "Item",
+    "ItemFacts",
     "JudgeRun",
     "Judgment",
     "JudgmentStatus",
@@ -37,6 +42,7 @@ __all__ = [
     "content_digest",
     "digest",
     "fold",
+    "item_facts",
     "judged_task",
     "judging_name",
     "parse_object",

@@ -14,23 +14,9 @@ import math
 from numpy.typing import ArrayLike
 
 from evalkit.errors import EstimateError
-from evalkit.statistics.checks import checked_number, checked_vector
+from evalkit.statistics.checks import checked_number
+from evalkit.statistics.clusters import effective_clusters
 from evalkit.statistics.interval import Interval, two_sided_z
-
-
-def effective_clusters(sizes: ArrayLike) -> float:
-    """Return (sum n_g)^2 / sum n_g^2: how many equal clusters tell as much as clusters of `sizes`, shape (G,).
-
-    >>> effective_clusters([4, 4, 4]), round(effective_clusters([90, 1, 1, 1]), 3)
-    (3.0, 1.067)
-
-    Raises:
-        EstimateError: fewer than two clusters, or a size below 1.
-    """
-    counts = checked_vector("cluster sizes", sizes)
-    if (counts < 1.0).any():
-        raise EstimateError(f"cluster sizes hold {counts.min():g}; allowed: at least one trial in every cluster")
-    return float(counts.sum() ** 2 / (counts**2).sum())
 
 
 def cluster_wilson(share: float, sizes: ArrayLike, level: float = 0.95) -> Interval:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import stdtrit
+from scipy.special import chdtrc, stdtrit
 
 from evalkit.errors import EstimateError
 from evalkit.statistics.checks import ROUNDING, Floats, Integers, checked_between, checked_count, checked_vector
@@ -108,3 +108,82 @@ def cluster_totals(values: Floats, codes: Integers, count: int) -> tuple[Floats,
     sums: Floats = np.bincount(codes, weights=values, minlength=count).astype(np.float64)
     sizes: Floats = np.bincount(codes, minlength=count).astype(np.float64)
     return sums, sizes
+
+
+def effective_clusters(sizes: ArrayLike) -> float:
+    """Return (sum n_g)^2 / sum n_g^2: how many equal clusters tell as much as clusters of `sizes`, shape (G,).
+
+    >>> effective_clusters([4, 4, 4]), round(effective_clusters([90, 1, 1, 1]), 3)
+    (3.0, 1.067)
+
+    Raises:
+        EstimateError: fewer than two clusters, or a size below 1.
+    """
+    counts = checked_vector("cluster sizes", sizes)
+    if (counts < 1.0).any():
+        raise EstimateError(f"cluster sizes hold {counts.min():g}; allowed: at least one trial in every cluster")
+    return float(counts.sum() ** 2 / (counts**2).sum())
+
+
+def cluster_values(sums: Floats, sizes: Floats) -> Floats:
+    """Return one value for each cluster, shape (G,), whose plain mean and standard error are those of all items.
+
+    u_g = D + (G/n)(S_g - n_g D), D = sum S_g / n. Their mean is D, and sd(u)/sqrt(G) is the cluster-robust standard
+    error of `clustered_mean`, so every test of independent units applies to them. With equal sizes they are the means
+    of the clusters; with one item each, the items.
+
+    >>> cluster_values(np.array([1.0, 0.0, 2.0]), np.array([2.0, 2.0, 2.0])).tolist()
+    [0.5, 0.0, 1.0]
+    """
+    total = float(sizes.sum())
+    if (sizes == sizes[0]).all():
+        return sums / sizes  # exact, where the general form would round
+    mean = float(sums.sum()) / total
+    values: Floats = mean + (sums.size / total) * (sums - sizes * mean)
+    return values
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExcessDesignEffect:
+    """How much more the mean varies when groups are taken for the units, instead of clusters.
+
+    Attributes:
+        groups: groups.
+        excess: variance of the mean by group over that by cluster; 1 if groups explain nothing.
+        p: one-sided p-value of "items of one group, but of different clusters, are not alike".
+    """
+
+    groups: int
+    excess: float
+    p: float
+
+
+def excess_design_effect(residuals: Floats, clusters: Integers, groups: Integers) -> ExcessDesignEffect:
+    """Compare groups with clusters, which may cross; `residuals` have mean zero; all of shape (n,), codes from 0.
+
+    With r_cg the sum of the residuals of cluster c in group g, excess = 1 + U/V. U = sum_g [(sum_c r_cg)^2 - sum_c
+    r_cg^2] adds the products of different clusters of a group, V = sum_c (sum_g r_cg)^2. If the cells were dealt to
+    groups by chance U has mean zero and variance 2 (S2^2 - S4) sum_g m_g (m_g - 1)/(M (M - 1)): m_g of the M cells are
+    in group g, S2 and S4 are the sums of r_cg^2 and r_cg^4. p is that of a chi-squared distribution of this variance on
+    as many degrees of freedom as there are groups of equal size: with few large groups U is as skewed as that.
+
+    >>> excess_design_effect(np.array([1.0, 1, -1, -1]), np.array([0, 1, 2, 3]), np.array([0, 0, 1, 1])).excess
+    2.0
+    """
+    count = int(groups.max()) + 1
+    cells, at = np.unique(clusters * count + groups, return_inverse=True)
+    sums = np.bincount(at, weights=residuals)
+    of_group = (cells % count).astype(np.int64)
+    squares = sums**2
+    inside = np.bincount(of_group, weights=squares, minlength=count)
+    between = float((np.bincount(of_group, weights=sums, minlength=count) ** 2 - inside).sum())
+    own = float((np.bincount(clusters, weights=residuals) ** 2).sum())
+    held = np.bincount(of_group, minlength=count).astype(np.float64)
+    pairs, cell_count = held * (held - 1.0), float(sums.size)
+    spread = float(squares.sum()) ** 2 - float((squares**2).sum())
+    if own <= 0.0 or pairs.sum() == 0.0 or spread <= ROUNDING * own**2:
+        return ExcessDesignEffect(groups=count, excess=1.0, p=1.0)
+    z = between / math.sqrt(2.0 * spread * float(pairs.sum()) / (cell_count * (cell_count - 1.0)))
+    df = float(pairs.sum()) ** 2 / float((pairs**2).sum())
+    p = float(chdtrc(df, max(0.0, df + z * math.sqrt(2.0 * df))))
+    return ExcessDesignEffect(groups=count, excess=1.0 + between / own, p=p)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Protocol, TypeVar
 
 from evalkit.errors import DataError, UsageError
-from evalkit.records import Item, Judgment, Manifest, Record, judged_task
+from evalkit.records import Item, ItemFacts, Judgment, Manifest, Record, item_facts, judged_task
 from evalkit.store.door import exists, read_text, refuse_irregular
 from evalkit.store.layout import MANIFEST, Kind, task_file, task_of
 from evalkit.store.lines import read_lines
@@ -46,6 +46,21 @@ class Run:
     records: Mapping[str, tuple[Record, ...]]
     judgments: Mapping[str, tuple[Judgment, ...]]
     items: Mapping[str, tuple[Item, ...]] = field(default_factory=dict)
+    _facts: dict[str, Mapping[str, ItemFacts]] = field(default_factory=dict, repr=False, compare=False)
+
+    def facts(self, task: str) -> Mapping[str, ItemFacts]:
+        """Return item key to what the item shares with others, read once; empty where the folder holds no items.
+
+        Raises:
+            DataError: a line is torn or garbled; names file and line.
+            StoreError: the file cannot be read.
+        """
+        if task not in self._facts:
+            file = task_file(self.path, "items", task)
+            with _collector_paused():
+                lines = parsed(file, task, Item.from_json) if exists(file) else ()
+                self._facts[task] = {item.key: item_facts(item) for _, item in lines}
+        return self._facts[task]
 
     def records_sha256(self, task: str) -> str:
         """Digest of a task's record lines in sorted order: equal for equal replies, whatever the order of work."""

@@ -14,13 +14,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from evalkit.comparison import Comparison, to_plain
+from evalkit.comparison import Comparison, Units, to_plain
 from evalkit.errors import EstimateError, ExitCode
 from evalkit.policy import ResolvedPolicy
 from evalkit.qualification import Qualification
 from evalkit.statistics.multiplicity import holm
 from evalkit.verdict.assay import AssayReport, Comparisons, assess
-from evalkit.verdict.endpoints import EndpointResult, evaluate, role
+from evalkit.verdict.endpoints import EndpointResult, evaluate, role, units_of
 from evalkit.verdict.gate import OUTCOMES, STATES, outcomes, recipe_p
 from evalkit.verdict.guards import GuardResult, guard_results
 from evalkit.verdict.judges import JudgeStanding, demoted, judge_reasons, standings
@@ -353,6 +353,21 @@ def _claim(policy: ResolvedPolicy, gating: Sequence[EndpointResult], claims: Seq
     return strongest
 
 
+def _speaks_for(units: Units) -> str:
+    """Say which population the interval is about."""
+    if units.strata:
+        where = f" in these {units.stratum_count} ({' x '.join(units.strata)}), not in further ones"
+        if units.within is not None and units.within.p < 0.01:
+            where += f"; between them the difference varies {units.within.design_effect:.1f} times as much as by chance"
+    elif units.cluster is not None:
+        where = f" in clusters ('{units.cluster}') like these {units.clusters}"
+    else:
+        where = ""
+    repeats = units.items - units.contents
+    told = f"; {repeats} of {units.items} put a question again and count with it as one" if repeats else ""
+    return f"the interval speaks for items like these{where}{told}"
+
+
 def _notes(
     policy: ResolvedPolicy, gating: Sequence[str], case: _Case, comparisons: Comparisons, outcome: Outcome
 ) -> list[str]:
@@ -368,6 +383,10 @@ def _notes(
         if passed and effects and effects.mcnemar.midp_p < 0.05:
             way = "worse" if effects.difference < 0 else "better"
             notes.append(f"{result.name}: within the margin, but measurably {way}")
+    for result in case.endpoints:
+        units = units_of(policy.endpoints[result.name], comparisons[result.name])
+        if units is not None and result.name in gating:
+            notes.append(f"{result.name}: {_speaks_for(units)}")
     shown = [result.name for result in case.endpoints if result.name not in gating]
     if shown:
         notes.append(f"shown, and not part of the verdict: {', '.join(shown)}")

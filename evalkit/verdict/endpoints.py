@@ -10,17 +10,21 @@ import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from scipy.special import ndtri, stdtrit
+from scipy.special import ndtr, ndtri, stdtrit
 
-from evalkit.comparison import Comparison, FilledDifferences, MeanComparison, ProportionComparison
+from evalkit.comparison import Comparison, FilledDifferences, MeanComparison, ProportionComparison, Units
 from evalkit.errors import EstimateError
 from evalkit.policy import Endpoint, MeanEndpoint, ProportionEndpoint, ResolvedPolicy, SoftAccuracyEndpoint
+from evalkit.statistics.clustered_tango import clustered_tango_interval, clustered_tango_noninferiority
 from evalkit.statistics.interval import Interval
 from evalkit.statistics.paired_means import noncentral_power_t, paired_t
 from evalkit.statistics.power import minimum_items
-from evalkit.statistics.tango import tango_interval, tango_noninferiority
+from evalkit.statistics.tango import NonInferiority, tango_interval, tango_noninferiority
 from evalkit.verdict.gate import STATES, endpoint_states
 from evalkit.verdict.outcome import EndpointState, Reason
+
+FEWEST_CLUSTERS = 20
+"""Clusters (of equal size, or as many as tell as much) below which no clustered test holds its level."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,13 +166,30 @@ def mean_of(endpoint: Endpoint, comparison: Comparison) -> MeanComparison | None
 
 def too_few(name: str, endpoint: Endpoint, comparison: Comparison) -> Reason | None:
     """Return a reason if not even a copy without a single flip could pass on so many pairs."""
-    pairs = observed_pairs(endpoint, comparison)
+    pairs, units = observed_pairs(endpoint, comparison), units_of(endpoint, comparison)
     least = minimum_items(endpoint.margins[0], endpoint.alpha) if isinstance(endpoint, ProportionEndpoint) else 2
-    if pairs >= least:
-        return None
     unit = "questions" if isinstance(endpoint, MeanEndpoint) else "items"
-    message = f"{name}: {pairs} paired {unit}; at least {least} are needed; next step: run more {unit}"
+    if pairs < least:
+        message = f"{name}: {pairs} paired {unit}; at least {least} are needed; next step: run more {unit}"
+        return Reason(code="too-few", message=message, endpoint=name)
+    if units is None or units.clusters == units.items:
+        return None
+    least = max(least, FEWEST_CLUSTERS)
+    if units.effective >= least:
+        return None
+    message = (
+        f"{name}: {units.items} paired {unit} are {units.contents} different questions in {units.clusters} clusters, "
+        f"which tell as much as {units.effective:.0f} of equal size; at least {least} are needed; next step: run more "
+        f"{'clusters' if units.cluster else 'different questions'}"
+    )
     return Reason(code="too-few", message=message, endpoint=name)
+
+
+def units_of(endpoint: Endpoint, comparison: Comparison) -> Units | None:
+    """Return what counts as one in an endpoint; None without data."""
+    if isinstance(endpoint, ProportionEndpoint):
+        return comparison.proportion.units if comparison.proportion is not None else None
+    return None
 
 
 def observed_pairs(endpoint: Endpoint, comparison: Comparison) -> int:
@@ -204,8 +225,10 @@ def _proportion(
     critical = -float(ndtri(endpoint.alpha))
     steps = []
     for claim, margin in _claims(policy, endpoint):
-        worst, best = (tango_noninferiority(filled, margin) for filled in (data.unfavourable, data.favourable))
-        steps.append(_step(claim, margin, (worst.z, best.z), critical, (worst.p_certify, best.p_reject)))
+        worst, best = (_score_test(data, fill, margin) for fill in ("unfavourable", "favourable"))
+        # Skewed losses of whole clusters can raise the p-value; then the certifying statistic is that of the p-value.
+        certifying = worst.z if worst.p_certify <= ndtr(-worst.z) else max(-_FARTHEST, -float(ndtri(worst.p_certify)))
+        steps.append(_step(claim, margin, (certifying, best.z), critical, (worst.p_certify, best.p_reject)))
     level = 1.0 - 2.0 * endpoint.alpha
     return EndpointResult(
         **common,
@@ -214,11 +237,30 @@ def _proportion(
         baseline_value=table.baseline_accuracy,
         candidate_value=table.candidate_accuracy,
         difference=table.difference,
-        interval=tango_interval(table, level),
-        filled_interval=tango_interval(data.unfavourable, level),
+        interval=score_interval(data, "observed", level),
+        filled_interval=score_interval(data, "unfavourable", level),
         steps=tuple(steps),
         state=steps[0].state,
     )
+
+
+_FARTHEST = 38.0
+"""Beyond it a normal p-value is 0 or 1 in double precision."""
+
+_Fill = Literal["observed", "unfavourable", "favourable"]
+
+
+def _score_test(data: ProportionComparison, fill: _Fill, margin: float) -> NonInferiority:
+    if data.clustered is not None:
+        return clustered_tango_noninferiority(getattr(data.clustered, fill), margin)
+    return tango_noninferiority(getattr(data, fill), margin)
+
+
+def score_interval(data: ProportionComparison, fill: _Fill, level: float) -> Interval:
+    """Return Tango's interval of the pairs seen or of a fill, by cluster where items share one."""
+    if data.clustered is not None:
+        return clustered_tango_interval(getattr(data.clustered, fill), level)
+    return tango_interval(getattr(data, fill), level)
 
 
 def _mean(

@@ -41,7 +41,9 @@ REASONS: Mapping[str, str] = {
     "non-finite": "a run met a number that is not finite, or an option without a token",
     "pairing": "keys are duplicate, unmatched or of other items",
     "estimate": "an estimate that the verdict rests on cannot be made",
-    "too-few": "so few items that not even an identical copy could pass",
+    "too-few": "so few items, or clusters of items, that not even an identical copy could pass",
+    "repeated-items": "items put the same questions again, and the policy does not say what belongs together",
+    "no-cluster": "the policy's cluster field is not in every item",
     "assay-missing": "a required check of the evaluation itself was not made",
     "assay-failed": "the evaluation could not be shown to work",
     "baseline-sanity": "the baseline is not sure to be better than guessing, or not where it was published",
@@ -63,6 +65,7 @@ REASONS: Mapping[str, str] = {
     "guard:length": "answers have another length",
     "guard:catastrophic": "more questions than chance explains lost very much",
     "guard:skew": "rare large losses carry the test",
+    "guard:design-effect": "items that share something flip together, so that they are fewer than they look",
     "guard:implausible-gain": "the candidate is better than a quantized model can be",
 }
 """Every reason code with its meaning."""

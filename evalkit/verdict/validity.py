@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from evalkit.comparison import Comparison, Coverage, RunLabel, SideCoverage
+from evalkit.comparison import Comparison, Coverage, RunLabel, SideCoverage, Units
 from evalkit.policy import Endpoint, MeanEndpoint, ResolvedPolicy
 from evalkit.records import JudgeRun, TaskRun
 from evalkit.statistics.checks import ROUNDING
-from evalkit.verdict.endpoints import mean_of, too_few
+from evalkit.verdict.endpoints import mean_of, too_few, units_of
 from evalkit.verdict.outcome import Reason
+
+OWN_REPEATS = 0.02
+"""Share of items that may put a question again: MMLU has 0.8 % of them. They are tested as clusters all the same."""
 
 
 def data_reasons(policy: ResolvedPolicy, name: str, comparison: Comparison) -> list[Reason]:
@@ -34,6 +37,7 @@ def data_reasons(policy: ResolvedPolicy, name: str, comparison: Comparison) -> l
         reasons += _against_policy(name, endpoint, comparison.task_run, comparison.judge_run)
     if comparison.coverage is not None:
         reasons += _coverage(policy, name, endpoint, comparison, comparison.coverage)
+    reasons += _units(name, endpoint, units_of(endpoint, comparison))
     few = too_few(name, endpoint, comparison)
     if few is not None:
         reasons.append(few)
@@ -99,6 +103,25 @@ def _coverage(
                 f"{most:.2%}: {side.absent} absent{_failures(side.failed)}; next step: complete the run"
             )
             found.append(Reason(code="coverage", message=message, endpoint=name))
+    return found
+
+
+def _units(name: str, endpoint: Endpoint, units: Units | None) -> list[Reason]:
+    """Return why items may not be taken for what they look like: known before any result is looked at."""
+    found = []
+    if units is not None and endpoint.cluster is None and units.repeated_share > OWN_REPEATS:
+        message = (
+            f"{name}: {units.items} items put only {units.contents} different questions ({units.repeated_share:.1%} "
+            f"are repeats; a benchmark's own are below {OWN_REPEATS:.0%}); next step: run each question once, or say "
+            "in the policy what belongs together (cluster: content)"
+        )
+        found.append(Reason(code="repeated-items", message=message, endpoint=name))
+    if units is not None and units.lacking:
+        message = (
+            f"{name}: {units.lacking} of {units.items} items have no field '{units.cluster}', which the policy takes "
+            "for the cluster; next step: name a field of the item's source row, or import it with the items"
+        )
+        found.append(Reason(code="no-cluster", message=message, endpoint=name))
     return found
 
 

@@ -25,6 +25,8 @@ WEAKER: dict[str, tuple[Any, str]] = {
     "endpoints.mmlu.alpha": (0.03, "one-sided alpha of mmlu 0.03 (standard: 0.025)"),
     "endpoints.mmlu.items": (400, "items of mmlu 400 (standard: 14042)"),
     "endpoints.mmlu.chance": (0.0, "chance level of mmlu 0 (standard: 0.25)"),
+    "endpoints.mmlu.strata": (["subject", "passage"], "strata of mmlu [subject, passage] (standard: [subject])"),
+    "endpoints.mt_bench.strata": (["subject"], "strata of mt_bench [subject] (standard: [])"),
     "endpoints.mmlu.margins_points": ([7.0, 0.5], "margin 7 points of mmlu for 'comparable' (standard: 1)"),
     "endpoints.mt_bench.margin": (2.0, "margin 2 rating of mt_bench for 'comparable' (standard: 0.3)"),
     "endpoints.mt_bench.questions": (9, "questions of mt_bench 9"),
@@ -61,6 +63,8 @@ WEAKER: dict[str, tuple[Any, str]] = {
 ASKS_NOTHING = {
     "endpoints.mmlu.item_set_sha256",
     "endpoints.mt_bench.item_set_sha256",
+    "endpoints.mmlu.cluster",
+    "endpoints.mt_bench.cluster",
     "endpoints.mt_bench.judge",
     "endpoints.mt_bench.judge_profile_sha256",
     "endpoints.mt_bench.reference_set_sha256",

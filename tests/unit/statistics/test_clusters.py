@@ -6,8 +6,8 @@ from scipy.stats import bootstrap as other_bootstrap
 
 from evalkit.errors import EstimateError
 from evalkit.statistics.bootstrap import bootstrap_mean_interval
-from evalkit.statistics.cluster_shares import cluster_wilson, effective_clusters
-from evalkit.statistics.clusters import clustered_mean
+from evalkit.statistics.cluster_shares import cluster_wilson
+from evalkit.statistics.clusters import clustered_mean, effective_clusters
 
 
 def sample(seed=3, clusters=12, size=6):

@@ -13,6 +13,7 @@ import pytest
 from evalkit.comparison import PublishedAccuracy
 from evalkit.errors import ExitCode
 from evalkit.policy import JudgeRules, load_policy
+from evalkit.records import ItemFacts
 from evalkit.verdict import REASONS, Outcome, Reason, decide_unpaired, exit_code
 
 Make = Callable[..., Any]
@@ -129,6 +130,42 @@ def barely_enough_for_one(make: Make) -> Any:
     return bench.verdict(bench.run(losses=15, gains=5))
 
 
+def every_question_twice(make: Make) -> Any:
+    bench = make()
+    return bench.verdict(candidates=compared_with(bench, lambda at: ItemFacts(content=f"c{at // 2}", labels={})))
+
+
+def no_field_of_that_name(make: Make) -> Any:
+    bench = make(mmlu={"cluster": "passage"})
+    return bench.verdict(
+        candidates=compared_with(
+            bench, lambda at: ItemFacts(content=f"c{at}", labels={"passage": f"p{at}"} if at else {})
+        )
+    )
+
+
+def passages_that_flip_together(make: Make) -> Any:
+    bench = make()
+    marks = bench.marks.copy()
+    lost, gained = np.flatnonzero(marks == 1.0)[:16], np.flatnonzero(marks == 0.0)[:16]
+    marks[lost], marks[gained] = 0.0, 1.0
+    passages = {at: f"lost {n // 4}" for n, at in enumerate(lost)} | {
+        at: f"won {n // 4}" for n, at in enumerate(gained)
+    }
+
+    def facts(at: int) -> ItemFacts:
+        return ItemFacts(content=f"c{at}", labels={"passage": passages.get(at, f"rest {at // 4}")})
+
+    return bench.verdict(candidates=compared_with(bench, facts, bench.run(marks=marks)))
+
+
+def compared_with(bench: Any, facts: Callable[[int], ItemFacts], run: Any = None) -> Any:
+    """Comparisons with a baseline whose MMLU items are known to share something."""
+    keys = [record.key.rsplit("/", 1)[0] for record in bench.baseline.records["mmlu"]]
+    known = {"mmlu": {key: facts(at) for at, key in enumerate(keys)}}
+    return {"candidate": bench.compare(run or bench.run(), replace(bench.baseline, known=known))}
+
+
 CASES: dict[str, tuple[Outcome, Callable[[Make], Any]]] = {
     "policy-missing": (INVALID, lambda make: make().verdict(make().run(policy_sha256=None))),
     "policy-changed": (INVALID, lambda make: make().verdict(make().run(policy_sha256="0" * 64))),
@@ -140,6 +177,8 @@ CASES: dict[str, tuple[Outcome, Callable[[Make], Any]]] = {
     "pairing": (INVALID, an_item_twice),
     "estimate": (INVALID, marks_without_bounds),
     "too-few": (INVALID, five_items),
+    "repeated-items": (INVALID, every_question_twice),
+    "no-cluster": (INVALID, no_field_of_that_name),
     "assay-missing": (INVALID, lambda make: make().verdict(rerun=None)),
     "assay-failed": (INVALID, a_rerun_that_loses),
     "baseline-sanity": (INVALID, a_baseline_near_chance),
@@ -158,6 +197,7 @@ CASES: dict[str, tuple[Outcome, Callable[[Make], Any]]] = {
     "guard:gates": (INCONCLUSIVE, six_cut_off_answers),
     "guard:catastrophic": (INCONCLUSIVE, four_ruined_questions),
     "guard:skew": (INCONCLUSIVE, two_ruined_questions),
+    "guard:design-effect": (INCONCLUSIVE, passages_that_flip_together),
     "guard:implausible-gain": (INCONCLUSIVE, gains_of_rating),
 }
 """Reason code to the outcome it belongs to and evidence that leads there."""
@@ -165,6 +205,7 @@ CASES: dict[str, tuple[Outcome, Callable[[Make], Any]]] = {
 ALSO = {
     "wrong-run": {"policy-missing"},
     "estimate": {"too-few"},
+    "no-cluster": {"assay-failed"},
     "guard:gates": {"guard:invalid-answers"},
     "guard:catastrophic": {"guard:skew"},
 }
