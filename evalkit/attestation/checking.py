@@ -22,7 +22,7 @@ from evalkit.attestation.covering import (
     run_folder_names,
     strangers,
 )
-from evalkit.attestation.envelope import parse_envelope, trusted_signer
+from evalkit.attestation.envelope import parse_envelope, trusted_signers
 from evalkit.attestation.findings import Finding
 from evalkit.attestation.recomputing import recomputed
 from evalkit.attestation.rewriting import rewritten
@@ -45,7 +45,7 @@ class Check:
         findings: everything that is wrong; empty if the certificate holds.
         notes: what a reader must also know.
         unchecked: parts that were not checked, one sentence each; what holds, holds without them.
-        signer: name of the trusted key that signed; None without a signature.
+        signers: names of the trusted keys that signed, each once; empty without a signature.
         files: how many files were compared with the signed statement.
         document: the certificate, if it can be read.
     """
@@ -53,7 +53,7 @@ class Check:
     findings: tuple[Finding, ...]
     notes: tuple[str, ...]
     unchecked: tuple[str, ...]
-    signer: str | None
+    signers: tuple[str, ...]
     files: int
     document: Mapping[str, Any] | None
 
@@ -94,7 +94,7 @@ def check_folder(folder: Path, keys: Sequence[Ed25519PublicKey] | None, *, other
         findings=tuple(seen.findings),
         notes=tuple(seen.notes),
         unchecked=tuple(seen.unchecked),
-        signer=seen.signer,
+        signers=seen.signers,
         files=len(statement.files) if statement is not None else 0,
         document=document,
     )
@@ -108,7 +108,7 @@ class _Seen:
     findings: list[Finding] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     unchecked: list[str] = field(default_factory=list)
-    signer: str | None = None
+    signers: tuple[str, ...] = ()
 
 
 def _checked(folder: Path, document: Mapping[str, Any], statement: Statement | None, seen: _Seen) -> None:
@@ -160,7 +160,7 @@ def _few(names: Sequence[str]) -> str:
 
 
 def _signed(folder: Path, keys: Sequence[Ed25519PublicKey], seen: _Seen) -> Statement | None:
-    """Return the statement, only if a trusted key signed it, and remember the signer."""
+    """Return the statement, only if a trusted key signed it, and remember the signers."""
     try:
         text = read_text(folder / ENVELOPE, below=folder)
         envelope = parse_envelope(text, ENVELOPE)
@@ -171,9 +171,9 @@ def _signed(folder: Path, keys: Sequence[Ed25519PublicKey], seen: _Seen) -> Stat
     except DataError as error:
         seen.findings.append(Finding(code="envelope-format", where=ENVELOPE, message=str(error)))
         return None
-    seen.signer, found = trusted_signer(envelope, keys, ENVELOPE)
+    seen.signers, found = trusted_signers(envelope, keys, ENVELOPE)
     seen.findings += found
-    if seen.signer is None:
+    if not seen.signers:
         return None
     try:
         return parse_statement(envelope.payload, ENVELOPE)

@@ -88,29 +88,38 @@ def parse_envelope(text: str, where: str) -> Envelope:
     return Envelope(payload=_decoded(row["payload"], where), signatures=tuple(signatures))
 
 
-def trusted_signer(
+def trusted_signers(
     envelope: Envelope, keys: Sequence[Ed25519PublicKey], where: str
-) -> tuple[str | None, list[Finding]]:
-    """Find a trusted key that signed exactly this payload; return its name, or None and what is wrong."""
+) -> tuple[tuple[str, ...], list[Finding]]:
+    """Find the trusted keys that signed exactly this payload.
+
+    A key counts once, however often it was named or signed.
+
+    Returns:
+        Their names, in the order of the signatures, and nothing; or none, and what is wrong.
+    """
     from cryptography.exceptions import InvalidSignature  # noqa: PLC0415 (an extra)
 
     known = {key_id(key): key for key in keys}
-    broken = []
+    good, broken = [], []
     for name, signature in envelope.signatures:
-        for candidate in [known[name]] if name in known else []:
-            try:
-                candidate.verify(signature, signed_bytes(envelope.payload))
-            except InvalidSignature:
-                broken.append(name)
-            else:
-                return name, []
+        if name not in known or name in good:
+            continue
+        try:
+            known[name].verify(signature, signed_bytes(envelope.payload))
+        except InvalidSignature:
+            broken.append(name)
+        else:
+            good.append(name)
+    if good:
+        return tuple(good), []
     if broken:
         message = f"the signature of your key {_short(broken[0])} does not fit the statement: one of them was changed"
-        return None, [Finding(code="signature-invalid", where=where, message=message)]
+        return (), [Finding(code="signature-invalid", where=where, message=message)]
     signers = ", ".join(_short(name) for name, _ in envelope.signatures) or "nobody"
     trusted = ", ".join(_short(name) for name in known)
     message = f"signed by {signers}; you trust {trusted}"
-    return None, [Finding(code="stranger-key", where=where, message=message)]
+    return (), [Finding(code="stranger-key", where=where, message=message)]
 
 
 def _short(name: str) -> str:

@@ -31,6 +31,13 @@ FINDINGS: Mapping[str, str] = {
     "number-differs": "the records give another value",
     "report-differs": "a report says something else than the certificate",
     "report-unchecked": "a report could not be written again here, so nothing is known of what it says",
+    "too-few-signers": "fewer of the keys you trust signed it than you ask for",
+    "other-policy": "it was decided by another policy than you ask for",
+    "other-tier": "its policy is of another tier, or borrows the word and is weaker than the standard",
+    "other-weights": "the recipe you ask for is not in it, or has other weights",
+    "other-baseline": "the baseline has other weights than you ask for",
+    "margin-too-wide": "it allows a larger loss than you do",
+    "alpha-too-large": "it allows a larger chance of a false certificate than you do",
 }
 """Every finding with its meaning."""
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
+from evalkit.attestation.terms import borrowed_words, terms, verdicts
 from evalkit.errors import DataError
 from evalkit.records import canonical_json, parse_object
 
@@ -54,21 +55,28 @@ def statement_text(document: Data, files: Mapping[str, str]) -> str:
 
 
 def predicate(document: Data) -> dict[str, Any]:
-    """Return what is stated of a certificate: in-toto's test result, and under which rules it was reached."""
-    outcomes = {str(one["recipe"]): str(one["outcome"]) for one in _verdicts(document)}
-    words = set(outcomes.values())
-    result = "PASSED" if words == {"CERTIFIED"} else "WARNED" if words == {"INCONCLUSIVE"} else "FAILED"
+    """Return what is stated of a certificate: in-toto's test result, and under which terms it was reached.
+
+    PASSED is for whoever looks at nothing else, so it is said only where the words are the standard's own or the
+    policy's own: CERTIFIED in borrowed words, by a policy weaker than the standard of those words, is WARNED.
+    """
+    outcomes = {str(one["recipe"]): str(one["outcome"]) for one in verdicts(document)}
+    borrowed = borrowed_words(document)
+    words = {"BORROWED" if name in borrowed else outcome for name, outcome in outcomes.items()}
+    warned = words <= {"CERTIFIED", "BORROWED"} or words == {"INCONCLUSIVE"}
+    result = "PASSED" if words == {"CERTIFIED"} else "WARNED" if words and warned else "FAILED"
     return {
         "result": result,
         "configuration": configuration(document),
-        "passedTests": sorted(name for name, outcome in outcomes.items() if outcome == "CERTIFIED"),
-        "warnedTests": sorted(name for name, outcome in outcomes.items() if outcome == "INCONCLUSIVE"),
+        "passedTests": sorted(n for n, outcome in outcomes.items() if outcome == "CERTIFIED" and n not in borrowed),
+        "warnedTests": sorted(n for n, outcome in outcomes.items() if outcome == "INCONCLUSIVE" or n in borrowed),
         "failedTests": sorted(name for name, outcome in outcomes.items() if outcome in ("REJECTED", "INVALID")),
         "evalkit": {
             "version": document["evalkit"],
             "certificate_version": document["certificate_version"],
             "policy": document["decision"]["policy"],
             "outcomes": outcomes,
+            **terms(document),
         },
     }
 
@@ -125,9 +133,3 @@ def _inside(name: str, where: str) -> str:
     if path.is_absolute() or ".." in path.parts or "\\" in name or ":" in name or str(path) != name or not path.parts:
         raise DataError(f"{where}: the file name {name!r} leaves the folder of the certificate")
     return name
-
-
-def _verdicts(document: Data) -> list[Data]:
-    """Return the verdicts; a run against published numbers has one, about itself."""
-    decision = document["decision"]
-    return [decision] if document.get("kind") == "unpaired" else list(decision["verdicts"])

@@ -1,12 +1,14 @@
 """`evalkit verify`: believe nothing, compute everything again.
 
-In: the folder of a certificate, public keys one trusts. Out: what holds and what does not, an exit code.
+In: the folder of a certificate, public keys one trusts, what a gate asks for. Out: what holds and what does not, an
+exit code.
 May not know: how anything is checked.
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from collections.abc import Iterator
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,17 +16,58 @@ import click
 
 from evalkit.cli.options import existing_file, json_option, out, print_json
 from evalkit.cli.remote import read_folder, with_places
-from evalkit.errors import ExitCode
+from evalkit.errors import EvalkitError, ExitCode
 
 if TYPE_CHECKING:
     from evalkit.attestation import Check
+    from evalkit.attestation.demands import Demands
+
+_POINTS = click.FloatRange(min=0, min_open=True)
 
 
-@click.command(epilog="Example: evalkit verify outputs/cpu-demo --key release-manager.pub.pem")
+@click.command(
+    epilog="Example: evalkit verify outputs/release --key release-manager.pub.pem --gate --policy release "
+    "--weights int4-awq=SHA256"
+)
 @click.argument("folder", type=read_folder)
 @click.option("--key", "keys", multiple=True, type=existing_file, help="Public key of a signer you trust; repeatable.")
+@click.option(
+    "--require",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="How many of the keys must have signed; a key counts once, however often it is named.",
+)
 @click.option("--unsigned", is_flag=True, help="Check everything but the signature.")
-@click.option("--gate", is_flag=True, help="If everything holds, exit with the certificate's own exit code.")
+@click.option(
+    "--gate",
+    is_flag=True,
+    help="If everything holds, exit with the certificate's own exit code; say what is gated by the options below.",
+)
+@click.option(
+    "--policy",
+    metavar="NAME|FILE|SHA256",
+    help="Decided by this shipped policy, policy file, or policy of this digest. Names and files are compared by their "
+    "rules: everything but 'release', in which certify writes whom it judges. A digest is that of the rules "
+    "(rules_sha256) or of the policy with its release (policy_sha256); verify prints both.",
+)
+@click.option("--tier", help="Policy of this tier; 'release' must also be at least as strict as the shipped policy.")
+@click.option(
+    "--weights",
+    multiple=True,
+    metavar="RECIPE=SHA256",
+    help="This recipe was judged, with weights of this digest (its run's weights_sha256); repeatable.",
+)
+@click.option("--baseline", metavar="SHA256", help="The baseline's weights have this digest.")
+@click.option("--max-margin", type=_POINTS, metavar="POINTS", help="No larger loss of accuracy may be certified.")
+@click.option("--max-rating-margin", type=_POINTS, metavar="RATING", help="No larger loss of rating may be certified.")
+@click.option(
+    "--max-alpha",
+    type=click.FloatRange(min=0, max=0.5, min_open=True, max_open=True),
+    metavar="ALPHA",
+    help="Largest error rate of an endpoint and of the family; 0.05 as soon as a margin is asked for.",
+)
+@click.option("--gate-any", is_flag=True, help="Gate on whatever is certified here: any policy, any model. Says so.")
 @click.option(
     "--other-version",
     is_flag=True,
@@ -32,58 +75,185 @@ if TYPE_CHECKING:
 )
 @json_option
 @with_places
-def command(
-    folder: Path, keys: tuple[Path, ...], unsigned: bool, gate: bool, other_version: bool, as_json: bool
-) -> int:
+def command(folder: Path, keys: tuple[Path, ...], unsigned: bool, gate: bool, as_json: bool, **given: Any) -> int:
     """Check a signed certificate: signature, digests, and every number and verdict computed again from the records.
 
     It needs no engine, no torch and no network, and runs on any machine that has the folder. Exit code 0 if everything
-    holds, whatever the verdict; 4 if anything does not, or could not be checked, with each place by name. With --gate
-    the exit code of a certificate that holds is its verdict's: 0 only if every recipe is CERTIFIED.
+    holds, whatever the verdict; 4 if anything does not, or could not be checked, with each place by name.
+
+    With --gate the exit code of a certificate that holds is its verdict's: 0 only if every recipe is CERTIFIED. A
+    certificate that holds is true, of whatever it is about; so a gate must be told which policy, build or margin it
+    stands for (--policy, --tier, --weights, --baseline, --max-margin), and ends with 4 if the certificate is another.
     """
     from evalkit.attestation import check_folder
-    from evalkit.attestation.keys import read_public
+    from evalkit.attestation.keys import key_id, read_public
 
     if bool(keys) == unsigned:
         raise click.UsageError("name the signer's public key with --key, or say --unsigned")
+    demands = _demands(given)
+    _check_gate(demands, gate=gate, any_certificate=given["gate_any"])
     trusted = [read_public(path.read_text(encoding="utf-8", errors="replace"), str(path)) for path in keys]
-    check = check_folder(folder, None if unsigned else trusted, other_version=other_version)
+    distinct = len({key_id(key) for key in trusted})
+    if given["require"] > 1 and given["require"] > distinct:
+        named = "no signature is checked with --unsigned" if unsigned else f"--key names {distinct} different key(s)"
+        raise click.UsageError(f"--require {given['require']}: {named}; next step: name as many keys as must sign")
+    check = check_folder(folder, None if unsigned else trusted, other_version=given["other_version"])
+    check = _with_demands(check, demands, 0 if unsigned else given["require"])
     if as_json:
-        print_json(
-            {
-                "sound": check.sound,
-                "signer": check.signer,
-                "files": check.files,
-                "outcomes": _outcomes(check),
-                "findings": [asdict(found) for found in check.findings],
-                "notes": list(check.notes),
-                "unchecked": list(check.unchecked),
-            }
-        )
+        print_json(_document(check, demands, gate=gate, any_certificate=given["gate_any"]))
     else:
-        _show(check)
+        for line in _lines(check, demands, gate=gate, any_certificate=given["gate_any"]):
+            out(line)
     if not check.sound:
         return ExitCode.INVALID
     return _exit_code(check) if gate else ExitCode.CERTIFIED
 
 
-def _show(check: Check) -> None:
+def _demands(given: dict[str, Any]) -> Demands:
+    """Return what the command line asks of the certificate; refuse what cannot be asked before anything is read."""
+    from evalkit.attestation.demands import SHA256, Demands, demanded_policy
+
+    weights: dict[str, str] = {}
+    for text in given["weights"]:
+        recipe, found, sha256 = text.rpartition("=")
+        if not found or not recipe or not SHA256.fullmatch(sha256):
+            raise click.UsageError(f"--weights {text}: RECIPE=SHA256 is wanted, the digest in 64 hexadecimal digits")
+        if weights.get(recipe, sha256) != sha256:
+            raise click.UsageError(f"--weights names two digests for '{recipe}'")
+        weights[recipe] = sha256
+    if given["baseline"] is not None and not SHA256.fullmatch(given["baseline"]):
+        raise click.UsageError(f"--baseline {given['baseline']}: a digest in 64 hexadecimal digits is wanted")
+    if given["policy"] is not None:
+        demanded_policy(given["policy"])
+    return Demands(
+        policy=given["policy"],
+        tier=given["tier"],
+        weights=weights,
+        baseline=given["baseline"],
+        margin_points=given["max_margin"],
+        margin_rating=given["max_rating_margin"],
+        alpha=given["max_alpha"],
+    )
+
+
+def _check_gate(demands: Demands, *, gate: bool, any_certificate: bool) -> None:
+    if any_certificate and (not gate or demands.asked()):
+        raise click.UsageError("--gate-any goes with --gate and with nothing that says what is gated")
+    if gate and not any_certificate and not demands.asked():
+        raise click.UsageError(
+            "--gate must be told what it gates: a true certificate may be an old one, of another model, or have a "
+            "margin of 20 points; next step: --policy release --weights RECIPE=SHA256 (also --tier, --baseline, "
+            "--max-margin), or --gate-any if any certificate will do"
+        )
+
+
+def _with_demands(check: Check, demands: Demands, require: int) -> Check:
+    """Add what the certificate lacks of what is asked for."""
+    from evalkit.attestation.demands import unmet
+    from evalkit.attestation.findings import Finding
+
+    found = list(check.findings)
+    if check.signers and len(check.signers) < require:
+        signers = ", ".join(name[:16] for name in check.signers)
+        message = f"{require} of your keys must have signed it, {len(check.signers)} did: {signers}"
+        found.append(Finding(code="too-few-signers", where="certificate.dsse.json", message=message))
+    if check.document is not None:
+        try:
+            found += unmet(check.document, demands)
+        except (EvalkitError, AttributeError, KeyError, TypeError, ValueError) as error:
+            message = f"what is asked of it cannot be looked up: {error!r}"
+            found.append(Finding(code="certificate-format", where="certificate.json", message=message))
+    return replace(check, findings=tuple(found))
+
+
+def _document(check: Check, demands: Demands, *, gate: bool, any_certificate: bool) -> dict[str, Any]:
+    return {
+        "sound": check.sound,
+        "signer": next(iter(check.signers), None),
+        "signers": list(check.signers),
+        "files": check.files,
+        "outcomes": _outcomes(check),
+        "terms": _terms(check),
+        "gate": {
+            "gated": gate,
+            "any": any_certificate,
+            "asked": demands.asked(),
+            "not_asked": demands.not_asked(),
+        },
+        "findings": [asdict(found) for found in check.findings],
+        "notes": list(check.notes),
+        "unchecked": list(check.unchecked),
+    }
+
+
+def _lines(check: Check, demands: Demands, *, gate: bool, any_certificate: bool) -> Iterator[str]:
+    """Yield what a person reads: what weakens the certificate, what is wrong, what it says, and under which terms."""
+    told = _terms(check)
+    if any_certificate:
+        yield "CAUTION: --gate-any: any certificate opens this gate, of any model, under any policy"
+    for one in told.get("cautions", ()):
+        of = f" ({one['recipe']})" if one["recipe"] else ""
+        yield f"CAUTION: {one['code']}{of}: {one['message']}"
     for found in check.findings:
-        out(f"{found.code}: {found.where}: {found.message}")
+        yield f"{found.code}: {found.where}: {found.message}"
     for note in check.notes:
-        out(f"note: {note}")
+        yield f"note: {note}"
     for what in check.unchecked:
-        out(f"not checked: {what}")
-    if check.signer:
-        out(f"signed by key {check.signer}; {check.files} files compared with the signed digests")
+        yield f"not checked: {what}"
+    if check.signers:
+        yield f"signed by key {', '.join(check.signers)}; {check.files} files compared with the signed digests"
     for recipe, outcome in _outcomes(check).items():
-        out(f"the certificate says of {recipe}: {outcome}")
+        claim = told.get("claims", {}).get(recipe)
+        yield f"the certificate says of {recipe}: {outcome}{f' ({claim})' if claim else ''}"
+    yield from _term_lines(check, told)
+    if gate and not any_certificate:
+        asked = "; ".join(f"{name} {value}" for name, value in demands.asked().items())
+        rest = ", ".join(demands.not_asked())
+        yield f"gate: asked for {asked}{f'; not asked for: {rest}' if rest else ''}"
     if not check.sound:
-        out(f"DOES NOT HOLD: {len(check.findings)} finding(s)")
+        yield f"DOES NOT HOLD: {len(check.findings)} finding(s)"
     elif check.unchecked:
-        out(f"HOLDS IN WHAT WAS CHECKED: computed again and agrees, but for {len(check.unchecked)} part(s) named above")
+        left = len(check.unchecked)
+        yield f"HOLDS IN WHAT WAS CHECKED: computed again and agrees, but for {left} part(s) named above"
     else:
-        out("HOLDS: everything was computed again from the records and agrees")
+        yield "HOLDS: everything was computed again from the records and agrees"
+
+
+def _term_lines(check: Check, told: dict[str, Any]) -> Iterator[str]:
+    """Yield the policy, the builds, what decided on how much, and what was not checked."""
+    if not told or check.document is None:
+        return
+    name = check.document["decision"]["policy"]
+    yield (
+        f"policy '{name}', tier '{told['tier']}': rules sha256 {told['rules_sha256']}, with its release "
+        f"{told['policy_sha256']}"
+    )
+    for run in ("baseline", *_outcomes(check)):
+        if run in check.document["runs"]:
+            engine = check.document["runs"][run]["engine"]
+            yield f"{run}: {engine['model']}, recipe {engine['recipe']}, weights sha256 {engine['weights_sha256']}"
+    for one in told["endpoints"]:
+        if one["decides"]:
+            margins = " and ".join(f"{margin:g}" for margin in one["margins"])
+            counts = ", ".join(f"{recipe} {n:,}" for recipe, n in one["n"].items()) or "none"
+            yield (
+                f"{one['name']} ({one['task']}, {one['protocol']}, {one['metric']}) decides: margin {margins} "
+                f"{one['unit']}, one-sided alpha {one['alpha']:g} (family {told['family_alpha']:g}), n: {counts}"
+            )
+    checks = told["checks"]
+    parts = [f"{word.replace('_', ' ').upper()}: {', '.join(names)}" for word, names in checks.items() if names]
+    yield f"checks: {'; '.join(parts) or 'none'}"
+    yield f"tolerances: {', '.join(told['tolerances']) or 'none'}; mixing of fidelities: {told['fidelity_mixing']}"
+
+
+def _terms(check: Check) -> dict[str, Any]:
+    """Return the terms of the certificate; none if it is no whole certificate, which is a finding already."""
+    from evalkit.attestation.terms import terms
+
+    try:
+        return terms(check.document) if check.document is not None else {}
+    except (EvalkitError, AttributeError, KeyError, TypeError, ValueError):
+        return {}
 
 
 def _outcomes(check: Check) -> dict[str, str]:

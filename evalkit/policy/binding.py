@@ -50,7 +50,12 @@ def rules_sha256(policy: Policy) -> str:
 
     A policy file and the certificates of every release that was judged by it have the same.
     """
-    return digest(policy.model_dump(mode="json", exclude={"release"}))
+    return digest(without_names(policy.model_dump(mode="json")))
+
+
+def without_names(document: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a policy's document without whom it judges."""
+    return {key: value for key, value in document.items() if key != "release"}
 
 
 def bind(policy: Policy, baseline: str, recipes: Sequence[str], controls: Sequence[str] = ()) -> ResolvedPolicy:

@@ -33,6 +33,7 @@ from evalkit.verdict.validity import (
     policy_reasons,
     variance_reasons,
 )
+from evalkit.verdict.words import claim_words, standard_cautions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +67,7 @@ class Verdict:
     Attributes:
         recipe: name.
         outcome: one of four.
-        claim: strongest claim of the policy that holds; None unless certified.
+        claim: strongest claim of the policy that holds, with what qualifies the word; None unless certified.
         reasons: every reason, for INVALID, REJECTED and INCONCLUSIVE.
         notes: what a reader must also know.
         resolve: what would resolve an open endpoint, in numbers.
@@ -183,6 +184,7 @@ def decide(policy: ResolvedPolicy, evidence: Evidence) -> Decision:
         assay=assay,
         verdicts=verdicts,
         judges=judges,
+        cautions=standard_cautions(policy.policy),
     )
 
 
@@ -343,14 +345,14 @@ def _demotions(policy: ResolvedPolicy, case: _Case, gating: Sequence[EndpointRes
 
 
 def _claim(policy: ResolvedPolicy, gating: Sequence[EndpointResult], claims: Sequence[tuple[float, bool]]) -> str:
-    """Return the strongest claim: each needs its own tests, Holm's correction and all weaker claims."""
+    """Return the strongest claim in words: each needs its own tests, Holm's correction and all weaker claims."""
     strongest = policy.policy.claims[0]
     most = max(result.own_margins for result in gating)
     for at, name in enumerate(policy.policy.claims[1:most], start=1):
         if not claims[at][1] or any(result.steps[at].state is not EndpointState.PASS for result in gating):
             break
         strongest = name
-    return strongest
+    return claim_words(policy.policy, strongest)
 
 
 def _speaks_for(units: Units) -> str:

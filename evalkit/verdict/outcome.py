@@ -70,7 +70,10 @@ REASONS: Mapping[str, str] = {
 }
 """Every reason code with its meaning."""
 
-CAUTIONS: Mapping[str, str] = {}
+CAUTIONS: Mapping[str, str] = {
+    "weaker-than-standard": "the policy uses the standard's words and asks less than the standard",
+    "not-the-standard": "the policy bears the standard's name and has other rules",
+}
 """Every code of a caution, which weakens a verdict without changing it, with its meaning."""
 
 

@@ -9,7 +9,7 @@ import pytest
 
 pytest.importorskip("cryptography")
 
-from evalkit.attestation.envelope import PAYLOAD_TYPE, parse_envelope, sign, signed_bytes, trusted_signer
+from evalkit.attestation.envelope import PAYLOAD_TYPE, Envelope, parse_envelope, sign, signed_bytes, trusted_signers
 from evalkit.attestation.keys import key_id, make_keys, public_pem, read_private, read_public
 from evalkit.errors import DataError, UsageError
 
@@ -28,9 +28,9 @@ def test_what_is_signed_names_type_and_lengths() -> None:
 def test_a_signature_is_found_by_its_key_and_by_no_other(keys) -> None:
     envelope = parse_envelope(sign(b"{}", keys[0]).to_json(), "x")
     assert envelope.payload == b"{}"
-    assert trusted_signer(envelope, [keys[0].public_key()], "x") == (key_id(keys[0].public_key()), [])
-    signer, (finding,) = trusted_signer(envelope, [keys[1].public_key()], "x")
-    assert signer is None
+    assert trusted_signers(envelope, [keys[0].public_key()], "x") == ((key_id(keys[0].public_key()),), [])
+    signers, (finding,) = trusted_signers(envelope, [keys[1].public_key()], "x")
+    assert signers == ()
     assert finding.code == "stranger-key"
     assert key_id(keys[0].public_key())[:16] in finding.message
 
@@ -43,7 +43,13 @@ def test_two_people_sign_and_each_is_enough(keys) -> None:
     both = sign(b"{}", keys[1], sign(b"{}", keys[0]).signatures)
     assert len(both.signatures) == 2
     for key in keys:
-        assert trusted_signer(both, [key.public_key()], "x")[0] == key_id(key.public_key())
+        assert trusted_signers(both, [key.public_key()], "x")[0] == (key_id(key.public_key()),)
+    everyone = [key.public_key() for key in (*keys, keys[0])]
+    assert trusted_signers(both, everyone, "x")[0] == tuple(key_id(key.public_key()) for key in keys)
+    doubled = Envelope(payload=both.payload, signatures=(*both.signatures, *both.signatures))
+    assert len(trusted_signers(doubled, everyone, "x")[0]) == 2, "a key counts once, however often it signed"
+    one_broken = Envelope(payload=both.payload, signatures=(both.signatures[0], (both.signatures[1][0], b"0" * 64)))
+    assert trusted_signers(one_broken, everyone, "x")[0] == (key_id(keys[0].public_key()),)
     assert len(sign(b"{}", keys[1], both.signatures).signatures) == 2
 
 

@@ -54,12 +54,6 @@ def test_signed_and_verified_from_the_command_line(release, pair, capsys) -> Non
     assert "worse: REJECTED" in out
 
 
-def test_the_gate_gives_the_verdict_s_exit_code(release, pair) -> None:
-    private, public = pair
-    cli.main(["sign", str(release), "--key", str(private)])
-    assert cli.main(["verify", str(release), "--key", str(public), "--gate"]) == ExitCode.REJECTED
-
-
 def test_the_key_may_come_from_the_environment_and_be_encrypted(release, tmp_path, monkeypatch, capsys) -> None:
     monkeypatch.setenv("EVALKIT_SIGNING_KEY_PASSWORD", "a password")
     assert cli.main(["keygen", str(tmp_path / "safe.pem")]) == 0

@@ -15,6 +15,7 @@ from evalkit.comparison import compare_endpoints
 from evalkit.errors import ExitCode
 from evalkit.policy import SoftAccuracyEndpoint, bind, load_policy
 from evalkit.verdict import EndpointState, Evidence, Outcome, decide
+from evalkit.verdict.words import WEAKER
 
 Make = Callable[..., Any]
 SOFT = SoftAccuracyEndpoint(
@@ -35,21 +36,21 @@ SOFT = SoftAccuracyEndpoint(
 def test_an_equal_candidate_is_certified_at_the_strongest_claim(bench: Any) -> None:
     decision = bench.decide()
     (verdict,) = decision.verdicts
-    assert (verdict.outcome, verdict.claim, verdict.reasons) == (Outcome.CERTIFIED, "near-lossless", ())
+    assert (verdict.outcome, verdict.claim, verdict.reasons) == (Outcome.CERTIFIED, f"near-lossless {WEAKER}", ())
     assert decision.exit_code is ExitCode.CERTIFIED
     assert decision.gating == ("mmlu", "mt_bench")
 
 
 def test_missing_the_second_margin_leaves_the_first_claim(bench: Any) -> None:
     verdict = bench.verdict(bench.run(losses=20, gains=11))
-    assert (verdict.outcome, verdict.claim) == (Outcome.CERTIFIED, "comparable")
+    assert (verdict.outcome, verdict.claim) == (Outcome.CERTIFIED, f"comparable {WEAKER}")
     assert [step.state for step in verdict.endpoints[0].steps] == [EndpointState.PASS, EndpointState.OPEN]
 
 
 def test_a_refuted_second_margin_is_a_note_and_no_rejection(make_bench: Make) -> None:
     bench = make_bench(mmlu={"margins_points": (3.0, 0.5)})
     verdict = bench.verdict(bench.run(losses=13, gains=0))
-    assert (verdict.outcome, verdict.claim) == (Outcome.CERTIFIED, "comparable")
+    assert (verdict.outcome, verdict.claim) == (Outcome.CERTIFIED, f"comparable {WEAKER}")
     assert "mmlu: the claim 'near-lossless' is refuted" in verdict.notes
 
 
@@ -65,13 +66,13 @@ def test_the_second_claim_is_never_reached_without_the_first(bench: Any) -> None
 def test_a_claim_for_which_no_gating_endpoint_has_a_margin_is_never_made(make_bench: Make) -> None:
     bench = make_bench(mmlu={"margins_points": (3.0,)})
     verdict = bench.verdict()
-    assert (verdict.outcome, verdict.claim) == (Outcome.CERTIFIED, "comparable")
+    assert (verdict.outcome, verdict.claim) == (Outcome.CERTIFIED, f"comparable {WEAKER}")
 
 
 def test_an_advisory_endpoint_lends_no_claim(make_bench: Make) -> None:
     bench = make_bench(mmlu={"gating": False})
     verdict = bench.verdict()
-    assert (verdict.outcome, verdict.claim) == (Outcome.CERTIFIED, "comparable")
+    assert (verdict.outcome, verdict.claim) == (Outcome.CERTIFIED, f"comparable {WEAKER}")
     assert "shown, and not part of the verdict: mmlu" in verdict.notes
 
 
@@ -307,7 +308,7 @@ def test_soft_accuracy_may_gate(make_bench: Make) -> None:
 
     equal = verdict(12, 12)
     assert equal.gating == ("soft",)
-    assert (equal.verdicts[0].outcome, equal.verdicts[0].claim) == (Outcome.CERTIFIED, "near-lossless")
+    assert (equal.verdicts[0].outcome, equal.verdicts[0].claim) == (Outcome.CERTIFIED, f"near-lossless {WEAKER}")
     assert [(reason.code, reason.endpoint) for reason in verdict(120, 5).verdicts[0].reasons] == [
         ("endpoint-fail", "soft")
     ]
@@ -378,12 +379,12 @@ def test_the_second_claims_of_a_release_are_a_family_of_their_own(make_bench: Ma
     """Both recipes pass the second margin alone; together the weaker one keeps only the first claim."""
     weaker = {"losses": 13, "gains": 8}
     alone = make_bench()
-    assert alone.verdict(alone.run(**weaker)).claim == "near-lossless"
+    assert alone.verdict(alone.run(**weaker)).claim == f"near-lossless {WEAKER}"
     bench, candidates = release(make_bench, candidate=weaker, other={"losses": 30, "gains": 8})
     first, _ = bench.decide(candidates=candidates).verdicts
     p = 2 * first.endpoints[0].steps[1].p_certify
     assert 0.025 < p < 0.05
-    assert (first.outcome, first.claim) == (Outcome.CERTIFIED, "comparable")
+    assert (first.outcome, first.claim) == (Outcome.CERTIFIED, f"comparable {WEAKER}")
 
 
 def test_candidates_the_policy_does_not_name_get_no_verdict(bench: Any) -> None:

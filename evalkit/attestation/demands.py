@@ -1,0 +1,197 @@
+"""What a gate asks of a certificate beside that it is true: which policy, which build, how large a loss.
+
+In: a certificate as data, `Demands`. Out: a finding for each demand that is not met.
+May not know: signatures, folders. A certificate that holds is only true; whether it is about *this* build under *our*
+policy is for the one who asks, and no word inside the certificate is an answer.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from evalkit.attestation.findings import Finding
+from evalkit.attestation.terms import plain_claim, policy_of, terms, verdicts
+from evalkit.errors import UsageError
+from evalkit.policy import Policy, load_policy, rules_sha256, standing
+
+Data = Mapping[str, Any]
+
+SHA256 = re.compile(r"[0-9a-f]{64}")
+
+ALPHA = 0.05
+"""Largest one-sided error rate at which a margin is taken for a bound, unless another is named."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Demands:
+    """What a certificate must be, so that a gate opens; None asks nothing.
+
+    Attributes:
+        policy: name of a shipped policy, a policy file, or a digest: of the policy bound to its release
+            (`policy_sha256`), or of its rules alone (`rules_sha256`). The name inside a certificate is never an answer.
+        tier: tier of the policy; one that has a standard must also be at least as strict as the standard.
+        weights: recipe to the digest of its weights.
+        baseline: digest of the baseline's weights.
+        margin_points, margin_rating: largest loss that a certified recipe may have, accuracy and rating.
+        alpha: largest one-sided error rate of an endpoint, and of the family, beside a margin.
+    """
+
+    policy: str | None = None
+    tier: str | None = None
+    weights: Mapping[str, str] = field(default_factory=dict)
+    baseline: str | None = None
+    margin_points: float | None = None
+    margin_rating: float | None = None
+    alpha: float | None = None
+
+    def asked(self) -> dict[str, str]:
+        """Return the demands in words, by option."""
+        said = {"policy": self.policy, "tier": self.tier}
+        said["weights"] = ", ".join(f"{name}={sha}" for name, sha in self.weights.items()) or None
+        said["baseline"] = self.baseline
+        for name, value in (("max-margin", self.margin_points), ("max-rating-margin", self.margin_rating)):
+            said[name] = None if value is None else f"{value:g}"
+        if self.margin_points is not None or self.margin_rating is not None or self.alpha is not None:
+            said["max-alpha"] = f"{self.largest_alpha:g}"
+        return {name: value for name, value in said.items() if value is not None}
+
+    def not_asked(self) -> list[str]:
+        """Return the options that ask nothing."""
+        asked = self.asked()
+        return [name for name in ("policy", "tier", "weights", "baseline", "max-margin") if name not in asked]
+
+    @property
+    def largest_alpha(self) -> float:
+        """Largest error rate that is allowed beside a margin."""
+        return ALPHA if self.alpha is None else self.alpha
+
+
+def unmet(document: Data, demands: Demands) -> list[Finding]:
+    """Return every demand that a certificate does not meet.
+
+    Raises:
+        UsageError: the policy that is asked for does not exist.
+        DataError, KeyError, TypeError: this is no certificate.
+    """
+    return [
+        *_policy(document, demands.policy),
+        *_tier(document, demands.tier),
+        *_weights(document, demands.weights),
+        *_baseline(document, demands.baseline),
+        *_margins(document, demands),
+    ]
+
+
+def demanded_policy(text: str) -> Policy | None:
+    """Return the policy that a gate names: a shipped one or a file's; None for a digest.
+
+    Raises:
+        UsageError: there is no such policy.
+    """
+    if SHA256.fullmatch(text):
+        return None
+    try:
+        return load_policy(text)
+    except UsageError as error:
+        raise UsageError(f"--policy {text}: {error}; or give its sha256, 64 hexadecimal digits") from error
+
+
+def _policy(document: Data, asked: str | None) -> Iterator[Finding]:
+    if asked is None:
+        return
+    told, expected = terms(document), demanded_policy(asked)
+    has = f"rules sha256 {told['rules_sha256']}, with its release {told['policy_sha256']}"
+    if expected is None:
+        if asked not in (told["rules_sha256"], told["policy_sha256"]):
+            yield _finding("other-policy", "policy", f"sha256 {asked} is asked for; the certificate's policy has {has}")
+        return
+    mine = policy_of(document)
+    if rules_sha256(mine) != rules_sha256(expected):
+        message = (
+            f"'{asked}' is asked for (rules sha256 {rules_sha256(expected)}); the certificate's policy, which calls "
+            f"itself '{mine.name}', has {has}"
+        )
+        yield _finding("other-policy", "policy", message)
+    elif expected.release is not None and expected.release != mine.release:
+        message = f"'{asked}' is written for other runs than the certificate's"
+        yield _finding("other-policy", "policy.document.release", message)
+
+
+def _tier(document: Data, asked: str | None) -> Iterator[Finding]:
+    if asked is None:
+        return
+    mine = policy_of(document)
+    if mine.tier != asked:
+        yield _finding("other-tier", "policy.document.tier", f"'{asked}' is asked for, it is '{mine.tier}'")
+        return
+    found = standing(mine)
+    if found is not None and found.weaknesses:
+        weaker = "; ".join(one.message for one in found.weaknesses)
+        message = f"it says '{asked}' and is weaker than the standard '{found.standard}': {weaker}"
+        yield _finding("other-tier", "policy.document", message)
+
+
+def _weights(document: Data, asked: Mapping[str, str]) -> Iterator[Finding]:
+    recipes = [str(verdict["recipe"]) for verdict in verdicts(document)]
+    for recipe, sha256 in asked.items():
+        if recipe not in recipes or recipe not in document["runs"]:
+            message = f"no run of '{recipe}' is judged; those that are: {', '.join(recipes) or 'none'}"
+            yield _finding("other-weights", f"runs.{recipe}", message)
+            continue
+        seen = document["runs"][recipe]["engine"]["weights_sha256"]
+        if seen != sha256:
+            message = f"weights {sha256} are asked for, the run was made with {seen}"
+            yield _finding("other-weights", f"runs.{recipe}.engine.weights_sha256", message)
+
+
+def _baseline(document: Data, asked: str | None) -> Iterator[Finding]:
+    if asked is None:
+        return
+    if document.get("kind") == "unpaired" or "baseline" not in document["runs"]:
+        yield _finding("other-baseline", "runs", "the baseline is a published number, no run")
+        return
+    seen = document["runs"]["baseline"]["engine"]["weights_sha256"]
+    if seen != asked:
+        message = f"weights {asked} are asked for, the baseline was run with {seen}"
+        yield _finding("other-baseline", "runs.baseline.engine.weights_sha256", message)
+
+
+def _margins(document: Data, demands: Demands) -> Iterator[Finding]:
+    """Hold the margins of what is claimed against the largest loss; only what decides bounds anything."""
+    for unit, most in (("points", demands.margin_points), ("rating", demands.margin_rating)):
+        if most is None:
+            continue
+        deciding = [one for one in terms(document)["endpoints"] if one["decides"] and one["unit"] == unit]
+        if not deciding:
+            message = f"no endpoint in {unit} takes part in the verdict, so no loss in {unit} is ruled out"
+            yield _finding("margin-too-wide", "decision.gating", message)
+        for endpoint in deciding:
+            widest = _claimed_margin(document, endpoint["margins"])
+            if widest > most * (1 + 1e-12):
+                message = f"{endpoint['name']}: a loss of {widest:g} {unit} is allowed, {most:g} at most is asked for"
+                yield _finding("margin-too-wide", f"policy.document.endpoints.{endpoint['name']}", message)
+    if "max-alpha" in demands.asked():
+        yield from _alphas(document, demands.largest_alpha)
+
+
+def _claimed_margin(document: Data, margins: list[float]) -> float:
+    """Return the margin of the weakest claim that a recipe reached; the first one where nothing is certified."""
+    claims = list(document["policy"]["document"]["claims"])
+    reached = [claims.index(claim) for one in verdicts(document) if (claim := plain_claim(one)) in claims]
+    return margins[min(min(reached, default=0), len(margins) - 1)]
+
+
+def _alphas(document: Data, most: float) -> Iterator[Finding]:
+    told = terms(document)
+    found = {one["name"]: one["alpha"] for one in told["endpoints"] if one["decides"]}
+    for name, alpha in {**found, "the family of recipes": told["family_alpha"]}.items():
+        if alpha > most * (1 + 1e-12):
+            message = f"{name}: a chance of {alpha:g} of a false certificate is allowed, {most:g} is asked for"
+            yield _finding("alpha-too-large", "policy.document", message)
+
+
+def _finding(code: str, where: str, message: str) -> Finding:
+    return Finding(code=code, where=where, message=message)
