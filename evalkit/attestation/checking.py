@@ -25,6 +25,7 @@ from evalkit.attestation.covering import (
 from evalkit.attestation.envelope import parse_envelope, trusted_signers
 from evalkit.attestation.findings import Finding
 from evalkit.attestation.recomputing import recomputed
+from evalkit.attestation.recorded import ledger_findings
 from evalkit.attestation.rewriting import rewritten
 from evalkit.attestation.statement import Statement, parse_statement, predicate
 from evalkit.certify.deciding import certificate_text
@@ -126,7 +127,12 @@ def _checked(folder: Path, document: Mapping[str, Any], statement: Statement | N
         seen.findings += _against(folder, document, statement)
         same = _same_version(document, seen)
         absent = list(_absent_runs(folder, document))
-        seen.findings += absent or recomputed(document, folder, same_version=same)
+        chain, told = ledger_findings(document, folder)
+        seen.findings += chain
+        seen.notes += told
+        if chain and not absent:
+            seen.unchecked.append("numbers and verdicts: what the decision saw of the ledger is not there")
+        seen.findings += absent or ([] if chain else recomputed(document, folder, same_version=same))
         if same and not absent:
             again = rewritten(document, folder, signed=statement is not None)
             seen.findings += again.findings

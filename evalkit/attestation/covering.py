@@ -20,13 +20,14 @@ from typing import Any
 from evalkit.attestation.findings import Finding
 from evalkit.certify.deciding import QUALIFICATIONS, qualifications_in
 from evalkit.errors import DataError, StoreError
+from evalkit.ledger import COPY
 from evalkit.store.door import exists, irregular, open_plain
 from evalkit.store.layout import LOCK
 
 CERTIFICATE = "certificate.json"
 REPORTS = ("report.md", "report.html")
-BESIDE = ("throughput.json",)
-"""What a report may show beside the certificate."""
+BESIDE = ("throughput.json", COPY)
+"""What a report may show beside the certificate, and the ledger that it cites."""
 ENVELOPE = "certificate.dsse.json"
 """The signature, beside the certificate."""
 

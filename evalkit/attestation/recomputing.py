@@ -13,6 +13,7 @@ from typing import Any
 
 from evalkit.attestation.covering import run_folder_names
 from evalkit.attestation.findings import Finding
+from evalkit.attestation.recorded import cited_ledger
 from evalkit.certify.deciding import RunSet, decide_published, decide_runs, qualifications_in
 from evalkit.comparison import PublishedAccuracy
 from evalkit.errors import DataError, EvalkitError
@@ -87,7 +88,9 @@ def _decided(document: Data, folder: Path) -> Mapping[str, Any]:
         controls={name: folders[name] for name in policy.release.controls if name in folders},
         qualifications=qualifications_in(folder),
     )
-    return decide_runs(bound, runs, title=title, post_hoc=document["decision"]["exploratory"]).document
+    return decide_runs(
+        bound, runs, title=title, post_hoc=document["decision"]["exploratory"], ledger=cited_ledger(document, folder)
+    ).document
 
 
 def differences(said: Any, again: Any, path: str = "") -> Iterator[Finding]:

@@ -9,9 +9,9 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +19,16 @@ from evalkit import __version__
 from evalkit.comparison import PublishedAccuracy, compare_endpoints
 from evalkit.comparison.runs import citable_judge, citable_task
 from evalkit.errors import ExitCode, StoreError, UsageError
+from evalkit.ledger import Entry, citations
+from evalkit.ledger.standing import Caution, RunFacts, Subject, evidence_sha256, standing, up_to_decision, weights_of
 from evalkit.policy import Policy, ResolvedPolicy
-from evalkit.qualification import read_qualification
+from evalkit.qualification import Qualification, read_qualification
 from evalkit.records import digest
 from evalkit.redaction import redact_values
 from evalkit.store import Run, read_run
 from evalkit.store.door import open_plain
 from evalkit.suite import Suite
-from evalkit.verdict import Decision, Evidence, decide, decide_unpaired
+from evalkit.verdict import Decision, Evidence, Reason, decide, decide_unpaired
 
 CERTIFICATE_VERSION = 1
 
@@ -64,11 +66,15 @@ class Certificate:
         exit_code: of the release.
         document: everything as JSON data: what `certificate.json` holds.
         decision: verdicts of all recipes; None where the baseline is only a published number.
+        seen: the ledger as far as the decision saw it; None without a ledger.
+        entry: what the ledger is to hold of the certificate.
     """
 
     exit_code: ExitCode
     document: Mapping[str, Any]
     decision: Decision | None
+    seen: tuple[Entry, ...] | None = None
+    entry: Mapping[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> str:
         """Return `certificate.json`: sorted keys, indented for people, nothing rounded."""
@@ -98,7 +104,14 @@ def qualifications_in(outputs: Path) -> tuple[Path, ...]:
     return tuple(sorted((outputs / QUALIFICATIONS).glob("*.json")))
 
 
-def decide_runs(policy: ResolvedPolicy, runs: RunSet, *, title: str = "", post_hoc: bool = False) -> Certificate:
+def decide_runs(
+    policy: ResolvedPolicy,
+    runs: RunSet,
+    *,
+    title: str = "",
+    post_hoc: bool = False,
+    ledger: Sequence[Entry] | None = None,
+) -> Certificate:
     """Compare every run with the baseline and decide.
 
     Args:
@@ -106,6 +119,8 @@ def decide_runs(policy: ResolvedPolicy, runs: RunSet, *, title: str = "", post_h
         runs: the folders.
         title: one line for people.
         post_hoc: the policy was chosen after the runs began; nothing is certified or rejected then.
+        ledger: what was done before; None without a ledger. A decision on the same evidence sees what the first one
+            saw, so that it gives the same bytes.
 
     Raises:
         UsageError: the baseline has no run, or one folder is used twice.
@@ -128,6 +143,11 @@ def decide_runs(policy: ResolvedPolicy, runs: RunSet, *, title: str = "", post_h
             qualifications=tried,
         ),
     )
+    subject = _subject(policy, runs, {"baseline": baseline, "rerun": rerun, **others}, tried, post_hoc=post_hoc)
+    evidence = evidence_sha256(subject)
+    seen = up_to_decision(ledger, evidence) if ledger is not None else None
+    before = standing(seen, subject)
+    decision = _with_cautions(decision, before.cautions)
     everything = {**compared, **({"rerun": again} if again is not None else {})}
     document = {
         "certificate_version": CERTIFICATE_VERSION,
@@ -145,8 +165,86 @@ def decide_runs(policy: ResolvedPolicy, runs: RunSet, *, title: str = "", post_h
             **{name: _provenance(run) for name, run in others.items()},
         },
         "qualifications": [{"sha256": found.sha256, **found.summary} for found in tried],
+        "ledger": before.section,
     }
-    return Certificate(exit_code=decision.exit_code, decision=decision, document=_as_written(document))
+    return Certificate(
+        exit_code=decision.exit_code,
+        decision=decision,
+        document=_as_written(document),
+        seen=seen,
+        entry=_entry(policy, decision, subject, evidence, seen),
+    )
+
+
+def _subject(
+    policy: ResolvedPolicy,
+    runs: RunSet,
+    found: Mapping[str, Run | None],
+    tried: Sequence[Qualification],
+    *,
+    post_hoc: bool,
+) -> Subject:
+    """Return what is decided on, as the ledger knows it."""
+    roles = {name: "control" if name in runs.controls else "candidate" for name in found}
+    facts = [
+        RunFacts(
+            name=name,
+            role=name if name in ("baseline", "rerun") else roles[name],  # type: ignore[arg-type]
+            manifest=run.manifest,
+            records_sha256={task: run.records_sha256(task) for task in run.manifest.tasks},
+            judgments_sha256={task: run.judgments_sha256(task) for task in run.manifest.judges},
+            cited=citations(run.path),
+        )
+        for name, run in found.items()
+        if run is not None
+    ]
+    return Subject(
+        policy_sha256=policy.sha256,
+        policy=policy.document,
+        runs=tuple(facts),
+        qualifications=tuple(one.sha256 for one in tried),
+        post_hoc=post_hoc,
+    )
+
+
+def _with_cautions(decision: Decision, cautions: Sequence[Caution]) -> Decision:
+    """Return a decision that also says what came before it."""
+    made = {one: Reason(code=one.code, message=one.message) for one in cautions}
+    verdicts = tuple(
+        replace(
+            verdict,
+            cautions=(*verdict.cautions, *(made[one] for one in cautions if one.recipe == verdict.recipe)),
+        )
+        for verdict in decision.verdicts
+    )
+    return replace(
+        decision,
+        verdicts=verdicts,
+        cautions=(*decision.cautions, *(made[one] for one in cautions if one.recipe is None)),
+    )
+
+
+def _entry(
+    policy: ResolvedPolicy, decision: Decision, subject: Subject, evidence: str, seen: Sequence[Entry] | None
+) -> dict[str, Any]:
+    """Return what the ledger is to hold of a certificate; its own digest is added when it is written."""
+    weights = {run.name: weights_of(run.manifest.engine) for run in subject.runs}
+    return {
+        "evidence_sha256": evidence,
+        "head": len(seen or ()) - 1,
+        "policy_sha256": policy.sha256,
+        "policy": {**policy.document, "release": None},
+        "baseline": weights["baseline"],
+        "exploratory": decision.exploratory,
+        "verdicts": {
+            verdict.recipe: {
+                "outcome": verdict.outcome.value,
+                "claim": verdict.claim,
+                "weights": weights.get(verdict.recipe, ""),
+            }
+            for verdict in decision.verdicts
+        },
+    }
 
 
 def _as_written(document: Mapping[str, Any]) -> dict[str, Any]:
@@ -184,16 +282,28 @@ def decide_published(
     """
     run = read_run(path)
     decision = decide_unpaired(policy, published, run, recipe)
-    document = {
+    plain = policy.model_dump(mode="json")
+    document: dict[str, Any] = {
         "certificate_version": CERTIFICATE_VERSION,
         "evalkit": __version__,
         "kind": UNPAIRED,
         "title": title,
-        "policy": {"sha256": digest(policy.model_dump(mode="json")), "document": policy.model_dump(mode="json")},
+        "policy": {"sha256": digest(plain), "document": plain},
         "decision": decision.to_dict(),
         "runs": {recipe: _provenance(run)},
     }
-    return Certificate(exit_code=decision.exit_code, decision=None, document=_as_written(document))
+    entry = {
+        "evidence_sha256": digest([document["policy"], document["decision"]["results"], document["runs"]]),
+        "head": -1,
+        "policy_sha256": digest(plain),
+        "policy": {**plain, "release": None},
+        "baseline": UNPAIRED,
+        "exploratory": False,
+        "verdicts": {
+            recipe: {"outcome": decision.outcome.value, "claim": None, "weights": weights_of(run.manifest.engine)}
+        },
+    }
+    return Certificate(exit_code=decision.exit_code, decision=None, document=_as_written(document), entry=entry)
 
 
 def _provenance(run: Run) -> dict[str, Any]:

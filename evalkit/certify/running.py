@@ -22,11 +22,13 @@ from evalkit.adapters.registry import reusable
 from evalkit.assets import AssetStore
 from evalkit.benchmarks import Benchmark, load_benchmark
 from evalkit.certify.opening import Opener
+from evalkit.certify.recording import record_begun, record_completed
 from evalkit.certify.request import requested
 from evalkit.collect import TaskCount, collect
 from evalkit.definitions import Definitions
 from evalkit.errors import EvalkitError
 from evalkit.execution import LOCAL, Execution
+from evalkit.ledger import Ledger
 from evalkit.records import Manifest
 from evalkit.redaction import redact_settings
 from evalkit.store import RunFolder, read_manifest, record_keys
@@ -45,6 +47,7 @@ class Workshop:
         command: the command line, for manifests.
         overrides: asset sources that replace declared ones, as the suite gives them.
         execution: where engines run.
+        ledger: where what is done is put on record; None for no record.
     """
 
     assets: AssetStore
@@ -54,6 +57,7 @@ class Workshop:
     command: str = ""
     overrides: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
     execution: Execution = field(default_factory=Execution)
+    ledger: Ledger | None = None
     _benchmarks: dict[str, Benchmark] = field(default_factory=dict)
     _loading: threading.Lock = field(default_factory=threading.Lock)
     _opener: Opener | None = None
@@ -137,7 +141,9 @@ def run_engine(
         engine,
         benchmarks,
     ):
-        return collect(
+        if workshop.ledger is not None:
+            record_begun(workshop.ledger, folder, tasks)
+        counts = collect(
             folder,
             engine,
             benchmarks,
@@ -147,6 +153,9 @@ def run_engine(
             check_batches=check_batches,
             label=spec.name if workshop.execution.on != LOCAL else "",
         )
+        if workshop.ledger is not None:
+            record_completed(workshop.ledger, path)
+        return counts
 
 
 @contextmanager

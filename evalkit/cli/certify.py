@@ -19,15 +19,22 @@ from evalkit.cli.options import (
     definitions_option,
     existing_file,
     json_option,
+    ledger_at,
+    ledger_option,
     quiet_option,
     safe_json,
     say,
+    url_of,
 )
 from evalkit.cli.remote import opened, read_folder, url_place, with_places, written_path
 
 if TYPE_CHECKING:
     from evalkit.certify import Certificate, RunSet
+    from evalkit.ledger import Ledger
     from evalkit.suite import Suite
+
+OUTPUTS = Path("outputs")
+"""Where a certificate goes that names run folders and no folder of its own."""
 
 
 @click.command(epilog="Example: evalkit certify examples/cpu-demo.yaml")
@@ -57,6 +64,8 @@ if TYPE_CHECKING:
 @click.option("--post-hoc", is_flag=True, help="The policy was chosen after the runs: explore, decide nothing.")
 @on_option
 @click.option("--output", type=written_path, help="Folder for certificate and report; with a suite its outputs.")
+@click.option("--force", is_flag=True, help="Put a certificate of other runs, or under another policy, aside.")
+@ledger_option
 @click.option("--retry-failed", is_flag=True, help="Ask again the items whose record says failed.")
 @definitions_option
 @quiet_option
@@ -81,16 +90,16 @@ def command(suite: Path | None, as_json: bool, output: Path | None, **given: Any
         raise click.UsageError("--on needs a suite that is run; deciding loads no engine")
     runs: RunSet | None = None
     if given["published"]:
-        certificate, folder = _by_published(suite, given)
+        certificate, folder, ledger = _by_published(suite, output, given)
     elif suite is not None:
-        certificate, folder, runs = _by_suite(suite, given)
+        certificate, folder, runs, ledger = _by_suite(suite, given)
     else:
-        certificate, folder, runs = _by_folders(given)
-    _write(certificate, output or folder, runs, as_json=as_json)
+        certificate, folder, runs, ledger = _by_folders(output, given)
+    _write(certificate, output or folder, runs, ledger, force=given["force"] or suite is not None, as_json=as_json)
     return certificate.exit_code
 
 
-def _by_suite(file: Path, given: dict[str, Any]) -> tuple[Certificate, Path, RunSet]:
+def _by_suite(file: Path, given: dict[str, Any]) -> tuple[Certificate, Path, RunSet, Ledger]:
     from evalkit.certify.deciding import decide_runs, suite_runs
     from evalkit.policy import bind, load_policy
     from evalkit.suite import load_suite
@@ -103,10 +112,14 @@ def _by_suite(file: Path, given: dict[str, Any]) -> tuple[Certificate, Path, Run
         [spec.name for spec in suite.candidates],
         [spec.name for spec in suite.controls],
     )
+    ledger = ledger_at(given["ledger"], suite.outputs)
     if not given["from_runs"]:
-        _collect(suite, policy, given)
+        _collect(suite, policy, ledger, given)
     runs = suite_runs(suite)
-    return decide_runs(policy, runs, title=suite.title, post_hoc=given["post_hoc"]), suite.outputs, runs
+    certificate = decide_runs(
+        policy, runs, title=suite.title, post_hoc=given["post_hoc"], ledger=ledger.opened() if _there(runs) else None
+    )
+    return certificate, suite.outputs, runs, ledger
 
 
 def _judged_by(suite: Suite, given: dict[str, Any]) -> Suite:
@@ -126,7 +139,12 @@ def _judged_by(suite: Suite, given: dict[str, Any]) -> Suite:
     return suite.model_copy(update={"judge": judge})
 
 
-def _collect(suite: Suite, policy: Any, given: dict[str, Any]) -> None:
+def _there(runs: RunSet) -> bool:
+    """Say whether there is a baseline to decide with: a request that is refused leaves no trace."""
+    return runs.baseline.exists()
+
+
+def _collect(suite: Suite, policy: Any, ledger: Ledger, given: dict[str, Any]) -> None:
     from evalkit.assets import AssetStore
     from evalkit.certify.collecting import collect_suite
     from evalkit.certify.running import Workshop
@@ -142,12 +160,13 @@ def _collect(suite: Suite, policy: Any, given: dict[str, Any]) -> None:
         command=command_line(),
         overrides=suite.assets,
         execution=execution_of(given, suite.baseline.name, suite.execution),
+        ledger=ledger,
     )
     with workshop:
         collect_suite(suite, policy, workshop, retry_failed=given["retry_failed"])
 
 
-def _by_folders(given: dict[str, Any]) -> tuple[Certificate, Path, RunSet]:
+def _by_folders(output: Path | None, given: dict[str, Any]) -> tuple[Certificate, Path, RunSet, Ledger]:
     from evalkit.certify.deciding import RunSet, decide_runs
     from evalkit.policy import bind, load_policy
 
@@ -162,10 +181,17 @@ def _by_folders(given: dict[str, Any]) -> tuple[Certificate, Path, RunSet]:
         controls=controls,
         qualifications=given["qualifications"],
     )
-    return decide_runs(policy, runs, post_hoc=given["post_hoc"]), Path("outputs"), runs
+    ledger = _ledger_of(given["candidates"][0], output, given)
+    certificate = decide_runs(policy, runs, post_hoc=given["post_hoc"], ledger=ledger.opened())
+    return certificate, OUTPUTS, runs, ledger
 
 
-def _by_published(suite: Path | None, given: dict[str, Any]) -> tuple[Certificate, Path]:
+def _ledger_of(run: Path, output: Path | None, given: dict[str, Any]) -> Ledger:
+    """Return the ledger of a run folder; a run that was only brought down has that of where the certificate goes."""
+    return ledger_at(given["ledger"], run if url_of(run) is None else output or OUTPUTS)
+
+
+def _by_published(suite: Path | None, output: Path | None, given: dict[str, Any]) -> tuple[Certificate, Path, Ledger]:
     from evalkit.certify.deciding import decide_published
     from evalkit.comparison import PublishedAccuracy
     from evalkit.policy import load_policy
@@ -183,7 +209,8 @@ def _by_published(suite: Path | None, given: dict[str, Any]) -> tuple[Certificat
     if len(published) < len(given["published"]):
         raise click.UsageError("--published names an endpoint twice")
     (path,) = given["candidates"]
-    return decide_published(load_policy(given["policy"]), published, path, _name(path)), Path("outputs")
+    certificate = decide_published(load_policy(given["policy"]), published, path, _name(path))
+    return certificate, OUTPUTS, _ledger_of(path, output, given)
 
 
 def _named(paths: Sequence[Path]) -> dict[str, Path]:
@@ -205,16 +232,21 @@ def _name(path: Path) -> str:
     return label(read_manifest(path)).name or path.resolve().name
 
 
-def _write(certificate: Certificate, folder: Path, runs: RunSet | None, *, as_json: bool) -> None:
+def _write(
+    certificate: Certificate, folder: Path, runs: RunSet | None, ledger: Ledger, *, force: bool, as_json: bool
+) -> None:
     from evalkit.certify.deciding import write_certificate
+    from evalkit.certify.recording import put_aside, record_certificate
     from evalkit.cli.report_files import THROUGHPUT, find_evidence, read_tables, report_texts
     from evalkit.report import as_text, document_sections
 
+    put_aside(folder, certificate, force=force, say=say)
+    copy = record_certificate(ledger, certificate)
     write_certificate(folder, {"certificate.json": certificate.to_json()})  # first: no report may cost the verdict
     document = dict(certificate.document)
     found = find_evidence(document, _folders(runs))
     reports = report_texts(document, found, read_tables(folder / THROUGHPUT, document))
-    write_certificate(folder, reports)
+    write_certificate(folder, {**copy, **reports})
     if as_json:
         click.echo(safe_json(certificate.to_json()), nl=False)
     else:

@@ -13,15 +13,19 @@ import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from evalkit.redaction import redact_text
 
+if TYPE_CHECKING:
+    from evalkit.ledger import Ledger
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 CACHE_VARIABLE = "EVALKIT_CACHE"
+LEDGER_VARIABLE = "EVALKIT_LEDGER"
 
 existing_folder = click.Path(path_type=Path, exists=True, file_okay=False)
 existing_file = click.Path(path_type=Path, exists=True, dir_okay=False)
@@ -40,6 +44,11 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON i
 definitions_option = click.option(
     "--definitions", type=existing_folder, default=None, help="Folder with tasks/ and judges/ to use instead."
 )
+ledger_option = click.option(
+    "--ledger",
+    type=any_path,
+    help=f"File of the record of all attempts; ${LEDGER_VARIABLE} by default, else the nearest one above the outputs.",
+)
 quiet_option = click.option("--quiet", is_flag=True, help="No progress on stderr.")
 
 
@@ -47,6 +56,22 @@ def cache_folder() -> Path:
     """Return the folder for downloads: `$EVALKIT_CACHE`, else `~/.cache/evalkit`."""
     named = os.environ.get(CACHE_VARIABLE)
     return Path(named).expanduser() if named else Path.home() / ".cache" / "evalkit"
+
+
+def ledger_at(named: Path | None, outputs: Path) -> Ledger:
+    """Return the ledger of outputs: the one named, the nearest one above them, else a new one beside them.
+
+    Args:
+        named: what `--ledger` says.
+        outputs: the folder of a suite's outputs, or of run folders.
+    """
+    from evalkit.ledger import LEDGER, Ledger, place_of
+
+    variable = os.environ.get(LEDGER_VARIABLE)
+    named = named or (Path(variable).expanduser() if variable else None)
+    if url_of(outputs) is not None:  # what lies above a spool is nobody's, and is not sent
+        return Ledger(named or outputs / LEDGER)
+    return Ledger(place_of(outputs, named=named, default=outputs.absolute().parent / LEDGER))
 
 
 def command_line() -> str:

@@ -21,6 +21,8 @@ from evalkit.cli.options import (
     command_line,
     definitions_option,
     json_option,
+    ledger_at,
+    ledger_option,
     print_json,
     print_table,
     quiet_option,
@@ -87,6 +89,7 @@ def parsed_options(pairs: Sequence[str]) -> dict[str, Any]:
     metavar="N",
     help="Ask N items of each task again, each alone, and say what changes: the noise of batching.",
 )
+@ledger_option
 @definitions_option
 @quiet_option
 @json_option
@@ -121,6 +124,7 @@ def command(suite_engine: str | None, output: Path | None, retry_failed: bool, *
         command=command_line(),
         overrides=overrides,
         execution=execution_of(given, spec.name, suite.execution if suite else None),
+        ledger=ledger_at(given["ledger"], path if output or suite is None else suite.outputs),
     )
     with workshop:
         counts = run_engine(

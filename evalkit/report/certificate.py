@@ -65,7 +65,8 @@ def _sentences(certificate: Data) -> Iterator[str]:
     yield (
         f"Baseline: {engine['model']}, recipe {engine['recipe']}, fidelity {engine['fidelity']}. "
         f"Decided on {gating} by policy '{decision['policy']}' "
-        f"(tier {certificate['policy']['document']['tier']}), {_when(decision)}: sha256 {decision['policy_sha256']}."
+        f"(tier {certificate['policy']['document']['tier']}), {when_fixed(certificate)}: "
+        f"sha256 {decision['policy_sha256']}."
     )
 
 
@@ -78,14 +79,23 @@ def caution_lines(decision: Data) -> Iterator[str]:
             yield f"- CAUTION for {verdict['recipe']}, {caution['code']}: {caution['message']}"
 
 
-def _when(decision: Data) -> str:
-    """Say when the policy was chosen, as far as the runs show it."""
+def when_fixed(certificate: Data) -> str:
+    """Say when the policy was chosen, as far as the ledger and the runs show it."""
+    decision = certificate["decision"]
     codes = {reason["code"] for verdict in decision["verdicts"] for reason in verdict["reasons"]}
     if decision["exploratory"]:
         return "which was chosen after the runs began"
     if codes & {"policy-missing", "policy-changed", "not-run"}:
         return "which is not on record for every run"
-    return "which was fixed before the runs"
+    shown = (certificate.get("ledger") or {}).get("policy") or {}
+    entry = f"ledger entry {shown.get('sequence')}"
+    how = f"sealed before these runs ({entry})" if shown.get("sealed") else "cited by the candidate's run"
+    if shown.get("state") == "fixed":
+        return f"which was fixed before the runs ({'sealed, ' * bool(shown.get('sealed'))}{entry})"
+    if shown.get("state") == "changed":
+        return f"which is {how}; earlier runs of these weights, under another policy or none, are on record"
+    why = "the ledger began with them" if shown.get("state") == "began" else "no ledger"
+    return f"which is {how}; earlier runs cannot be excluded ({why})"
 
 
 def _main_endpoint(certificate: Data) -> str | None:

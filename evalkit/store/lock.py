@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,29 +38,35 @@ class FolderLock:
         os.close(self.descriptor)
 
 
-def acquire(path: Path) -> FolderLock:
+_LOOK_S = 0.02
+"""Seconds between two looks at a lock that somebody holds."""
+
+
+def acquire(path: Path, *, wait_s: float = 0.0) -> FolderLock:
     """Take the lock, or say who holds it.
 
     The kernel's lock decides; the content of the file is for people. A file that names a dead process is free.
+
+    Args:
+        path: the lock file.
+        wait_s: seconds to wait for whoever holds it; 0 for a file that one process writes for hours.
 
     Raises:
         StoreError: another process holds the lock (named with its host), or the file system cannot lock.
         DataError: the lock is a link or no regular file.
     """
-    import fcntl  # noqa: PLC0415 (absent on Windows, where runs can still be read)
-
     try:
         make_folder(path.parent)
         descriptor = open_plain(path, os.O_RDWR | os.O_CREAT)
     except OSError as error:
         raise StoreError(f"{path}: cannot be written: {error.strerror or error}") from error
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _locked(descriptor, wait_s)
     except BlockingIOError:
         holder = _holder(descriptor)
         os.close(descriptor)
         raise StoreError(
-            f"{path.parent}: {holder or 'another process'} is writing to this run; next step: wait for it or stop it"
+            f"{path.parent}: {holder or 'another process'} is writing here; next step: wait for it or stop it"
         ) from None
     except OSError as error:
         os.close(descriptor)
@@ -78,6 +85,19 @@ def acquire(path: Path) -> FolderLock:
             "next step: make space or rights, then repeat the same command to resume"
         ) from error
     return FolderLock(path=path, descriptor=descriptor, left_by=left_by)
+
+
+def _locked(descriptor: int, wait_s: float) -> None:
+    import fcntl  # noqa: PLC0415 (absent on Windows, where runs can still be read)
+
+    last = time.monotonic() + wait_s
+    while True:
+        try:
+            return fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= last:
+                raise
+            time.sleep(_LOOK_S)
 
 
 def _holder(descriptor: int) -> str | None:

@@ -73,6 +73,16 @@ REASONS: Mapping[str, str] = {
 CAUTIONS: Mapping[str, str] = {
     "weaker-than-standard": "the policy uses the standard's words and asks less than the standard",
     "not-the-standard": "the policy bears the standard's name and has other rules",
+    "earlier-certificates": "the same weights had certificates before",
+    "sibling-certificates": "other recipes were compared with the same baseline in certificates of their own",
+    "earlier-runs": "runs of the same weights were begun that are not part of the certificate",
+    "judged-again": "the same answers were judged more often than the certificate shows",
+    "judge-trials": "a judge was tried more than once on the same answers",
+    "sealed-otherwise": "the policy that was sealed is another one",
+    "ledger-none": "no ledger, or none for some runs: what was tried before is not on record",
+    "ledger-missing": "a run cites ledger entries that are not there",
+    "ledger-anew": "the ledger was begun anew, beside what cites an earlier one",
+    "ledger-began": "the ledger began with these runs",
 }
 """Every code of a caution, which weakens a verdict without changing it, with its meaning."""
 

@@ -62,7 +62,12 @@ def test_certificate_and_report_are_written_and_the_first_screen_printed(
 ) -> None:
     assert cli.main([*argv, "--output", str(tmp_path)]) == ExitCode.CERTIFIED
     captured = capsys.readouterr()
-    assert {file.name for file in tmp_path.iterdir()} == {"certificate.json", "report.md", "report.html"}
+    assert {file.name for file in tmp_path.iterdir()} == {
+        "certificate.json",
+        "certificate.ledger.jsonl",
+        "report.md",
+        "report.html",
+    }
     assert "int4-awq: CERTIFIED (comparable under a weaker policy)" in captured.out
     assert str(tmp_path / "report.md") in captured.err
     assert "By subject" not in captured.out

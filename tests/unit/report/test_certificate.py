@@ -203,7 +203,7 @@ def test_the_guards_and_reasons_of_a_verdict_are_all_told(
 @pytest.mark.parametrize(
     ("options", "policy_sha256", "said"),
     [
-        ({}, "own", "which was fixed before the runs"),
+        ({}, "own", "which is cited by the candidate's run; earlier runs cannot be excluded (no ledger)"),
         ({"post_hoc": True}, "own", "which was chosen after the runs began"),
         ({}, None, "which is not on record for every run"),
         ({}, "0" * 64, "which is not on record for every run"),

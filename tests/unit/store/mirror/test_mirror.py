@@ -65,7 +65,7 @@ def test_what_was_brought_down_is_not_read_again(opened, bucket, work, tmp_path,
 
 def test_a_second_process_here_and_a_second_one_elsewhere_are_refused(url, tmp_path):
     with Mirror(url, tmp_path / "spool", ttl_s=1.0):
-        with pytest.raises(StoreError, match=r"fp8: .*is writing to this run"), Mirror(url, tmp_path / "spool"):
+        with pytest.raises(StoreError, match=r"fp8: .*is writing here"), Mirror(url, tmp_path / "spool"):
             pass
         with pytest.raises(StoreError, match="is writing to this folder"), Mirror(url, tmp_path / "other"):
             pass

@@ -1,0 +1,20 @@
+"""What was tried before: an append-only, hash-chained record beside the outputs.
+
+In: facts of runs, judgings, trials of judges, certificates and seals, as they happen. Out: the same in their order, and
+what a certificate must say of what came before it.
+May not know: how anything is run or decided.
+"""
+
+from evalkit.ledger.book import COPY, LEDGER, SIDECAR, Entry, Ledger, citations, cite, parse_entries, place_of
+
+__all__ = [
+    "COPY",
+    "LEDGER",
+    "SIDECAR",
+    "Entry",
+    "Ledger",
+    "citations",
+    "cite",
+    "parse_entries",
+    "place_of",
+]

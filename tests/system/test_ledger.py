@@ -1,0 +1,268 @@
+"""What was tried before a certificate stands on its first screen, whatever its author does in between.
+
+Each test is one way to a certificate by trying again, through the program, with scripted engines. The author may run
+any command and delete any file; what is asked is that the last certificate says so.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import shutil
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import yaml
+
+from evalkit import cli
+from evalkit.certify import running
+from evalkit.errors import ExitCode
+from evalkit.ledger import Ledger
+
+MARGIN = 6.0
+FIRST_SCREEN = 16
+"""Lines of the terminal, wrapped, in which a weakness must stand, its title among them."""
+
+
+def world_module() -> ModuleType:
+    if "nightly_world" not in sys.modules:
+        file = Path(__file__).resolve().parents[1] / "nightly_world.py"
+        spec = importlib.util.spec_from_file_location("nightly_world", file)
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        sys.modules["nightly_world"] = module
+        spec.loader.exec_module(module)
+    return sys.modules["nightly_world"]
+
+
+class Author:
+    """A release engineer with a task of 400 questions and a candidate that lost a little."""
+
+    def __init__(self, folder: Path, world: Any, capsys: pytest.CaptureFixture[str]) -> None:
+        self.folder, self.world, self._capsys = folder, world, capsys
+        self.policy(MARGIN)
+        self.outputs = folder / "outputs"
+
+    def policy(self, margin: float) -> Path:
+        document = yaml.safe_load(self.world.policy().read_text())
+        endpoint = {**document["endpoints"]["mmlu"], "margins_points": [margin]}
+        document |= {"name": "own", "tier": "exploratory", "certifies": True, "claims": ["within"]}
+        document |= {"endpoints": {"mmlu": endpoint}}
+        file = self.folder / "policy.yaml"
+        file.write_text(yaml.safe_dump({k: v for k, v in document.items() if k != "nightly"}))
+        return file
+
+    def suite(self, name: str = "trial", candidate: str = "candidate", key: str = "candidate") -> Path:
+        engine = {"adapter": "scripted", "model": "tiny", "options": {"fidelity": "engine"}}
+        described = {
+            "name": name,
+            "policy": "./policy.yaml",
+            "definitions": str(self.world.definitions),
+            "engine": engine,
+            "baseline": {"name": "official", "options": {"key": str(self.world.root / "baseline.key.jsonl")}},
+            "candidates": [{"name": candidate, "options": {"key": str(self.world.root / f"{key}.key.jsonl")}}],
+            "tasks": [world_module().TASK],
+            "assets": self.world.assets,
+            "outputs": str(self.outputs / name),
+        }
+        file = self.folder / f"{name}.yaml"
+        file.write_text(yaml.safe_dump(described))
+        return file
+
+    def certify(self, suite: Path, *more: str) -> tuple[int, str, dict[str, Any]]:
+        """Return exit code, first screen and certificate."""
+        self._capsys.readouterr()
+        code = cli.main(["certify", str(suite), "--quiet", *more])
+        said = self._capsys.readouterr()
+        assert said.out, said.err
+        file = self.outputs / suite.stem / "certificate.json"
+        return code, said.out, json.loads(file.read_text())
+
+    def verify(self, name: str = "trial") -> tuple[int, str]:
+        self._capsys.readouterr()
+        code = cli.main(["verify", str(self.outputs / name), "--unsigned"])
+        return code, self._capsys.readouterr().out
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    made = world_module().World(tmp_path_factory.mktemp("world"), 400)
+    made.key("candidate", made.flipped(losses=9, gains=2, seed=5))
+    return made
+
+
+@pytest.fixture
+def author(tmp_path: Path, world: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Author:
+    monkeypatch.delenv("EVALKIT_LEDGER", raising=False)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(running, "load_benchmark", lambda *_given: world.benchmark)
+    return Author(tmp_path, world, capsys)
+
+
+def first_lines(text: str) -> str:
+    return " ".join(" ".join([line for line in text.splitlines() if line.strip()][:FIRST_SCREEN]).split())
+
+
+def test_a_first_certificate_says_that_the_ledger_began_with_it_and_deciding_again_adds_nothing(author: Author) -> None:
+    suite = author.suite()
+    code, screen, document = author.certify(suite)
+    assert code == ExitCode.CERTIFIED
+    assert "the ledger began with these runs: earlier runs cannot be excluded" in first_lines(screen)
+    assert "fixed before the runs" not in screen
+    ledger, bytes_before = author.outputs / "ledger.jsonl", (author.outputs / "trial/certificate.json").read_bytes()
+    kinds = [json.loads(line)["kind"] for line in ledger.read_text().splitlines()]
+    assert kinds == ["opened", *["run-begun", "run-completed"] * 2, "certificate"]
+    for _ in range(2):
+        assert author.certify(suite)[2] == document
+    assert author.certify(suite, "--from")[2] == document
+    assert (author.outputs / "trial/certificate.json").read_bytes() == bytes_before
+    assert [json.loads(line)["kind"] for line in ledger.read_text().splitlines()] == kinds
+    assert author.verify()[0] == ExitCode.CERTIFIED
+
+
+def test_a_policy_edited_after_the_result_and_two_folders_deleted(author: Author) -> None:
+    author.policy(3.0)
+    suite = author.suite()
+    assert author.certify(suite)[0] == ExitCode.INCONCLUSIVE
+    author.policy(MARGIN)
+    shutil.rmtree(author.outputs / "trial/candidate")
+    code, screen, document = author.certify(suite)
+    assert code == ExitCode.CERTIFIED
+    said = first_lines(screen)
+    assert (
+        "second certificate for these weights; before: INCONCLUSIVE, under another policy "
+        "(mmlu margins_points 3 -> 6)" in said
+    )
+    assert "1 earlier run of these weights was begun, under another policy and is not part of this certificate" in said
+    assert "fixed before the runs" not in screen
+    assert document["ledger"]["policy"]["state"] == "changed"
+    kept = list((author.outputs / "trial/_earlier").glob("*/certificate.json"))
+    assert [json.loads(file.read_text())["decision"]["verdicts"][0]["outcome"] for file in kept] == ["INCONCLUSIVE"]
+    assert author.verify()[0] == ExitCode.CERTIFIED
+
+
+def test_the_ledger_deleted_too(author: Author) -> None:
+    author.policy(3.0)
+    suite = author.suite()
+    author.certify(suite)
+    author.policy(MARGIN)
+    shutil.rmtree(author.outputs / "trial/candidate")
+    (author.outputs / "ledger.jsonl").unlink()
+    code, screen, _ = author.certify(suite)
+    assert code == ExitCode.CERTIFIED
+    said = first_lines(screen)
+    assert "baseline cites ledger entries that are not in this ledger: it was deleted, shortened or replaced" in said
+    assert "the ledger was begun anew, beside what cites an earlier one" in said
+    assert "fixed before the runs" not in screen
+
+
+def test_everything_deleted(author: Author) -> None:
+    author.policy(3.0)
+    suite = author.suite()
+    author.certify(suite)
+    author.policy(MARGIN)
+    shutil.rmtree(author.outputs)
+    code, screen, _ = author.certify(suite)
+    assert code == ExitCode.CERTIFIED
+    assert "the ledger began with these runs: earlier runs cannot be excluded" in first_lines(screen)
+    assert "fixed before the runs" not in screen
+
+
+def test_the_ledger_shortened_to_before_the_runs(author: Author) -> None:
+    author.policy(3.0)
+    suite = author.suite()
+    author.certify(suite)
+    author.policy(MARGIN)
+    shutil.rmtree(author.outputs / "trial/candidate")
+    ledger = author.outputs / "ledger.jsonl"
+    ledger.write_text("".join(ledger.read_text().splitlines(keepends=True)[:1]))
+    _, screen, _ = author.certify(suite)
+    assert "baseline cites ledger entries that are not in this ledger" in first_lines(screen)
+    assert "fixed before the runs" not in screen
+
+
+def test_an_edited_ledger_stops_everything_that_would_write_or_read_it(
+    author: Author, capsys: pytest.CaptureFixture[str]
+) -> None:
+    author.policy(3.0)
+    suite = author.suite()
+    author.certify(suite)
+    ledger = author.outputs / "ledger.jsonl"
+    ledger.write_text(ledger.read_text().replace("INCONCLUSIVE", "CERTIFIED"))
+    assert cli.main(["certify", str(suite), "--quiet"]) == ExitCode.INVALID
+    assert "the ledger was edited" in capsys.readouterr().err
+    code, said = author.verify()
+    assert (code, "ledger-edited: ledger.jsonl" in said) == (ExitCode.INVALID, True)
+
+
+def test_the_candidate_run_again_until_it_passes(author: Author) -> None:
+    suite = author.suite()
+    author.certify(suite)
+    for _ in range(2):
+        shutil.rmtree(author.outputs / "trial/candidate")
+        _, screen, _ = author.certify(suite)
+    assert "2 earlier runs of these weights were begun and are not part of this certificate" in first_lines(screen)
+
+
+def test_the_best_of_several_suites(author: Author) -> None:
+    for at in range(4):
+        author.world.key(f"recipe-{at}", author.world.flipped(losses=12 + at, gains=2, seed=at))
+        _, screen, _ = author.certify(author.suite(f"suite-{at}", f"recipe-{at}", f"recipe-{at}"))
+    said = first_lines(screen)
+    assert "three other recipes had certificates of their own against this baseline" in said
+    assert "counts only those of one certificate" in said
+
+
+def test_a_certificate_is_found_out_if_its_ledger_is_cut_edited_or_forked(author: Author) -> None:
+    author.certify(author.suite())
+    copy = author.outputs / "trial/certificate.ledger.jsonl"
+    ledger = author.outputs / "ledger.jsonl"
+    whole, live = copy.read_text(), ledger.read_text()
+    lines = live.splitlines(keepends=True)
+
+    def found() -> str:
+        code, said = author.verify()
+        assert code == ExitCode.INVALID
+        return said
+
+    copy.unlink()
+    assert "ledger-missing: certificate.ledger.jsonl" in found()
+    copy.write_text("".join(whole.splitlines(keepends=True)[:-1]))
+    assert "ledger-truncated: certificate.ledger.jsonl" in found()
+    copy.write_text(whole.replace('"run-begun"', '"run-completed"', 1))
+    assert "ledger-edited: certificate.ledger.jsonl" in found()
+    copy.write_text(whole)
+    ledger.write_text("".join(lines[:2]))
+    assert "ledger-truncated: ledger.jsonl" in found()
+    Ledger(ledger).append("run-completed", {"another": "history"})
+    for _ in range(4):
+        Ledger(ledger).append("run-completed", {"another": "history"})
+    assert "ledger-forked: ledger.jsonl" in found()
+    ledger.write_text(live)
+    assert author.verify()[0] == ExitCode.CERTIFIED
+    ledger.unlink()
+    code, said = author.verify()
+    assert code == ExitCode.CERTIFIED
+    assert "the ledger itself is not here" in said
+
+
+def test_a_certificate_of_other_runs_is_not_overwritten(author: Author, capsys: pytest.CaptureFixture[str]) -> None:
+    author.certify(author.suite())
+    runs = author.outputs / "trial"
+    argv = ["certify", "--baseline", str(runs / "official"), "--candidate", str(runs / "candidate"), "--quiet"]
+    argv += ["--policy", str(author.folder / "policy.yaml")]
+    assert cli.main(argv) == ExitCode.CERTIFIED  # ./outputs/certificate.json
+    before = (author.outputs / "certificate.json").read_bytes()
+    assert cli.main(argv) == ExitCode.CERTIFIED  # its own previous output
+    author.policy(MARGIN + 1)
+    capsys.readouterr()
+    assert cli.main(argv) == ExitCode.USAGE
+    assert "is a certificate of other runs or under another policy" in capsys.readouterr().err
+    assert (author.outputs / "certificate.json").read_bytes() == before
+    assert cli.main([*argv, "--force", "--post-hoc"]) == ExitCode.INCONCLUSIVE
+    (kept,) = (author.outputs / "_earlier").glob("*/certificate.json")
+    assert kept.read_bytes() == before
