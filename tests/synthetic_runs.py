@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from evalkit.policy import ResolvedPolicy, bind, load_policy
+from evalkit.policy import Reference, ResolvedPolicy, bind, load_policy
 from evalkit.records import (
     ChoiceReply,
     EngineIdentity,
@@ -55,7 +55,9 @@ def policy(name: str = "release", recipes: Sequence[str] = ("candidate",), **end
     endpoints = {
         key: endpoint.model_copy(update=endpoint_changes.get(key, {})) for key, endpoint in loaded.endpoints.items()
     }
-    changed = {"endpoints": endpoints, "judge": None}  # whether its judges may judge is a matter of its own
+    known = {"reference_accuracy": {"mmlu": Reference(accuracy=0.86, source="the bench")}}
+    assay = loaded.assay.model_copy(update={**known, "baseline_recipes": ("baseline", OFFICIAL)})
+    changed = {"endpoints": endpoints, "judge": None, "assay": assay}  # whether its judges may judge is another matter
     return bind(loaded.model_copy(update=changed), "baseline", recipes, ["broken"])
 
 

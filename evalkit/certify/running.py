@@ -6,6 +6,7 @@ May not know: which run is the baseline.
 
 from __future__ import annotations
 
+import secrets
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -184,6 +185,7 @@ def engine_at_work(
             policy_sha256=policy_sha256,
             created_at=datetime.now(timezone.utc).isoformat(timespec="seconds"),
             command=workshop.command,
+            run_id=secrets.token_hex(16),
         )
         with RunFolder.create_or_resume(path, manifest) as folder:
             for repair in folder.repairs:

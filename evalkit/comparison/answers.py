@@ -16,6 +16,9 @@ from evalkit.statistics.interval import Interval
 from evalkit.statistics.paired_table import PairedTable
 from evalkit.statistics.tango import tango_interval
 
+SHORT = 16
+"""Tokens: a limit of no more is the form of the answer (one letter), and whoever reaches it was not cut off."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class WorstAnswers:
@@ -47,7 +50,7 @@ class AnswerComparison:
         n: answers present on both sides.
         identical: of those, equal to the letter.
         baseline_invalid, candidate_invalid: unreadable answers of each side, by reason; "truncated" stopped at the
-            token limit.
+            token limit, and where answers are marked was not right either.
         baseline_invalid_items, candidate_invalid_items: items with at least one unreadable answer.
         invalid_table: pairs of answers by whose answer is unreadable (n01: the candidate's alone); None below two.
         invalid_increase: Tango's 95 % interval of the increase in unreadable answers, as a proportion.
@@ -74,7 +77,7 @@ def compare_answers(
     baseline: Sequence[Record | None],
     candidate: Sequence[Record | None],
     *,
-    truncation_counts: bool,
+    metric: str | None,
     unseen: int = 0,
     samples: int = 1,
 ) -> AnswerComparison | None:
@@ -83,7 +86,8 @@ def compare_answers(
     Args:
         baseline: records.
         candidate: records.
-        truncation_counts: an answer that stopped at the token limit is unreadable, as is right for conversations.
+        metric: the mark that says whether an answer is right; None for conversations. An answer that stopped at the
+            token limit is unreadable, unless its mark says that what was wanted came before.
         unseen: planned answers of which neither side has a record.
         samples: answers to each item.
     """
@@ -97,8 +101,8 @@ def compare_answers(
     ]
     if not pairs:
         return None
-    why_b = [_reason(record, reply, truncation_counts) for record, reply, _, _ in pairs]
-    why_c = [_reason(record, reply, truncation_counts) for _, _, record, reply in pairs]
+    why_b = [_reason(record, reply, metric) for record, reply, _, _ in pairs]
+    why_c = [_reason(record, reply, metric) for _, _, record, reply in pairs]
     table = PairedTable.from_outcomes([why is not None for why in why_b], [why is not None for why in why_c])
     tokens_b, tokens_c = sum(_tokens(reply) for _, reply, _, _ in pairs), sum(_tokens(reply) for *_, reply in pairs)
     return AnswerComparison(
@@ -113,7 +117,7 @@ def compare_answers(
         baseline_tokens=tokens_b,
         candidate_tokens=tokens_c,
         length_ratio=tokens_c / tokens_b if tokens_b else None,
-        worst=_worst(baseline, candidate, unseen, samples, truncation_counts=truncation_counts),
+        worst=_worst(baseline, candidate, unseen, samples, metric),
     )
 
 
@@ -122,8 +126,7 @@ def _worst(
     candidate: Sequence[Record | None],
     unseen: int,
     samples: int,
-    *,
-    truncation_counts: bool,
+    metric: str | None,
 ) -> WorstAnswers:
     reasons: tuple[list[bool], list[bool]] = ([False] * unseen, [True] * unseen)
     tokens: tuple[list[int], list[int]] = ([], [])
@@ -134,7 +137,7 @@ def _worst(
             if record is None or not isinstance(reply, TextReply):
                 reasons[side].append(side == 1)
                 continue
-            reasons[side].append(_reason(record, reply, truncation_counts) is not None)
+            reasons[side].append(_reason(record, reply, metric) is not None)
             tokens[side].append(_tokens(reply))
         known = pair[0] or pair[1]
         if known is not None and reasons[1][-1]:
@@ -153,12 +156,13 @@ def _worst(
     )
 
 
-def _reason(record: Record, reply: TextReply, truncation_counts: bool) -> str | None:
+def _reason(record: Record, reply: TextReply, metric: str | None) -> str | None:
     if record.invalid is not None:
         return record.invalid
-    if truncation_counts and any(turn.finish == "length" for turn in reply.turns):
-        return "truncated"
-    return None
+    marked = metric is not None
+    cut = any(turn.finish == "length" and (turn.completion_tokens > SHORT or not marked) for turn in reply.turns)
+    right = metric is not None and record.marks.get(metric, 0.0) > 0.0
+    return "truncated" if cut and not right else None
 
 
 def _counts(reasons: Sequence[str | None]) -> dict[str, int]:

@@ -50,7 +50,7 @@ def judged_parts(
         "answers": compare_answers(
             pairs.baseline,
             pairs.candidate,
-            truncation_counts=True,
+            metric=None,
             unseen=pairs.unseen,
             samples=samples(baseline.manifest.tasks[task]),
         ),

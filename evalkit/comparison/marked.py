@@ -42,7 +42,7 @@ def marked_parts(
             candidate_judgments=None,
             excluded=dict(sorted(exclusions.items())),
         ),
-        "answers": compare_answers(pairs.baseline, pairs.candidate, truncation_counts=False, unseen=pairs.unseen),
+        "answers": compare_answers(pairs.baseline, pairs.candidate, metric=metric, unseen=pairs.unseen),
     }
     try:
         if comparable:

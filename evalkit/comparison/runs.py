@@ -10,7 +10,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from evalkit.records import Fidelity, ItemFacts, JudgeRun, Judgment, Manifest, Record, TaskRun
+from evalkit.records import (
+    Fidelity,
+    ItemFacts,
+    JudgeRun,
+    Judgment,
+    Manifest,
+    Origin,
+    Record,
+    TaskRun,
+    digest,
+    origin_of,
+)
 
 
 class RunView(Protocol):
@@ -42,6 +53,10 @@ class RunLabel:
         identity_sha256: digest of the whole identity.
         policy_sha256: policy in force when the run began; None for none.
         evalkit: version that collected it.
+        origin: the model before quantization.
+        run_id: equal for a run and its copy alone.
+        asking_sha256: digest of the order of items and of the engine's options, which set its batches; None where
+            that is not known.
     """
 
     name: str | None
@@ -53,6 +68,9 @@ class RunLabel:
     identity_sha256: str
     policy_sha256: str | None
     evalkit: str
+    origin: Origin
+    run_id: str
+    asking_sha256: str | None
 
 
 def label(manifest: Manifest) -> RunLabel:
@@ -70,7 +88,19 @@ def label(manifest: Manifest) -> RunLabel:
         identity_sha256=engine.sha256,
         policy_sha256=manifest.policy_sha256,
         evalkit=manifest.evalkit,
+        origin=origin_of(engine),
+        # A run from before ids were drawn is known by when and how it began; a copy of it has the same.
+        run_id=manifest.run_id or digest([manifest.created_at, manifest.command, manifest.requested]),
+        asking_sha256=_asking(manifest),
     )
+
+
+def _asking(manifest: Manifest) -> str | None:
+    """Return the digest of what forms an engine's batches; None for a run that was not asked by evalkit."""
+    asked = manifest.requested.get("engine")
+    if "order_seed" not in manifest.requested or not isinstance(asked, Mapping):
+        return None
+    return digest({"order_seed": manifest.requested["order_seed"], "options": asked.get("options", {})})
 
 
 def citable_task(task: TaskRun) -> TaskRun:

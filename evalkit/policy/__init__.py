@@ -10,7 +10,7 @@ from evalkit.policy.binding import ResolvedPolicy, bind, rules_sha256
 from evalkit.policy.endpoints import Endpoint, MeanEndpoint, ProportionEndpoint, SoftAccuracyEndpoint
 from evalkit.policy.judging import JudgeBars, JudgeRules
 from evalkit.policy.library import load_policy, policy_names
-from evalkit.policy.model import Policy
+from evalkit.policy.model import Policy, Reference
 from evalkit.policy.standard import Standing, Weakness, standing, weaknesses
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "MeanEndpoint",
     "Policy",
     "ProportionEndpoint",
+    "Reference",
     "ResolvedPolicy",
     "SoftAccuracyEndpoint",
     "Standing",

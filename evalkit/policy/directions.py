@@ -28,6 +28,7 @@ from evalkit.policy.model import (
     Nightly,
     Planning,
     Policy,
+    Reference,
     Release,
     Seeds,
 )
@@ -87,6 +88,11 @@ def _more(value: Any, standard: Any) -> bool:
 
 def _wider(value: Any, standard: Any) -> bool:
     return bool(value[0] < standard[0] or value[1] > standard[1])
+
+
+def _looser(value: Any, standard: Any) -> bool:
+    """A list of what is allowed, where an empty one allows everything."""
+    return bool(standard) and (not value or _more(value, standard))
 
 
 def _below(*ranks: Any) -> Callable[[Any, Any], bool]:
@@ -166,17 +172,24 @@ RULES: Mapping[type[Section], Mapping[str, Rule]] = {
         "required": Rule(words="required checks", weaker=_lost),
         "aa_midp_min": Rule(words="p-value of the rerun", weaker=_smaller),
         "control": Rule(words="what must come of a control", weaker=_below("not-certified", "fail")),
+        "near_margins": Rule(words="loss of a control that is near, in margins", weaker=_wider),
         "control_loss_points": _PLAN,
         "control_loss_rating": _PLAN,
         "chance_plus_points": Rule(words="baseline above guessing by", weaker=_smaller, unit=" points"),
         "baseline_lower_min": _free("compared endpoint by endpoint"),
+        "error_increase_max": Rule(words="margin as a share of the baseline's wrong answers", weaker=_larger),
+        "ability_loss_max": Rule(words="margin as a share of the accuracy above guessing", weaker=_larger),
+        "unreadable_max": Rule(words="unreadable answers of the baseline", weaker=_larger),
         "reference_accuracy": _free("compared endpoint by endpoint"),
         "reference_tolerance_points": Rule(
             words="distance from the published accuracy", weaker=_larger, unit=" points"
         ),
+        "baseline_recipes": Rule(words="recipes of a baseline", weaker=_looser),
     },
+    Reference: dict.fromkeys(("accuracy", "source"), _free("compared endpoint by endpoint")),
     Guards: {
         "invalid_points": Rule(words="guard on unreadable answers", weaker=_larger, unit=" points"),
+        "unreadable_max": Rule(words="guard on unreadable answers, as a share", weaker=_larger),
         "length_ratio": Rule(words="guard on the length of answers", weaker=_wider),
         # Neither way is safe: a small drop is drowned in noise, a large one never happens.
         "catastrophic_drop": Rule(words="drop that counts as catastrophic", weaker=_other),

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import BeforeValidator, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from evalkit.configuration import Section
 from evalkit.policy.endpoints import Alpha, Count, Endpoint, Points, Positive
@@ -17,7 +17,9 @@ from evalkit.policy.judging import JudgeRules
 
 Share = Annotated[float, Field(ge=0, lt=1)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
-Check = Literal["aa", "control", "above_chance", "anchor"]
+Check = Literal[
+    "aa", "control", "near_control", "above_chance", "headroom", "readable", "anchor", "origin", "baseline_recipe"
+]
 
 RESERVED = ("baseline", "rerun")
 """Names of runs in a certificate; a recipe or control of that name would take their place there."""
@@ -71,30 +73,73 @@ class Missing(Section):
     judgments_max: Share = 0.01
 
 
+class Reference(Section):
+    """A published accuracy of the baseline, from outside this evaluation.
+
+    Attributes:
+        accuracy: proportion, under the endpoint's own protocol.
+        source: document, version and date; a certificate without it says that nobody can look it up.
+    """
+
+    accuracy: Annotated[float, Field(gt=0, le=1)]
+    source: str = ""
+
+
+def _reference(value: Any) -> Any:
+    return {"accuracy": value} if isinstance(value, float) else value
+
+
 class Assay(Section):
     """What must be shown about the evaluation itself before any verdict counts.
 
+    Every check is made where it can be; one that is not required and fails, or is not made, is a caution.
+
     Attributes:
-        required: "aa" (the baseline against itself), "control" (a broken recipe is seen), "above_chance" and "anchor"
-            (the baseline reaches its published accuracy).
+        required: "aa" (the baseline against another run of itself), "control" (a broken recipe is seen),
+            "near_control" (so is one that lost little more than the margin), "above_chance", "headroom" (the margin
+            is small against what the baseline gets wrong and against what it knows), "readable" (its answers can be
+            read and were not cut off), "anchor" (it reaches its published accuracy), "origin" (both sides come from
+            the same weights) and "baseline_recipe" (it is of a recipe named in `baseline_recipes`).
         aa_midp_min: smallest mid-p McNemar value of the baseline against itself.
-        control: what must come of every control: "fail" (every gating endpoint FAIL) or "not-certified".
+        control: what must come of controls: "fail" (one FAILs every gating endpoint, and none passes them all) or
+            "not-certified" (none passes them all).
+        near_margins: losses, in margins, of a control that shows how fine the evaluation sees.
         control_loss_points, control_loss_rating: loss a control is expected to have; for planning.
         chance_plus_points: how far above guessing the baseline must be.
         baseline_lower_min: endpoint to accuracy that replaces chance plus points.
-        reference_accuracy: endpoint to the baseline's published accuracy under the same protocol.
+        error_increase_max: the margin as a share of the baseline's wrong answers, at most.
+        ability_loss_max: the margin as a share of the baseline's accuracy above guessing, at most.
+        unreadable_max: share of the baseline's answers that may be unreadable or cut off.
+        reference_accuracy: endpoint to the baseline's published accuracy; goes before evalkit's own table.
         reference_tolerance_points: allowed distance from it.
+        baseline_recipes: recipes that may be the baseline; empty for any.
     """
 
     required: tuple[Check, ...] = ("aa", "control", "above_chance")
     aa_midp_min: Annotated[float, Field(gt=0, lt=1)] = 0.001
     control: Literal["fail", "not-certified"] = "fail"
+    near_margins: tuple[Positive, Positive] = (1.0, 5.0)
     control_loss_points: Positive = 3.0
     control_loss_rating: Positive = 1.0
     chance_plus_points: Annotated[float, Field(ge=0, lt=100)] = 10.0
     baseline_lower_min: dict[str, Share] = Field(default_factory=dict)
-    reference_accuracy: dict[str, Annotated[float, Field(gt=0, le=1)]] = Field(default_factory=dict)
+    error_increase_max: Positive = 0.25
+    ability_loss_max: Annotated[float, Field(gt=0, le=1)] = 0.10
+    unreadable_max: Share = 0.10
+    reference_accuracy: dict[str, Annotated[Reference, BeforeValidator(_reference)]] = Field(default_factory=dict)
     reference_tolerance_points: Points = 5.0
+    baseline_recipes: tuple[Annotated[str, Field(min_length=1)], ...] = ()
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> Assay:
+        faults = []
+        if self.near_margins[0] >= self.near_margins[1]:
+            faults.append(f"near_margins must rise, not {list(self.near_margins)}")
+        if "baseline_recipe" in self.required and not self.baseline_recipes:
+            faults.append("required names baseline_recipe; say which recipes may be the baseline in baseline_recipes")
+        if faults:
+            raise ValueError("; ".join(faults))
+        return self
 
 
 class Guards(Section):
@@ -102,6 +147,8 @@ class Guards(Section):
 
     Attributes:
         invalid_points: allowed upper limit of the increase in unreadable answers, points.
+        unreadable_max: share of the candidate's answers that may be unreadable or cut off, however many are the
+            baseline's.
         length_ratio: allowed range of answer tokens, candidate over baseline.
         catastrophic_drop: a question's loss that counts as catastrophic, in the unit of the score.
         catastrophic_p: probability below which the count of such questions is a breach.
@@ -110,6 +157,7 @@ class Guards(Section):
     """
 
     invalid_points: Points = 0.5
+    unreadable_max: Share = 0.10
     length_ratio: tuple[Positive, Positive] = (0.9, 1.1)
     catastrophic_drop: Positive = 4.0
     catastrophic_p: Annotated[float, Field(gt=0, lt=1)] = 0.01

@@ -148,6 +148,11 @@ _CHECKS = {
     "control": "broken control not required",
     "above_chance": "baseline above guessing not required",
     "anchor": "published accuracy of the baseline not required",
+    "near_control": "control that lost little more than the margin not required",
+    "headroom": "room between baseline, ceiling and guessing not required",
+    "readable": "readable answers of the baseline not required",
+    "origin": "same original weights on both sides not required",
+    "baseline_recipe": "official recipe of the baseline not required",
 }
 
 
@@ -287,16 +292,17 @@ def _bars(policy: Policy, standard: Policy, names: Mapping[str, str]) -> Iterato
     """Compare what is asked of the baseline's accuracy, endpoint by endpoint."""
     for known, name in names.items():
         published, wanted = standard.assay.reference_accuracy.get(known), policy.assay.reference_accuracy.get(name)
-        if published is not None and wanted != published:
-            message = f"published accuracy of {name} {_shown(wanted)} (standard: {_shown(published)})"
+        mine, theirs = wanted and wanted.accuracy, published and published.accuracy
+        if theirs is not None and mine != theirs:
+            message = f"published accuracy of {name} {_shown(mine)} (standard: {_shown(theirs)})"
             place = f"assay.reference_accuracy.{name}"
-            yield Weakness(field=place, value=wanted, standard=published, message=message)
+            yield Weakness(field=place, value=mine, standard=theirs, message=message)
         if name in policy.assay.baseline_lower_min or known in standard.assay.baseline_lower_min:
-            mine, theirs = _bar(policy, name), _bar(standard, known)
-            if theirs is not None and (mine is None or mine < theirs - 1e-12):
-                message = f"least accuracy of the baseline on {name} {_shown(mine)} (standard: {_shown(theirs)})"
+            bar, least = _bar(policy, name), _bar(standard, known)
+            if least is not None and (bar is None or bar < least - 1e-12):
+                message = f"least accuracy of the baseline on {name} {_shown(bar)} (standard: {_shown(least)})"
                 place = f"assay.baseline_lower_min.{name}"
-                yield Weakness(field=place, value=mine, standard=theirs, message=message)
+                yield Weakness(field=place, value=bar, standard=least, message=message)
 
 
 def _bar(policy: Policy, name: str) -> float | None:

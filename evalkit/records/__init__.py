@@ -14,6 +14,7 @@ from evalkit.records.identity import EngineIdentity, Fidelity
 from evalkit.records.items import Item
 from evalkit.records.judgments import Judgment, JudgmentStatus, judged_task, judging_name
 from evalkit.records.manifest import FORMAT, JudgeRun, Manifest, TaskRun
+from evalkit.records.origin import Origin, model_key, origin_of
 from evalkit.records.parsing import build, parse_object
 from evalkit.records.record import Record, Status
 from evalkit.records.replies import ChoiceReply, TextReply, Turn
@@ -32,6 +33,7 @@ __all__ = [
     "Judgment",
     "JudgmentStatus",
     "Manifest",
+    "Origin",
     "Record",
     "Status",
     "TaskRun",
@@ -45,6 +47,8 @@ __all__ = [
     "item_facts",
     "judged_task",
     "judging_name",
+    "model_key",
+    "origin_of",
     "parse_object",
     "text_digest",
 ]

@@ -94,6 +94,7 @@ class Manifest:
         policy_sha256: digest of the policy in force when the run began; None for a run outside a suite.
         created_at: UTC time, ISO 8601; never part of a record.
         command: the command line that made the run, for people.
+        run_id: drawn at random when the run began, so that a copy of a run is known for one; "" where nobody drew one.
     """
 
     format: int = FORMAT
@@ -105,6 +106,7 @@ class Manifest:
     policy_sha256: str | None = None
     created_at: str
     command: str = ""
+    run_id: str = ""
 
     def to_json(self) -> str:
         """Return `manifest.json`: sorted keys, indented for people."""

@@ -6,7 +6,8 @@ May not know: engines, files, clocks, how numbers are shown.
 
 from __future__ import annotations
 
-from evalkit.verdict.assay import AssayCheck, AssayReport, NoiseFloor
+from evalkit.verdict.assay import AssayReport, NoiseFloor
+from evalkit.verdict.checks import AssayCheck
 from evalkit.verdict.decide import Decision, Evidence, Verdict, decide
 from evalkit.verdict.endpoints import EndpointResult, MarginStep, Role
 from evalkit.verdict.guards import GuardResult

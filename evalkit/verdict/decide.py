@@ -20,6 +20,7 @@ from evalkit.policy import ResolvedPolicy
 from evalkit.qualification import Qualification
 from evalkit.statistics.multiplicity import holm
 from evalkit.verdict.assay import AssayReport, Comparisons, assess
+from evalkit.verdict.cautions import endpoint_cautions
 from evalkit.verdict.endpoints import EndpointResult, evaluate, role, units_of
 from evalkit.verdict.gate import OUTCOMES, STATES, outcomes, recipe_p
 from evalkit.verdict.guards import GuardResult, guard_results
@@ -156,6 +157,7 @@ def decide(policy: ResolvedPolicy, evidence: Evidence) -> Decision:
             *([evidence.rerun] if evidence.rerun else []),
             *(evidence.controls[name] for name in sorted(evidence.controls)),
         ],
+        candidates=evidence.candidates,
     )
     names = policy.release.recipes
     cases = {name: _case(policy, evidence, name, gating, assay, judges) for name in names}
@@ -172,6 +174,7 @@ def decide(policy: ResolvedPolicy, evidence: Evidence) -> Decision:
             name,
             gating,
             cases[name],
+            assay,
             tuple((found.adjusted[at], found.reject[at]) for found in claims),
         )
         for at, name in enumerate(names)
@@ -184,7 +187,7 @@ def decide(policy: ResolvedPolicy, evidence: Evidence) -> Decision:
         assay=assay,
         verdicts=verdicts,
         judges=judges,
-        cautions=standard_cautions(policy.policy),
+        cautions=(*standard_cautions(policy.policy), *assay.cautions),
     )
 
 
@@ -211,7 +214,8 @@ def _case(
     if comparisons is None:
         missing = Reason(code="not-run", message=f"recipe '{name}' is in the policy but was not run; next step: run it")
         return _Case(invalid=(missing, *assay.reasons), advisory=(), endpoints=(), guards=(), p=ones)
-    invalid = [*_run_reasons(policy, evidence, name, comparisons, gating), *assay.reasons]
+    own = assay.recipe_reasons.get(name, ())
+    invalid = [*_run_reasons(policy, evidence, name, comparisons, gating), *own, *assay.reasons]
     advisory: list[Reason] = []
     results: list[EndpointResult] = []
     guards: list[GuardResult] = []
@@ -268,6 +272,7 @@ def _verdict(
     name: str,
     names: Sequence[str],
     case: _Case,
+    assay: AssayReport,
     claims: Sequence[tuple[float, bool]],
 ) -> Verdict:
     gating = [result for result in case.endpoints if result.name in names]
@@ -295,6 +300,7 @@ def _verdict(
         p=case.p[0],
         holm_p=claims[0][0],
         would_be=would_be,
+        cautions=(*assay.recipe_cautions.get(name, ()), *endpoint_cautions(gating, comparisons, assay.noise)),
     )
 
 

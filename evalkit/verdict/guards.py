@@ -33,7 +33,7 @@ class GuardResult:
     """One guard on one endpoint.
 
     Attributes:
-        guard: "invalid-answers", "length", "gates", "catastrophic", "skew", "design-effect" or
+        guard: "invalid-answers", "unreadable", "length", "gates", "catastrophic", "skew", "design-effect" or
             "implausible-gain".
         endpoint: name.
         breached: whether it fired.
@@ -138,9 +138,14 @@ def _answers(
     answers: AnswerComparison,
     noise: NoiseFloor | None,
 ) -> list[GuardResult]:
+    unreadable = _unreadable(policy, result, answers)
     if comparison.rating is None:
-        return _invalid_increase(policy, result, answers)
-    return [_length(policy, result, answers), _invalid_questions(policy, result, comparison.rating, answers, noise)]
+        return [*_invalid_increase(policy, result, answers), unreadable]
+    return [
+        unreadable,
+        _length(policy, result, answers),
+        _invalid_questions(policy, result, comparison.rating, answers, noise),
+    ]
 
 
 def _invalid_increase(policy: ResolvedPolicy, result: EndpointResult, answers: AnswerComparison) -> list[GuardResult]:
@@ -164,6 +169,20 @@ def _invalid_increase(policy: ResolvedPolicy, result: EndpointResult, answers: A
             message=message,
         )
     ]
+
+
+def _unreadable(policy: ResolvedPolicy, result: EndpointResult, answers: AnswerComparison) -> GuardResult:
+    """Is the share of answers that cannot be read large, however large it is in the baseline?"""
+    most, bad = policy.policy.guards.unreadable_max, sum(answers.candidate_invalid.values())
+    return GuardResult(
+        guard="unreadable",
+        endpoint=result.name,
+        breached=bad > most * answers.n,
+        value=bad / answers.n,
+        limit=most,
+        message=f"{bad} of {answers.n} answers of the candidate cannot be read or were cut off "
+        f"({bad / answers.n:.1%}); at most {most:.0%} is wanted",
+    )
 
 
 def _length(policy: ResolvedPolicy, result: EndpointResult, answers: AnswerComparison) -> GuardResult:

@@ -47,6 +47,10 @@ REASONS: Mapping[str, str] = {
     "assay-missing": "a required check of the evaluation itself was not made",
     "assay-failed": "the evaluation could not be shown to work",
     "baseline-sanity": "the baseline is not sure to be better than guessing, or not where it was published",
+    "no-headroom": "the margin is large against what the baseline gets wrong, or against what it knows",
+    "unreadable": "too many of the baseline's answers cannot be read or were cut off",
+    "other-model": "candidate or control does not come from the baseline's weights",
+    "baseline-recipe": "the baseline is of no recipe that the policy allows as one",
     "same-model": "candidate and baseline gave identical replies throughout",
     "judge-unqualified": "the policy asks for qualified judges, and one was not tried or did not reach its bars",
     "zero-variance": "no question's score differs from the baseline's by more or less than another's",
@@ -61,6 +65,7 @@ REASONS: Mapping[str, str] = {
     "unpaired": "the baseline is a published number, so nothing is paired",
     "exploratory": "analysed after the fact, under another policy than the run's own",
     "guard:invalid-answers": "more answers cannot be read",
+    "guard:unreadable": "too many answers cannot be read or were cut off, however many are the baseline's",
     "guard:gates": "more answers trip a deterministic gate",
     "guard:length": "answers have another length",
     "guard:catastrophic": "more questions than chance explains lost very much",
@@ -83,6 +88,18 @@ CAUTIONS: Mapping[str, str] = {
     "ledger-missing": "a run cites ledger entries that are not there",
     "ledger-anew": "the ledger was begun anew, beside what cites an earlier one",
     "ledger-began": "the ledger began with these runs",
+    # Could this measurement have mattered?
+    "check-not-made": "a check of the evaluation itself was not made, and the policy does not require it",
+    "check-failed": "a check of the evaluation itself failed, and the policy does not require it",
+    "other-model": "candidate or control does not come from the baseline's weights",
+    "origin-not-shown": "nothing shows that both sides come from the same weights",
+    "anchor-unsourced": "the baseline's published accuracy has no source",
+    "anchor-disputed": "the policy's published accuracy is far from the one that evalkit's table knows",
+    "rerun-alike": "the baseline's rerun was asked in the same order and batches",
+    "rerun-identical": "every reply of the baseline's rerun is the baseline's own",
+    "error-rise": "wrong answers multiply, though the difference in points is small",
+    "flips-within-noise": "the candidate differs from the baseline no more than the baseline from itself",
+    "subjects-lost": "subjects that surely lost, whatever the rest gained",
 }
 """Every code of a caution, which weakens a verdict without changing it, with its meaning."""
 

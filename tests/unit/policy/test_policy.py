@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import yaml
@@ -8,6 +9,7 @@ import yaml
 from evalkit.errors import ConfigError, UsageError
 from evalkit.policy import JudgeBars, MeanEndpoint, ProportionEndpoint, bind, load_policy, policy_names
 from evalkit.policy.library import LIBRARY
+from evalkit.policy.model import Check
 from evalkit.records import canonical_json
 
 MINIMAL = """\
@@ -42,7 +44,8 @@ def test_the_release_policy_holds_the_thresholds_of_the_protocol() -> None:
     assert (mmlu.items, mmlu.alpha, mmlu.margins) == (14042, 0.025, (0.01, 0.005))
     assert (mt_bench.margin, mt_bench.alpha, mt_bench.planned_power_min) == (0.3, 0.05, 0.8)
     assert policy.multiplicity.family_alpha == 0.05
-    assert set(policy.assay.required) == {"aa", "control", "above_chance"}
+    assert set(policy.assay.required) == set(get_args(Check))
+    assert policy.assay.baseline_recipes
 
 
 def test_no_policy_but_release_uses_its_claims() -> None:

@@ -20,6 +20,7 @@ Make = Callable[..., Any]
 QUIET = NoiseFloor(
     endpoint="mt_bench",
     discordance=None,
+    discordance_upper=None,
     sd=0.3,
     judgment_sd=None,
     generation_sd=None,
@@ -43,7 +44,9 @@ def dropped(bench: Any, count: int, drop: float = 4.0) -> Any:
 
 
 def test_a_sound_run_breaches_nothing(bench: Any) -> None:
-    assert set(guards(bench, bench.run())) == {"implausible-gain", "length", "invalid-answers", "catastrophic", "skew"}
+    assert set(guards(bench, bench.run())) == {
+        *("implausible-gain", "length", "invalid-answers", "unreadable", "catastrophic", "skew"),
+    }
     assert not any(found.breached for found in guards(bench, bench.run()).values())
     assert set(guards(bench, bench.run(), "mmlu")) == {"implausible-gain", "design-effect"}
 

@@ -73,6 +73,41 @@ def a_baseline_near_chance(make: Make) -> Any:
     return replace(bench, marks=guessing).verdict()
 
 
+def a_baseline_that_knows_nearly_all(make: Make) -> Any:
+    # 3 wrong of 800 are 0.4 %; a margin of 3 points would let them become nine times as many.
+    bench = make(assay={"reference_accuracy": {}, "required": ("aa", "control", "above_chance", "headroom")})
+    other = replace(bench, marks=np.repeat([1.0, 0.0], [795, 5]))
+    broken = other.compare(other.run("broken", losses=100, gains=0, mean=-1.2))
+    again = other.compare(other.run("baseline-rerun", losses=2, gains=2, sd=0.3, recipe="baseline"))
+    return other.verdict(other.run(losses=2, gains=2), rerun=again, controls={"broken": broken})
+
+
+def a_baseline_cut_off(make: Make) -> Any:
+    bench = make()
+    return replace_baseline(bench, bench.truncated(bench.baseline, 9)).verdict(bench.truncated(bench.run(), 9))
+
+
+def replace_baseline(bench: Any, baseline: Any) -> Any:
+    """The bench with another baseline, which its rerun and its control are compared with too."""
+    changed = replace(bench)
+    changed.__dict__["baseline"] = baseline
+    return changed
+
+
+def answers_cut_off(make: Make) -> Any:
+    bench = make()
+    return bench.verdict(bench.truncated(bench.run(), 9))
+
+
+def other_weights(make: Make) -> Any:
+    bench = make()
+    return bench.verdict(bench.reload(bench.run(), weights_sha256="f" * 64))
+
+
+def a_candidate_as_baseline(make: Make) -> Any:
+    return make(assay={"baseline_recipes": ("official-fp8",)}).verdict()
+
+
 def a_rerun_that_loses(make: Make) -> Any:
     bench = make()
     return bench.verdict(rerun=bench.compare(bench.run("baseline-rerun", losses=60, recipe="baseline")))
@@ -182,6 +217,10 @@ CASES: dict[str, tuple[Outcome, Callable[[Make], Any]]] = {
     "assay-missing": (INVALID, lambda make: make().verdict(rerun=None)),
     "assay-failed": (INVALID, a_rerun_that_loses),
     "baseline-sanity": (INVALID, a_baseline_near_chance),
+    "no-headroom": (INVALID, a_baseline_that_knows_nearly_all),
+    "unreadable": (INVALID, a_baseline_cut_off),
+    "other-model": (INVALID, other_weights),
+    "baseline-recipe": (INVALID, a_candidate_as_baseline),
     "same-model": (INVALID, identical_replies),
     "zero-variance": (INVALID, equal_loss_on_every_question),
     "judge-unqualified": (INVALID, lambda make: make(judge=JudgeRules(qualification="required")).verdict()),
@@ -193,6 +232,7 @@ CASES: dict[str, tuple[Outcome, Callable[[Make], Any]]] = {
     "not-certifying": (INCONCLUSIVE, lambda make: make(certifies=False).verdict()),
     "exploratory": (INCONCLUSIVE, lambda make: make().verdict(make().run(policy_sha256=None), post_hoc=True)),
     "guard:invalid-answers": (INCONCLUSIVE, truncated_answers),
+    "guard:unreadable": (INCONCLUSIVE, answers_cut_off),
     "guard:length": (INCONCLUSIVE, longer_answers),
     "guard:gates": (INCONCLUSIVE, six_cut_off_answers),
     "guard:catastrophic": (INCONCLUSIVE, four_ruined_questions),
@@ -203,7 +243,9 @@ CASES: dict[str, tuple[Outcome, Callable[[Make], Any]]] = {
 """Reason code to the outcome it belongs to and evidence that leads there."""
 
 ALSO = {
-    "wrong-run": {"policy-missing"},
+    "wrong-run": {"policy-missing", "baseline-recipe"},
+    "baseline-sanity": {"no-headroom"},
+    "guard:unreadable": {"guard:invalid-answers"},
     "estimate": {"too-few"},
     "no-cluster": {"assay-failed"},
     "guard:gates": {"guard:invalid-answers"},
