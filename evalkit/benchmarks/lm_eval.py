@@ -238,7 +238,27 @@ def _task_run(
         prompts_sha256=prompts_sha256(items),
         dataset=dataset if dataset is not None else {task.config.task: _own_dataset(task) for task in tasks.values()},
         settings=settings,
+        higher_is_better=_directions(definition, tasks),
     )
+
+
+def _directions(definition: TaskDefinition, tasks: Mapping[str, Any]) -> dict[str, bool]:
+    """Return metric to whether more is better: what the task file says, else lm-eval; tasks of a group must agree.
+
+    Raises:
+        UsageError: two tasks of a group disagree.
+    """
+    found: dict[str, bool] = {}
+    for task in tasks.values():
+        for metric, higher in task.higher_is_better().items():
+            if higher is not None and found.setdefault(metric, bool(higher)) != bool(higher):
+                raise UsageError(
+                    f"task '{definition.name}': lm-eval's tasks disagree whether more '{metric}' is better; next step: "
+                    "make them two tasks"
+                )
+    if definition.higher_is_better is not None:
+        found[definition.metric] = definition.higher_is_better
+    return dict(sorted(found.items()))
 
 
 def _lm_eval_name(definition: TaskDefinition) -> str:

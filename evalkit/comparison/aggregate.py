@@ -81,12 +81,18 @@ def compare_aggregate(
     """Compare a run with a published accuracy, unpaired.
 
     Raises:
-        DataError: the run lacks the task, has fewer than two marks, or a mark that is neither 0 nor 1.
+        DataError: the run lacks the task, has fewer than two marks, or a mark that is neither 0 nor 1, or more of the
+            metric is not known to be better.
     """
     asked = run.manifest.tasks.get(task)
     if asked is None:
         raise DataError(f"task '{task}' is not in the run; next step: run it")
     name = metric or asked.metric
+    if asked.direction(name) is not True:
+        raise DataError(
+            f"task '{task}': a published accuracy is compared with a metric of which more is better, and nobody says "
+            f"so of '{name}'; next step: name such a metric"
+        )
     records = [record for record in run.records.get(task, ()) if record.sample == 0]
     marks = [record.marks[name] for record in records if name in record.marks]
     if len(marks) < 2 or any(mark not in (0.0, 1.0) for mark in marks):

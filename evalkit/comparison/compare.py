@@ -41,6 +41,9 @@ class Comparison:
         metric: the mark that counts.
         baseline, candidate: who was compared.
         task_run: what the baseline was asked; None if a run lacks the task.
+        higher_is_better: whether more of the metric is better. If less is, marks are turned round before anything is
+            estimated (from 0 to 1: 1 - mark), so that a positive difference is an improvement everywhere. None if
+            nobody said; then no verdict may rest on it.
         judge_run: who judged the baseline; None for a task that is not judged.
         differences: what should agree and does not, by name.
         faults: why the data may not be judged; empty for sound data.
@@ -77,6 +80,7 @@ class Comparison:
     answers: AnswerComparison | None = None
     gates: GateComparison | None = None
     pairwise: tuple[PairwiseComparison, ...] = ()
+    higher_is_better: bool | None = None
 
     @property
     def blocking(self) -> tuple[Difference, ...]:
@@ -118,6 +122,9 @@ def compare(baseline: RunView, candidate: RunView, task: str, settings: Comparis
         *unequal_choices(pairs.baseline, pairs.candidate),
     ]
     judge = baseline.manifest.judges.get(task)
+    metric = chosen.metric or left.metric
+    higher, disagreement = _direction((left, right), metric, chosen)
+    faults += disagreement
     if left.kind == "conversation":
         parts, more = judged_parts(baseline, candidate, task, pairs, chosen)
         faults += more
@@ -130,11 +137,12 @@ def compare(baseline: RunView, candidate: RunView, task: str, settings: Comparis
             cluster=chosen.cluster,
             strata=chosen.strata,
         )
-        parts = marked_parts(left, pairs, codes, chosen, faults)
+        parts = marked_parts(left, pairs, codes, chosen, faults, lower_is_better=higher is False)
     return Comparison(
         endpoint=chosen.endpoint,
         task=task,
-        metric=chosen.metric or left.metric,
+        metric=metric,
+        higher_is_better=higher,
         baseline=label(baseline.manifest),
         candidate=label(candidate.manifest),
         task_run=citable_task(left),
@@ -144,6 +152,23 @@ def compare(baseline: RunView, candidate: RunView, task: str, settings: Comparis
         same_model=all_identical(pairs.baseline, pairs.candidate),
         **parts,
     )
+
+
+def _direction(
+    runs: tuple[TaskRun, TaskRun], metric: str, settings: ComparisonSettings
+) -> tuple[bool | None, list[Fault]]:
+    """Return whether more of the metric is better, and a fault where two say different things."""
+    said = {
+        "the baseline's run": runs[0].direction(metric),
+        "the candidate's run": runs[1].direction(metric),
+        "the policy": settings.higher_is_better,
+    }
+    known = {who: higher for who, higher in said.items() if higher is not None}
+    if len(set(known.values())) < 2:
+        return next(iter(known.values()), None), []
+    parts = ", ".join(f"{who} says {'more' if higher else 'less'}" for who, higher in known.items())
+    message = f"is more or less of '{metric}' better? {parts}; next step: mend higher_is_better where it is wrong"
+    return None, [Fault(code="not-comparable", message=message)]
 
 
 def _without_task(baseline: RunView, candidate: RunView, task: str, settings: ComparisonSettings) -> Comparison:

@@ -26,9 +26,18 @@ from evalkit.statistics.checks import Floats
 
 
 def marked_parts(
-    run: TaskRun, pairs: Pairs, codes: UnitCodes, settings: ComparisonSettings, faults: list[Fault]
+    run: TaskRun,
+    pairs: Pairs,
+    codes: UnitCodes,
+    settings: ComparisonSettings,
+    faults: list[Fault],
+    *,
+    lower_is_better: bool,
 ) -> dict[str, Any]:
-    """Return the parts of a `Comparison` that marked items have; adds to `faults` what forbids judging."""
+    """Return the parts of a `Comparison` that marked items have; adds to `faults` what forbids judging.
+
+    Where less is better the marks are turned round first: every difference is then an improvement if it is positive.
+    """
     metric = settings.metric or run.metric
     left, right = _marks(pairs.baseline, metric), _marks(pairs.candidate, metric)
     comparable = not any(fault.code == "not-comparable" for fault in faults)
@@ -48,18 +57,26 @@ def marked_parts(
         if comparable:
             parts["soft"] = compare_soft_accuracy(pairs.baseline, pairs.candidate, pairs.unseen, level=settings.level)
             parts["shift"] = distribution_shift(pairs.baseline, pairs.candidate)
-        parts.update(_estimates(metric, left, right, pairs, codes, settings))
+        parts.update(_estimates(metric, (left, right), pairs, codes, settings, lower_is_better=lower_is_better))
     except EstimateError as error:
         faults.append(Fault(code="estimate", message=f"metric '{metric}': {error}"))
     return parts
 
 
 def _estimates(
-    metric: str, left: Floats, right: Floats, pairs: Pairs, codes: UnitCodes, settings: ComparisonSettings
+    metric: str,
+    sides: tuple[Floats, Floats],
+    pairs: Pairs,
+    codes: UnitCodes,
+    settings: ComparisonSettings,
+    *,
+    lower_is_better: bool,
 ) -> dict[str, Any]:
+    left, right = sides
     values = np.concatenate([left, right])
     values = values[~np.isnan(values)]
     if np.isin(values, (0.0, 1.0)).all():
+        left, right = (1.0 - left, 1.0 - right) if lower_is_better else (left, right)
         found = compare_proportions(
             left,
             right,
@@ -76,6 +93,8 @@ def _estimates(
         if values.size < 2 * pairs.planned:
             raise EstimateError("some values lie outside 0 to 1, so no bound is known to fill the missing ones with")
         scale = (float(values.min()), float(values.max()))
+    if lower_is_better:
+        left, right = scale[0] + scale[1] - left, scale[0] + scale[1] - right
     differences = fill(left, right, pairs.unseen, scale)
     return {"mean": mean_comparison(metric, left, right, differences, scale=scale, level=settings.level)}
 

@@ -26,6 +26,7 @@ class ComparisonSettings:
         subjects_q: share of false alarms in the list of subjects.
         tolerated: names of tolerated differences.
         seed: of bootstraps.
+        higher_is_better: what the policy says of the metric; None for what the task says.
         cluster, strata: fields of an item, as in `EndpointSection`.
     """
 
@@ -37,6 +38,7 @@ class ComparisonSettings:
     subjects_q: float = 0.10
     tolerated: frozenset[str] = frozenset()
     seed: int = 2
+    higher_is_better: bool | None = None
     cluster: str | None = None
     strata: tuple[str, ...] = ()
 
@@ -56,6 +58,7 @@ def settings_for(policy: ResolvedPolicy, name: str) -> ComparisonSettings:
         subjects_q=rules.multiplicity.subjects_bh_q,
         tolerated=frozenset(rules.overrides) | mixing,
         seed=rules.seeds.bootstrap,
+        higher_is_better=endpoint.higher_is_better,
         cluster=endpoint.cluster,
         strata=endpoint.strata,
     )

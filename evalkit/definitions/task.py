@@ -90,6 +90,7 @@ class TaskDefinition(Section):
         protocol: name of how it is asked (`ll-5shot`, `cloze-0shot`, `mt-bench-greedy`, ...).
         metric: name of the mark that decides.
         chance: accuracy of guessing, proportion; None where it has no meaning.
+        higher_is_better: whether more of the metric is better; None for what the benchmark itself says.
         dataset: asset that holds the items; None where the benchmark brings its own.
         subjects: strata to use; None for all.
         items_per_subject: items of each subject; None for all. With a limit the items taken are those with the lowest
@@ -105,6 +106,7 @@ class TaskDefinition(Section):
     protocol: Name
     metric: Annotated[str, Field(min_length=1)]
     chance: Annotated[float, Field(ge=0, lt=1)] | None = None
+    higher_is_better: bool | None = None
     dataset: Name | None = None
     subjects: tuple[str, ...] | None = None
     items_per_subject: Annotated[int, Field(ge=1)] | None = None
@@ -112,6 +114,14 @@ class TaskDefinition(Section):
     lm_eval: LmEvalTask | None = None
     mt_bench: MtBenchTask | None = None
     _source: str = PrivateAttr(default="")
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_not_said(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """A task written before directions were said keeps its digest."""
+        data: dict[str, Any] = dump(self)
+        if data.get("higher_is_better") is None:
+            data.pop("higher_is_better", None)
+        return data
 
     @model_validator(mode="after")
     def _benchmark_has_its_settings(self) -> TaskDefinition:

@@ -145,6 +145,7 @@ def _manifest(files: FastChatFiles, answers: Answers, found: Mapping[str, Judged
                 shots=0,
                 metric="rating",
                 chance=None,
+                higher_is_better={"rating": True},
                 planned=len(answers.items),
                 item_set_sha256=digest(keys),
                 prompts_sha256=prompts,

@@ -190,6 +190,7 @@ def _task_run(files: LmEvalFiles, task: str, leaves: Sequence[Leaf], items: Sequ
         shots=min(shots),
         metric=metric,
         chance=None,
+        higher_is_better=_directions(task, leaves),
         planned=sum(leaf.planned for leaf in leaves),
         item_set_sha256=digest(sorted(item.key for item in items)),
         prompts_sha256=digest(sorted([item.key, item.prompt_sha256] for item in items)),
@@ -204,6 +205,22 @@ def _task_run(files: LmEvalFiles, task: str, leaves: Sequence[Leaf], items: Sequ
             "fewshot_as_multiturn": bool(results.get("fewshot_as_multiturn")),
         },
     )
+
+
+def _directions(task: str, leaves: Sequence[Leaf]) -> dict[str, bool]:
+    """Return metric to whether more is better; a metric of which some member says nothing is left out.
+
+    Raises:
+        DataError: two members of a group disagree.
+    """
+    found: dict[str, bool] = {}
+    for metric in sorted({metric for leaf in leaves for metric in leaf.higher_is_better}):
+        said = {leaf.higher_is_better.get(metric) for leaf in leaves}
+        if said >= {True, False}:
+            raise DataError(f"task '{task}': its members disagree whether more '{metric}' is better")
+        if said in ({True}, {False}):
+            found[metric] = True in said
+    return found
 
 
 def _dataset(leaf: Leaf) -> str:

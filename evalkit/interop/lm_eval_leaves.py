@@ -48,6 +48,7 @@ class Leaf:
         planned: items a complete run holds.
         samples: filter to rows, in the order of `doc_id`.
         asked: what the task's configuration says is asked.
+        higher_is_better: metric to whether more of it is better, as far as the files say.
         occurrences: in files that evalkit wrote, row number to occurrence where it is not 0; else None.
     """
 
@@ -59,6 +60,7 @@ class Leaf:
     planned: int
     samples: Mapping[str, Sequence[Sample]]
     asked: Mapping[str, Any]
+    higher_is_better: Mapping[str, bool]
     occurrences: Mapping[str, Any] | None = None
 
 
@@ -93,6 +95,7 @@ def read_leaf(files: LmEvalFiles, name: str) -> Leaf:
         planned=planned,
         samples=by_filter,
         asked=_asked(_mapping(_mapping(files.results.get("configs")).get(name))),
+        higher_is_better=_directions(files, name),
         occurrences=_mapping(_mapping(files.results["evalkit_occurrences"]).get(name))
         if "evalkit_occurrences" in files.results
         else None,
@@ -138,6 +141,18 @@ def _shots(files: LmEvalFiles, name: str) -> int:
     if not isinstance(shots, int):
         raise DataError(f"{files.results_file}: 'n-shot' does not say how many worked examples '{name}' had: {shots!r}")
     return shots
+
+
+def _directions(files: LmEvalFiles, name: str) -> dict[str, bool]:
+    """Return metric to whether more is better: from the totals, else from the task's own list of metrics."""
+    listed = _mapping(_mapping(files.results.get("configs")).get(name)).get("metric_list")
+    found = {
+        str(row["metric"]): row["higher_is_better"]
+        for row in (listed if isinstance(listed, list) else [])
+        if isinstance(row, Mapping) and isinstance(row.get("higher_is_better"), bool) and "metric" in row
+    }
+    told = _mapping(_mapping(files.results.get("higher_is_better")).get(name))
+    return found | {str(metric): higher for metric, higher in told.items() if isinstance(higher, bool)}
 
 
 def _asked(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -45,7 +45,7 @@ def results_of(
         "configs": {part.name: _config(part) for part in parts},
         "versions": {**{part.name: _version(part) for part in parts}, **dict.fromkeys(members, "N/A")},
         "n-shot": {**{part.name: part.run.shots for part in parts}, **_group_shots(parts, members)},
-        "higher_is_better": {name: _directions(row) for name, row in {**totals, **groups}.items()},
+        "higher_is_better": _directions(parts, {**totals, **groups}),
         "n-samples": {part.name: {"original": len(part.items), "effective": len(part.scored)} for part in parts},
         "config": {
             "model": engine.adapter,
@@ -109,8 +109,15 @@ def _version(part: Part) -> float | int | str:
     return float(text) if "." in text else int(text)
 
 
-def _directions(row: Mapping[str, Any]) -> dict[str, bool]:
-    return {key.partition(",")[0]: True for key in row if "," in key and "_stderr," not in key}
+def _directions(parts: Sequence[Part], rows: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, bool]]:
+    """Return lm-eval task or group to metric to whether more is better; what nobody said is left out."""
+    runs = {part.group: part.run for part in parts} | {part.name: part.run for part in parts}
+    found: dict[str, dict[str, bool]] = {}
+    for name, row in rows.items():
+        metrics = {key.partition(",")[0] for key in row if "," in key and "_stderr," not in key}
+        known = {metric: runs[name].direction(metric) for metric in sorted(metrics)}
+        found[name] = {metric: higher for metric, higher in known.items() if higher is not None}
+    return found
 
 
 def _subjects(parts: Sequence[Part]) -> dict[str, dict[str, str]]:

@@ -171,6 +171,7 @@ def _task_run(
         shots=0,
         metric=metric,
         chance=None,
+        higher_is_better={"reward": True},
         planned=planned if planned is not None else distinct,
         item_set_sha256=digest(sorted(item.key for item in items)),
         prompts_sha256=digest(sorted([item.key, item.prompt_sha256] for item in items)),

@@ -14,6 +14,7 @@ from evalkit.certify.running import engine_at_work
 from evalkit.comparison import settings_for, to_plain
 from evalkit.comparison.answers import all_identical
 from evalkit.comparison.differences import find_differences
+from evalkit.errors import DataError
 from evalkit.nightly.asking import items_of, share_items
 from evalkit.nightly.conclude import Full, conclude
 from evalkit.nightly.marks import designated, marks_of
@@ -56,6 +57,7 @@ def watch_recipe(
         full = False
         if not faults:
             _prepare(one, baseline, folder)
+            _refuse_unwatchable(one, baseline.manifest)
             bench = Bench(
                 folder=folder,
                 engine=engine,
@@ -106,6 +108,15 @@ def comparable(one: RecipeNight, baseline: Manifest, candidate: Manifest) -> tup
             if found.blocking and not found.tolerated
         ]
     return tuple(reasons)
+
+
+def _refuse_unwatchable(one: RecipeNight, baseline: Manifest) -> None:
+    for name, endpoint in one.night.endpoints.items():
+        if baseline.tasks[endpoint.task].direction(endpoint.metric) is not True:
+            raise DataError(
+                f"{name}: a night counts items that were right and are wrong, and nobody says that more of "
+                f"'{endpoint.metric}' is better; next step: leave the endpoint to full runs"
+            )
 
 
 def _prepare(one: RecipeNight, baseline: Run, folder: RunFolder) -> None:

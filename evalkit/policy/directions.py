@@ -134,6 +134,7 @@ RULES: Mapping[type[Section], Mapping[str, Rule]] = {
         "gating": Rule(words="gating", weaker=_smaller),
         "alpha": Rule(words="one-sided alpha", weaker=_larger),
         "population": _free("limits what a report asks for"),
+        "higher_is_better": Rule(words="direction", weaker=_unpinned),
         "cluster": Rule(words="cluster", weaker=_unpinned),
         "strata": Rule(words="strata", weaker=_more),
     },

@@ -32,6 +32,8 @@ class EndpointSection(Section):
         metric: name of the mark that counts, or "rating" for a judged conversation.
         protocol: the protocol both runs must have used.
         item_set_sha256: digest of the item set; None for whatever both runs were asked.
+        higher_is_better: whether more of the metric is better, where the task does not say; None for what it says. A
+            policy that contradicts the task makes the verdict INVALID.
         gating: whether the verdict rests on it; an advisory endpoint is reported and decides nothing.
         alpha: one-sided error rate of PASS, and of FAIL.
         population: items that exist at all, so that a report never asks for more than there are; None if unknown.
@@ -49,6 +51,7 @@ class EndpointSection(Section):
     gating: bool
     alpha: Alpha
     population: Count | None = None
+    higher_is_better: bool | None = None
     cluster: Annotated[str, Field(min_length=1)] | None = None
     strata: tuple[str, ...] = ()
 
@@ -68,7 +71,7 @@ class EndpointSection(Section):
         return self
 
 
-_NEWER: Mapping[str, tuple[Any, ...]] = {"cluster": (None,), "strata": ((), [])}
+_NEWER: Mapping[str, tuple[Any, ...]] = {"cluster": (None,), "higher_is_better": (None,), "strata": ((), [])}
 """Keys that older policies do not have, with the values that change nothing."""
 
 

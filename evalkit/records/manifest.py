@@ -19,6 +19,10 @@ FORMAT = 1
 """Version of the run-folder format; a folder with another number is refused."""
 
 
+SHARES = ("acc", "acc_norm", "acc_mutual_info", "exact_match", "pass@1", "rating", "reward")
+"""Metrics of which more is better wherever they are called so."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TaskRun:
     """What a run was asked for one task; two runs are comparable only if these agree.
@@ -35,6 +39,8 @@ class TaskRun:
         prompts_sha256: digest of the sorted (item key, prompt digest) pairs.
         dataset: where the items came from: asset, source, revision, sha256.
         settings: decoding and marking settings that can change a reply or a mark.
+        higher_is_better: metric to whether more of it is better, as the task or its tool says; more is better of a
+            metric of `SHARES` that is not in it, and of any other nothing is known.
     """
 
     definition_sha256: str
@@ -48,6 +54,19 @@ class TaskRun:
     prompts_sha256: str
     dataset: Mapping[str, Any]
     settings: Mapping[str, Any] = field(default_factory=dict)
+    higher_is_better: Mapping[str, bool] = field(default_factory=dict)
+
+    def direction(self, metric: str) -> bool | None:
+        """Return whether more of a metric is better; None if nobody said.
+
+        A mark may be named `metric,filter`, as lm-eval does where a task has several filters.
+        """
+        for name in (metric, metric.partition(",")[0]):
+            if name in self.higher_is_better:
+                return self.higher_is_better[name]
+            if name in SHARES:
+                return True
+        return None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -28,7 +28,7 @@ def comparison_sections(comparison: Data, *, subjects: bool = True, level: int =
     run = comparison["task_run"]
     asked = f"protocol {run['protocol']}, {run['shots']} shots" if run else "not run"
     title = f"{comparison['task']} ({asked}, metric {comparison['metric']})"
-    body: list[str | Table] = [_who(comparison)]
+    body: list[str | Table] = [_who(comparison), *_direction(comparison)]
     body += [f"- INVALID, {fault['code']}: {fault['message']}" for fault in comparison["faults"]]
     body += [
         f"- {'tolerated difference' if found['tolerated'] else 'DIFFERENCE' if found['blocking'] else 'note'}: "
@@ -49,6 +49,16 @@ def comparison_sections(comparison: Data, *, subjects: bool = True, level: int =
     if subjects and len(rows) > 1:
         sections.append(Section(title="By subject", body=[_subjects(rows)], level=level + 1))
     return sections
+
+
+def _direction(comparison: Data) -> list[str]:
+    """Say what a reader of the numbers must know where more is not better."""
+    metric, higher = comparison["metric"], comparison.get("higher_is_better", True)
+    if higher is False:
+        return [f"- less of '{metric}' is better: marks are shown turned round, so that more is better everywhere here"]
+    if higher is None and comparison["task_run"]:
+        return [f"- nobody says whether more or less of '{metric}' is better: + may be a loss"]
+    return []
 
 
 def _who(comparison: Data) -> str:

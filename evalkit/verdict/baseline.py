@@ -56,7 +56,9 @@ def _accuracy_checks(policy: ResolvedPolicy, name: str, comparison: Comparison |
 def _chance(endpoint: ProportionEndpoint | SoftAccuracyEndpoint, comparison: Comparison) -> float | None:
     written = endpoint.chance if isinstance(endpoint, ProportionEndpoint) else None
     own = comparison.task_run.chance if comparison.task_run is not None else None
-    return written if written is not None else own
+    chance = written if written is not None else own
+    # Marks are turned round where less is better, so guessing is too.
+    return 1.0 - chance if chance is not None and comparison.higher_is_better is False else chance
 
 
 def _above_chance(

@@ -43,6 +43,7 @@ REASONS: Mapping[str, str] = {
     "estimate": "an estimate that the verdict rests on cannot be made",
     "too-few": "so few items, or clusters of items, that not even an identical copy could pass",
     "repeated-items": "items put the same questions again, and the policy does not say what belongs together",
+    "no-direction": "nobody says whether more or less of the metric is better",
     "no-cluster": "the policy's cluster field is not in every item",
     "assay-missing": "a required check of the evaluation itself was not made",
     "assay-failed": "the evaluation could not be shown to work",

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from evalkit.comparison import Comparison, Coverage, RunLabel, SideCoverage, Units
-from evalkit.policy import Endpoint, MeanEndpoint, ResolvedPolicy
+from evalkit.policy import Endpoint, MeanEndpoint, ResolvedPolicy, SoftAccuracyEndpoint
 from evalkit.records import JudgeRun, TaskRun
 from evalkit.statistics.checks import ROUNDING
 from evalkit.verdict.endpoints import mean_of, too_few, units_of
@@ -37,6 +37,13 @@ def data_reasons(policy: ResolvedPolicy, name: str, comparison: Comparison) -> l
         reasons += _against_policy(name, endpoint, comparison.task_run, comparison.judge_run)
     if comparison.coverage is not None:
         reasons += _coverage(policy, name, endpoint, comparison, comparison.coverage)
+    unknown = comparison.task_run is not None and comparison.higher_is_better is None
+    if unknown and not isinstance(endpoint, SoftAccuracyEndpoint) and not comparison.faults:
+        message = (
+            f"{name}: nobody says whether more or less of '{comparison.metric}' is better, so a loss cannot be told "
+            "from a gain; next step: higher_is_better in the task file, or in the policy's endpoint"
+        )
+        reasons.append(Reason(code="no-direction", message=message, endpoint=name))
     reasons += _units(name, endpoint, units_of(endpoint, comparison))
     few = too_few(name, endpoint, comparison)
     if few is not None:

@@ -264,3 +264,20 @@ def test_options_that_read_like_numbers_are_told_from_indices(theirs):
     assert sorted(made.target for made in text.items["lm_eval:quiz"]) == [0, 1, 2]
     letters = import_lm_eval(theirs.write({"quiz": [theirs.sample(n) for n in range(3)]}, "letters"))
     assert {made.target for made in letters.items["lm_eval:quiz"]} == {1}
+
+
+@pytest.mark.parametrize("where", ["totals", "metric_list", "nowhere"])
+def test_what_lm_eval_says_of_a_metrics_direction_is_kept(theirs, where):
+    rows = [theirs.sample(n, pct_stereotype=float(n % 3 == 0), metrics=["pct_stereotype"]) for n in range(6)]
+    config = {"task": "quiz", "dataset_path": "org/quiz"}
+    said = {
+        "totals": {"higher_is_better": {"quiz": {"pct_stereotype": False}}},
+        "metric_list": {
+            "configs": {"quiz": {**config, "metric_list": [{"metric": "pct_stereotype", "higher_is_better": False}]}}
+        },
+        "nowhere": {"higher_is_better": {"quiz": {"pct_stereotype": None}}},
+    }[where]
+    results = {"quiz": {"alias": "quiz", "pct_stereotype,none": 0.33}}
+    run = import_lm_eval(theirs.write({"quiz": rows}, results=results, **said), metric="pct_stereotype").manifest
+    assert run.tasks["lm_eval:quiz"].direction("pct_stereotype") is (None if where == "nowhere" else False)
+    assert run.tasks["lm_eval:quiz"].direction("acc") is True

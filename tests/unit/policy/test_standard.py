@@ -70,6 +70,8 @@ ASKS_NOTHING = {
     "endpoints.mmlu.item_set_sha256",
     "endpoints.mt_bench.item_set_sha256",
     "endpoints.mmlu.cluster",
+    "endpoints.mmlu.higher_is_better",
+    "endpoints.mt_bench.higher_is_better",
     "endpoints.mt_bench.cluster",
     "endpoints.mt_bench.judge",
     "endpoints.mt_bench.judge_profile_sha256",

@@ -201,6 +201,23 @@ def compared_with(bench: Any, facts: Callable[[int], ItemFacts], run: Any = None
     return {"candidate": bench.compare(run or bench.run(), replace(bench.baseline, known=known))}
 
 
+def a_metric_of_no_known_direction(make: Make) -> Any:
+    bench = make(mmlu={"metric": "novelty"})
+    runs = {name: renamed(getattr(bench, name), "novelty") for name in ("baseline", "rerun", "broken")}
+    compared = {name: bench.compare(run, runs["baseline"]) for name, run in runs.items()}
+    return bench.verdict(
+        candidates={"candidate": bench.compare(renamed(bench.run(), "novelty"), runs["baseline"])},
+        rerun=compared["rerun"],
+        controls={"broken": compared["broken"]},
+    )
+
+
+def renamed(run: Any, metric: str) -> Any:
+    """The run with its accuracy under another name."""
+    records = tuple(replace(record, marks={metric: record.marks["acc"]}) for record in run.records["mmlu"])
+    return replace(run, records={**run.records, "mmlu": records})
+
+
 CASES: dict[str, tuple[Outcome, Callable[[Make], Any]]] = {
     "policy-missing": (INVALID, lambda make: make().verdict(make().run(policy_sha256=None))),
     "policy-changed": (INVALID, lambda make: make().verdict(make().run(policy_sha256="0" * 64))),
@@ -213,6 +230,7 @@ CASES: dict[str, tuple[Outcome, Callable[[Make], Any]]] = {
     "estimate": (INVALID, marks_without_bounds),
     "too-few": (INVALID, five_items),
     "repeated-items": (INVALID, every_question_twice),
+    "no-direction": (INVALID, a_metric_of_no_known_direction),
     "no-cluster": (INVALID, no_field_of_that_name),
     "assay-missing": (INVALID, lambda make: make().verdict(rerun=None)),
     "assay-failed": (INVALID, a_rerun_that_loses),
@@ -247,7 +265,8 @@ ALSO = {
     "baseline-sanity": {"no-headroom"},
     "guard:unreadable": {"guard:invalid-answers"},
     "estimate": {"too-few"},
-    "no-cluster": {"assay-failed"},
+    "no-direction": {"assay-failed", "assay-missing"},
+    "no-cluster": {"assay-failed", "assay-missing"},
     "guard:gates": {"guard:invalid-answers"},
     "guard:catastrophic": {"guard:skew"},
 }
