@@ -18,7 +18,9 @@ from pathlib import Path
 from typing import Literal
 
 from evalkit import __version__
+from evalkit.adapters.processor import processor
 from evalkit.assets import AssetStore
+from evalkit.records import processor_line
 
 DISTRIBUTION = "evalkit-quant"
 
@@ -74,6 +76,7 @@ def _machine() -> Iterator[Finding]:
         state="ok",
         seen=f"{platform.python_version()} on {platform.system()} {platform.machine()}, {cores} cores",
     )
+    yield Finding(area="machine", name="processor", state="ok", seen=processor_line(processor()))
 
 
 def extras_of(requirements: Sequence[str]) -> dict[str, tuple[str, ...]]:

@@ -25,7 +25,7 @@ from evalkit.adapters.base import (
 from evalkit.adapters.registry import load_engine
 from evalkit.collect.variance import batch_variance
 from evalkit.errors import EvalkitError
-from evalkit.records import EngineIdentity
+from evalkit.records import EngineIdentity, processor_line
 from evalkit.suite import EngineSpec
 
 LETTERS = (" A", " B", " C", " D")
@@ -184,6 +184,7 @@ def as_rows(check: EngineCheck) -> list[tuple[str, str, Any]]:
         "quantization": ", ".join(f"{name} {value}" for name, value in identity.quantization.items()),
         "dtype": identity.dtype,
         "device": identity.device,
+        "processor": "not known" if identity.processor is None else processor_line(identity.processor),
         "versions": ", ".join(f"{name} {value}" for name, value in identity.versions.items()),
         "weights sha256": identity.weights_sha256,
         "tokenizer sha256": identity.tokenizer_sha256,

@@ -35,7 +35,7 @@ class EngineDefaults(Section):
     adapter: str | None = None
     model: str | None = None
     recipe: str | None = None
-    dtype: Literal["auto", "bfloat16", "float16", "float32"] | None = None
+    dtype: Literal["auto", "bfloat16", "float16", "float32", "float64"] | None = None
     device: str | None = None
     options: dict[str, Any] = Field(default_factory=dict)
 
@@ -48,7 +48,7 @@ class EngineSpec(Section):
         adapter: file name of an adapter.
         model: asset name, hub id or folder.
         recipe: recipe name or file; "none" for the model as it is stored.
-        dtype: floating-point type of the unquantized parts.
+        dtype: floating-point type of the unquantized parts; "float64" is for checks in which rounding plays no part.
         device: "auto", "cpu", "cuda", "cuda:0", ...
         options: settings of the adapter.
     """
@@ -57,7 +57,7 @@ class EngineSpec(Section):
     adapter: Annotated[str, Field(min_length=1)]
     model: Annotated[str, Field(min_length=1)]
     recipe: Annotated[str, Field(min_length=1)] = "none"
-    dtype: Literal["auto", "bfloat16", "float16", "float32"] = "bfloat16"
+    dtype: Literal["auto", "bfloat16", "float16", "float32", "float64"] = "bfloat16"
     device: Annotated[str, Field(min_length=1)] = "auto"
     options: dict[str, Any] = Field(default_factory=dict)
 

@@ -4,17 +4,18 @@ In: two manifests, a task name, the names of tolerated differences. Out: every d
 May not know: records; whether a difference matters for a verdict is the policy's to say, by name.
 
 What a recipe changes (weights, recipe, quantization) is not compared: that is the comparison. Everything else that can
-change an answer or a mark is. A device is named but does not make runs incomparable.
+change an answer or a mark is. A device is named but does not make runs incomparable; the processor of engines on a CPU
+does, since its rounding changes as many answers as some recipes do.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from evalkit.records import EngineIdentity, JudgeRun, Manifest, TaskRun, canonical_json, judged_task
+from evalkit.records import EngineIdentity, JudgeRun, Manifest, TaskRun, canonical_json, judged_task, processor_line
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +75,8 @@ def find_differences(
     """Return every difference in what must agree.
 
     Names are those of `overrides` in a policy: `definition`, `prompts`, `versions.<package>`, `options.<option>`,
-    `settings.<setting>`, `dataset.<field>`, `judge`, ...; `versions` alone tolerates all versions, and so on.
+    `settings.<setting>`, `dataset.<field>`, `judge`, `processor.<fact>`, ...; `versions` alone tolerates all versions,
+    and so on.
 
     Args:
         baseline: a manifest that has the task.
@@ -140,8 +142,19 @@ def _of_engine(left: EngineIdentity, right: EngineIdentity) -> _Found:
     shared = left.adapter != right.adapter
     yield from _mapping("versions", *_common(left.versions, right.versions, only=shared))
     yield from _mapping("options", *_common(left.options, right.options, only=shared))
+    yield from _of_processor(left.processor, right.processor, other_adapter=shared)
     if left.device != right.device:
         yield "device", left.device, right.device
+
+
+def _of_processor(left: Mapping[str, Any] | None, right: Mapping[str, Any] | None, *, other_adapter: bool) -> _Found:
+    """Compare processors; where one adapter says and another one does not, the adapters' difference has a name."""
+    if left is None or right is None:
+        if left is not right and not other_adapter:
+            yield "processor", left and processor_line(left), right and processor_line(right)
+        return
+    # What torch says of itself is compared where both engines are torch.
+    yield from _mapping("processor", *_common(left, right, only=other_adapter))
 
 
 def _common(
@@ -172,7 +185,11 @@ def _of_judge(left: JudgeRun | None, right: JudgeRun | None) -> _Found:
             yield "judge", left and left.profile, right and right.profile
         return
     yield from _fields(_JUDGE, left, right)
-    if left.identity.sha256 != right.identity.sha256:
+    if left.identity.sha256 == right.identity.sha256:
+        return
+    if replace(left.identity, processor=None).sha256 == replace(right.identity, processor=None).sha256:
+        yield from _of_processor(left.identity.processor, right.identity.processor, other_adapter=False)
+    else:
         yield (
             "judge",
             f"{left.identity.model} {left.identity.sha256}",

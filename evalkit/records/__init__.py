@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from evalkit.records.canonical import canonical_json, content_digest, digest, fold, text_digest
 from evalkit.records.contents import CONTENT, ROW, SUBJECT, ItemFacts, item_facts
-from evalkit.records.identity import EngineIdentity, Fidelity
+from evalkit.records.identity import EngineIdentity, Fidelity, processor_line
 from evalkit.records.items import Item
 from evalkit.records.judgments import Judgment, JudgmentStatus, judged_task, judging_name
 from evalkit.records.manifest import FORMAT, JudgeRun, Manifest, TaskRun
@@ -50,5 +50,6 @@ __all__ = [
     "model_key",
     "origin_of",
     "parse_object",
+    "processor_line",
     "text_digest",
 ]

@@ -33,6 +33,8 @@ class EngineIdentity:
         versions: package or server name to version.
         device: processor or GPU the engine runs on.
         options: engine options that can change an answer (attention implementation, maximum length, ...).
+        processor: of an engine on a CPU of its own: name, vendor, model, instructions, settings that choose kernels.
+            None where it computes on a GPU, where nobody says (a server elsewhere), and in runs of before it was kept.
     """
 
     adapter: str
@@ -48,8 +50,24 @@ class EngineIdentity:
     versions: Mapping[str, str]
     device: str
     options: Mapping[str, Any] = field(default_factory=dict)
+    processor: Mapping[str, Any] | None = None
 
     @property
     def sha256(self) -> str:
         """Digest of the whole identity: the key of stores, caches and resumes."""
-        return digest(asdict(self))
+        row = asdict(self)
+        if row["processor"] is None:
+            del row["processor"]  # so that runs of before it was kept have the digest that is written down of them
+        return digest(row)
+
+
+def processor_line(found: Mapping[str, Any]) -> str:
+    """Return a processor in one line.
+
+    >>> processor_line({"name": "AMD EPYC", "vendor": "AuthenticAMD", "model": "family 25 model 1",
+    ...                 "instructions": "avx2", "settings": {"MKL_CBWR": "COMPATIBLE"}})
+    'AMD EPYC (AuthenticAMD, family 25 model 1), avx2, MKL_CBWR=COMPATIBLE'
+    """
+    told = ", ".join(f"{name}={value}" for name, value in found.get("settings", {}).items())
+    parts = [f"{found['name']} ({found['vendor']}, {found['model']})", found["instructions"], told]
+    return ", ".join(part for part in parts if part)

@@ -16,6 +16,7 @@ from evalkit.errors import IdentityMismatchError
 from evalkit.records import JudgeRun, Manifest, canonical_json
 
 _ABSENT = "absent"
+_PROCESSOR = "engine.processor"
 
 
 def merge_manifests(path: Path, found: Manifest, asked: Manifest) -> Manifest:
@@ -57,9 +58,12 @@ def _judge(judge: JudgeRun) -> dict[str, Any]:
 
 def _refuse(path: Path, faults: list[str]) -> None:
     if faults:
+        step = "name another output folder, or move this one away"
+        if any(fault.startswith(_PROCESSOR) for fault in faults):
+            step += "; a run is finished on the processor on which it was begun, since another one rounds otherwise"
         raise IdentityMismatchError(
             "\n  - ".join((f"{path}: the folder belongs to another run and is left as it is:", *faults))
-            + "\nnext step: name another output folder, or move this one away"
+            + f"\nnext step: {step}"
         )
 
 

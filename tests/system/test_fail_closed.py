@@ -69,6 +69,7 @@ ROWS: dict[str, tuple[int, str]] = {
     "One prompt differs.": (4, "not-comparable"),
     "The tokenizers differ.": (4, "not-comparable"),
     "One run is simulated, the other on real kernels.": (4, "not-comparable"),
+    "The two runs were computed on different processors.": (4, "not-comparable"),
     "The policy wants another protocol than the runs have.": (4, "not-comparable"),
     "The two runs were judged by different judges.": (4, "not-comparable"),
     "One item is of another set.": (4, "pairing"),
@@ -466,6 +467,15 @@ def _tokenizer(bench: Bench) -> list[str]:
 def _fidelity(bench: Bench) -> list[str]:
     runs = bench.runs()
     return bench.argv(with_run(runs, "candidate", engine_changed(runs["candidate"], fidelity="engine")))
+
+
+@scene("The two runs were computed on different processors.")
+def _processor(bench: Bench) -> list[str]:
+    runs = bench.runs()
+    facts = {"name": "one", "vendor": "somebody", "model": "1", "instructions": "avx2", "settings": {}}
+    other = {**facts, "instructions": "avx512_core_amx"}
+    runs = with_run(runs, "baseline", engine_changed(runs["baseline"], processor=facts))
+    return bench.argv(with_run(runs, "candidate", engine_changed(runs["candidate"], processor=other)))
 
 
 @scene("The policy wants another protocol than the runs have.")

@@ -15,6 +15,7 @@ import torch
 import transformers
 
 from evalkit.adapters.causal.loading import LoadedModel
+from evalkit.adapters.processor import processor
 from evalkit.errors import EngineError
 from evalkit.records import EngineIdentity, Fidelity, text_digest
 
@@ -61,6 +62,7 @@ def identify(
         versions={**versions, **{package: metadata.version(package) for package in packages}},
         device=device_name(loaded.device),
         options={"attention": loaded.model.config._attn_implementation, **options},
+        processor=processor_of(loaded.model),
     )
 
 
@@ -78,6 +80,13 @@ def stored_quantization(loaded: LoadedModel) -> Mapping[str, Any]:
     if getattr(loaded.model, "hf_quantizer", None) is None:
         raise EngineError(f"{loaded.files.name}: declares quantization {method!r}, which transformers did not apply")
     return {**UNQUANTIZED, "algorithm": method}
+
+
+def processor_of(model: Any) -> dict[str, Any] | None:
+    """Return the processor that computes a torch model, or a part of it; None where GPUs compute all of it."""
+    if all(weight.device.type != "cpu" for weight in model.parameters()):
+        return None
+    return processor(torch_capability=torch.backends.cpu.get_cpu_capability())
 
 
 def device_name(device: str) -> str:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from evalkit.adapters.base import Resources
     from evalkit.suite import EngineSpec
 
-DTYPES = ("bfloat16", "float16", "float32")
+DTYPES = ("bfloat16", "float16", "float32", "float64")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

@@ -71,6 +71,7 @@ def identify(
             "scoring": "loglikelihood",
             "max_length": length_limit(model, options),
         },
+        processor=_processor(inner),
     )
     return identity, [*doubts, *more]
 
@@ -135,6 +136,14 @@ def _tokenizer(tokenizer: Any) -> str:
 
 def _versions() -> dict[str, str]:
     return {name: metadata.version(name) for module, name in _PACKAGES.items() if module in sys.modules}
+
+
+def _processor(inner: Any) -> Mapping[str, Any] | None:
+    if inner is None:
+        return None
+    from evalkit.adapters.causal.identity import processor_of  # noqa: PLC0415 - needs torch
+
+    return processor_of(inner)
 
 
 def _device(model: Any, inner: Any) -> str:

@@ -23,6 +23,7 @@ from evalkit.adapters.openai.options import ServerOptions
 from evalkit.adapters.openai.steadiness import check_steady
 from evalkit.adapters.openai.tokenizing import server_tokenizer
 from evalkit.adapters.openai.transport import Transport
+from evalkit.adapters.processor import processor
 from evalkit.errors import EngineError, UsageError, suggestion
 from evalkit.records import EngineIdentity, digest
 
@@ -203,6 +204,7 @@ def _identify(
             "fields": dict(can.fixed),
             "fields_when_sampled": dict(can.sampled),
         },
+        processor=processor() if all(one.get("type") == "CPU" for one in process.devices) else None,
     )
 
 

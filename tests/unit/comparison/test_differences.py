@@ -119,6 +119,53 @@ def test_a_device_is_noted_and_does_not_block(base: Manifest) -> None:
     assert (found.name, found.blocking) == ("device", False)
 
 
+ZEN = {
+    "name": "AMD EPYC",
+    "vendor": "AuthenticAMD",
+    "model": "family 25 model 1",
+    "instructions": "avx2",
+    "settings": {},
+    "torch": "AVX2",
+}
+RAPIDS = {**ZEN, "name": "Intel(R) Xeon(R)", "vendor": "GenuineIntel", "model": "family 6 model 143"}
+RAPIDS |= {"instructions": "avx512_core_amx", "torch": "AVX512"}
+
+
+def test_another_processor_blocks_and_is_tolerated_by_name(base: Manifest) -> None:
+    left, right = (changed_engine(base, processor=found) for found in (ZEN, RAPIDS))
+    found = find_differences(left, right, "mmlu")
+    facts = ("instructions", "model", "name", "torch", "vendor")
+    assert [one.name for one in found] == [f"processor.{fact}" for fact in facts]
+    assert all(one.blocking and not one.tolerated for one in found)
+    assert found[0].text == "processor.instructions: baseline has avx2, candidate has avx512_core_amx"
+    assert all(one.tolerated for one in find_differences(left, right, "mmlu", ["processor"]))
+    limited = changed_engine(base, processor={**ZEN, "settings": {"MKL_CBWR": "COMPATIBLE"}})
+    assert names(left, limited) == ["processor.settings"]
+
+
+def test_runs_of_before_processors_were_kept_agree_with_one_another_alone(base: Manifest) -> None:
+    new = changed_engine(base, processor=ZEN)
+    assert base.engine.processor is None
+    assert find_differences(base, base, "mmlu") == ()
+    (found,) = find_differences(base, new, "mmlu")
+    assert (found.name, found.blocking, found.baseline) == ("processor", True, "nothing")
+    assert found.candidate == "AMD EPYC (AuthenticAMD, family 25 model 1), avx2"
+
+
+def test_a_server_that_says_no_processor_differs_in_its_adapter(base: Manifest) -> None:
+    served = changed_engine(base, adapter="openai_server")
+    assert names(changed_engine(base, processor=ZEN), served) == ["adapter"]
+    by_llama = changed_engine(base, adapter="llama_cpp", processor={key: ZEN[key] for key in ZEN if key != "torch"})
+    assert names(changed_engine(base, processor=ZEN), by_llama) == ["adapter"]
+
+
+def test_a_judge_on_another_processor_is_named_so(base: Manifest) -> None:
+    judges = [replace(base.judges["mt-bench"].identity, processor=found) for found in (ZEN, RAPIDS)]
+    left, right = (changed_judge(base, identity=judge) for judge in judges)
+    assert names(left, right, "mt-bench")[0] == "processor.instructions"
+    assert all(one.tolerated for one in find_differences(left, right, "mt-bench", ["processor"]))
+
+
 def test_what_a_recipe_changes_is_no_difference(base: Manifest) -> None:
     recipe = {
         "model": "exported",

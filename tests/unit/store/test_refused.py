@@ -21,6 +21,7 @@ ENGINE = {
     "versions": {"scripted": "2"},
     "device": "cuda",
     "options": {"max_length": 9},
+    "processor": {"name": "another processor"},
 }
 TASK = {
     "definition_sha256": "9" * 64,
@@ -64,6 +65,16 @@ def test_another_task(folder, make, name):
 def test_every_field_of_an_identity_and_of_a_task_is_tried_here(make):
     assert set(ENGINE) == set(type(make["identity"]()).__dataclass_fields__)
     assert set(TASK) == set(type(make["task"]()).__dataclass_fields__)
+
+
+def test_a_run_is_not_finished_on_another_processor_and_that_is_said(tmp_path, make):
+    begun = {"name": "one processor", "instructions": "avx2", "settings": {}}
+    RunFolder.create_or_resume(tmp_path, make["manifest"](engine=make["identity"](processor=begun))).close()
+    other = make["manifest"](engine=make["identity"](processor={**begun, "instructions": "avx512_core_amx"}))
+    with pytest.raises(IdentityMismatchError) as caught:
+        RunFolder.create_or_resume(tmp_path, other)
+    assert "engine.processor.instructions: folder has 'avx2', asked for 'avx512_core_amx'" in str(caught.value)
+    assert "on the processor on which it was begun" in str(caught.value)
 
 
 def test_nothing_but_the_asked_for_difference_is_named(folder, make):
