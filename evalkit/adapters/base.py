@@ -154,6 +154,15 @@ def warnings_of(engine: Engine) -> tuple[str, ...]:
     return tuple(getattr(engine, "warnings", ()))
 
 
+SMALLER = "batches were made smaller"
+"""In a warning of an engine: a lack of memory changed its batches, and so how it rounds."""
+
+
+def smaller_batches_of(engine: Engine) -> tuple[str, ...]:
+    """Return the warnings of an engine that say how a lack of memory has changed its batches so far."""
+    return tuple(line for line in warnings_of(engine) if SMALLER in line)
+
+
 def width_of(engine: Engine) -> int:
     """Return how many requests an engine works on at once, as far as it says; 1 for most engines.
 

@@ -116,7 +116,7 @@ def _collect_task(
         shown=progress and bool(first),
         status=lambda: status_of(engine),
     )
-    writer = RecordWriter(folder, benchmark, bar, max(len(first), planned - found))
+    writer = RecordWriter(folder, benchmark, bar, max(len(first), planned - found), engine)
     try:
         with marking_many():
             for part in chain([first], _parts(wanted)):

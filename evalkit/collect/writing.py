@@ -1,7 +1,7 @@
 """From replies to records on the disk, in batches bounded in size and time.
 
-In: outcomes of items as they arrive. Out: records in a run folder.
-May not know: engines, prompts.
+In: outcomes of items as they arrive. Out: records in a run folder, and what the engine says of its batches.
+May not know: how an engine works, prompts.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from datetime import datetime, timezone
 from types import FrameType
 
+from evalkit.adapters.base import Engine, smaller_batches_of
 from evalkit.benchmarks import Benchmark, Marking
 from evalkit.collect.progress import Progress
 from evalkit.errors import DataError, EngineError
@@ -36,10 +37,12 @@ STREAK = 64
 class RecordWriter:
     """Writes the records of one task."""
 
-    def __init__(self, folder: RunFolder, benchmark: Benchmark, progress: Progress, pending: int) -> None:
+    def __init__(
+        self, folder: RunFolder, benchmark: Benchmark, progress: Progress, pending: int, engine: Engine
+    ) -> None:
         self.failed = 0
         self.written = 0
-        self._folder, self._benchmark, self._progress = folder, benchmark, progress
+        self._folder, self._benchmark, self._progress, self._engine = folder, benchmark, progress, engine
         self._waiting: list[Record] = []
         self._trial = min(TRIAL, pending)
         self._streak: list[str] = []
@@ -68,6 +71,7 @@ class RecordWriter:
         failed = sum(record.status == "failed" for record in batch)
         now = time.monotonic()
         with uninterrupted():
+            self._folder.note_smaller_batches(smaller_batches_of(self._engine))  # before the records that it concerns
             self._folder.append_records(self._benchmark.task, batch)
             self.written += len(batch)
             self.failed += failed

@@ -4,8 +4,8 @@ In: two manifests, a task name, the names of tolerated differences. Out: every d
 May not know: records; whether a difference matters for a verdict is the policy's to say, by name.
 
 What a recipe changes (weights, recipe, quantization) is not compared: that is the comparison. Everything else that can
-change an answer or a mark is. A device is named but does not make runs incomparable; the processor of engines on a CPU
-does, since its rounding changes as many answers as some recipes do.
+change an answer or a mark is. A device is named, and batches that a lack of memory made smaller, but do not make runs
+incomparable; the processor of engines on a CPU does, since its rounding changes as many answers as some recipes do.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ _JUDGE = {
     "judge_planned": "planned",
     "judge_scale": "scale",
 }
-_REPORTED_ONLY = ("device",)
+_REPORTED_ONLY = ("device", "batches")
 
 
 def find_differences(
@@ -86,6 +86,7 @@ def find_differences(
     """
     found = [
         *_evalkit(baseline, candidate),
+        *_batches(baseline, candidate),
         *_of_task(baseline.tasks[task], candidate.tasks[task]),
         *_of_engine(baseline.engine, candidate.engine),
         *_of_judges(baseline.judges, candidate.judges, task),
@@ -108,6 +109,12 @@ _Found = Iterator[tuple[str, Any, Any]]
 def _evalkit(left: Manifest, right: Manifest) -> _Found:
     if left.evalkit != right.evalkit:
         yield "evalkit", left.evalkit, right.evalkit
+
+
+def _batches(left: Manifest, right: Manifest) -> _Found:
+    if left.smaller_batches != right.smaller_batches:
+        told = ["; ".join(side.smaller_batches) or "those asked for" for side in (left, right)]
+        yield "batches", told[0], told[1]
 
 
 def _fields(names: Mapping[str, str], left: Any, right: Any) -> _Found:

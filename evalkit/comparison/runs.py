@@ -57,6 +57,7 @@ class RunLabel:
         run_id: equal for a run and its copy alone.
         asking_sha256: digest of the order of items and of the engine's options, which set its batches; None where
             that is not known.
+        smaller_batches: how a lack of memory changed its batches, one sentence each.
     """
 
     name: str | None
@@ -71,6 +72,7 @@ class RunLabel:
     origin: Origin
     run_id: str
     asking_sha256: str | None
+    smaller_batches: tuple[str, ...] = ()
 
 
 def label(manifest: Manifest) -> RunLabel:
@@ -92,6 +94,7 @@ def label(manifest: Manifest) -> RunLabel:
         # A run from before ids were drawn is known by when and how it began; a copy of it has the same.
         run_id=manifest.run_id or digest([manifest.created_at, manifest.command, manifest.requested]),
         asking_sha256=_asking(manifest),
+        smaller_batches=manifest.smaller_batches,
     )
 
 

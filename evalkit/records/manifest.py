@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from evalkit.errors import DataError
 from evalkit.records.identity import EngineIdentity
-from evalkit.records.parsing import build, parse_object
+from evalkit.records.parsing import build, parse_object, tuple_of
 
 FORMAT = 1
 """Version of the run-folder format; a folder with another number is refused."""
@@ -111,6 +111,8 @@ class Manifest:
         requested: what was asked for (specification, recipe digest, model digest, package versions); a finished run
             with an equal request is reused without loading the engine again.
         policy_sha256: digest of the policy in force when the run began; None for a run outside a suite.
+        smaller_batches: how a lack of memory made batches smaller than model, device and options ask for, one sentence
+            each; such a run rounds otherwise than one with memory enough.
         created_at: UTC time, ISO 8601; never part of a record.
         command: the command line that made the run, for people.
         run_id: drawn at random when the run began, so that a copy of a run is known for one; "" where nobody drew one.
@@ -123,6 +125,7 @@ class Manifest:
     judges: Mapping[str, JudgeRun] = field(default_factory=dict)
     requested: Mapping[str, Any] = field(default_factory=dict)
     policy_sha256: str | None = None
+    smaller_batches: tuple[str, ...] = ()
     created_at: str
     command: str = ""
     run_id: str = ""
@@ -144,6 +147,8 @@ class Manifest:
         row["engine"] = build(EngineIdentity, row.get("engine", {}))
         row["tasks"] = {name: build(TaskRun, task) for name, task in row.get("tasks", {}).items()}
         row["judges"] = {name: _judge_run(judge) for name, judge in row.get("judges", {}).items()}
+        if "smaller_batches" in row:
+            row["smaller_batches"] = tuple_of(row, "smaller_batches")
         return build(cls, row)
 
 

@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Any
 
 from evalkit.records import Item, JudgeRun, Judgment, Manifest, Record, canonical_json, parse_object
+from evalkit.redaction import redact_text
 from evalkit.store.cleaning import clean_judge, clean_judgment, clean_manifest, clean_record
 from evalkit.store.door import exists, refuse_irregular
 from evalkit.store.identity import check_judge, merge_manifests
@@ -157,6 +158,19 @@ class RunFolder:
     def finish_judgments(self, task: str) -> None:
         """Put a task's judgments in key order."""
         sort_lines(self._file("judgments", task), lambda line: judgment_key(Judgment.from_json(line)))
+
+    def note_smaller_batches(self, lines: Sequence[str]) -> None:
+        """Write into the manifest how a lack of memory changed batches; what is there already stays.
+
+        Raises:
+            StoreError: the disk is full or the file cannot be written.
+        """
+        known = self._manifest.smaller_batches
+        fresh = [redact_text(line) for line in dict.fromkeys(lines)]
+        fresh = [line for line in fresh if line not in known]
+        if fresh:
+            self._manifest = replace(self._manifest, smaller_batches=(*known, *fresh))
+            write_atomic(self.path / MANIFEST, [self._manifest.to_json()])
 
     def append_timing(self, row: Mapping[str, Any]) -> None:
         """Append one line to the sidecar of clock readings, the only file of a run that holds any."""

@@ -28,6 +28,7 @@ from evalkit.verdict.judges import JudgeStanding, demoted, judge_reasons, standi
 from evalkit.verdict.outcome import EndpointState, Outcome, Reason, exit_code
 from evalkit.verdict.resolving import resolution
 from evalkit.verdict.validity import (
+    batch_cautions,
     data_reasons,
     identity_reasons,
     name_reasons,
@@ -188,7 +189,23 @@ def decide(policy: ResolvedPolicy, evidence: Evidence) -> Decision:
         verdicts=verdicts,
         judges=judges,
         cautions=(*standard_cautions(policy.policy), *assay.cautions),
+        cautions=(*standard_cautions(policy.policy), *_of_baseline(evidence)),
     )
+
+
+def _of_baseline(evidence: Evidence) -> tuple[Reason, ...]:
+    """Return what weakens all verdicts: of the baseline and of its rerun."""
+    compared = [found for comparisons in evidence.everything for found in comparisons.values()]
+    rerun = next(iter((evidence.rerun or {}).values()), None)
+    return (
+        *(batch_cautions("baseline", compared[0].baseline) if compared else ()),
+        *(batch_cautions("rerun", rerun.candidate) if rerun is not None else ()),
+    )
+
+
+def _of_candidate(comparisons: Comparisons) -> tuple[Reason, ...]:
+    first: Comparison | None = next(iter(comparisons.values()), None)
+    return batch_cautions("candidate", first.candidate) if first is not None else ()
 
 
 def _gating(policy: ResolvedPolicy, evidence: Evidence, judges: Sequence[JudgeStanding]) -> list[str]:
@@ -299,6 +316,7 @@ def _verdict(
         guards=case.guards,
         p=case.p[0],
         holm_p=claims[0][0],
+        cautions=_of_candidate(comparisons),
         would_be=would_be,
         cautions=(*assay.recipe_cautions.get(name, ()), *endpoint_cautions(gating, comparisons, assay.noise)),
     )

@@ -101,6 +101,7 @@ CAUTIONS: Mapping[str, str] = {
     "error-rise": "wrong answers multiply, though the difference in points is small",
     "flips-within-noise": "the candidate differs from the baseline no more than the baseline from itself",
     "subjects-lost": "subjects that surely lost, whatever the rest gained",
+    "smaller-batches": "a lack of memory changed the batches of a run, and so how it rounds",
 }
 """Every code of a caution, which weakens a verdict without changing it, with its meaning."""
 

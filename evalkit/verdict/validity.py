@@ -177,6 +177,11 @@ def identity_reasons(comparisons: Mapping[str, Comparison], gating: Mapping[str,
     return [Reason(code="same-model", message=message)]
 
 
+def batch_cautions(side: str, run: RunLabel) -> tuple[Reason, ...]:
+    """Return what weakens a comparison with a run whose batches a lack of memory changed."""
+    return tuple(Reason(code="smaller-batches", message=f"the {side}: {line}") for line in run.smaller_batches)
+
+
 def policy_reasons(policy: ResolvedPolicy, runs: Mapping[str, RunLabel]) -> list[Reason]:
     """Return reasons for every run that did not begin under this policy; "baseline" and "candidate" to label."""
     reasons = []

@@ -1,10 +1,11 @@
-"""Batch sizes from free memory and from what a token costs a model.
+"""Batch sizes: from the kind of device, lowered where memory does not suffice for them.
 
 In: a loaded model. Out: a limit for scoring and one for generating.
 May not know: requests, text.
 
 Costs are estimates from the model's configuration. One that is too low costs a failed batch, since the limit is then
-halved and the run goes on; one that is too high costs speed. Half of what is free is planned for.
+halved and the run goes on; one that is too high costs speed. Half of what is free is planned for. What a lack of memory
+lowers is told (`CausalEngine.warnings`), for other batches round otherwise.
 """
 
 from __future__ import annotations
@@ -34,12 +35,16 @@ def scoring_limit(model: Any, path: Path, wanted: int | None) -> BatchLimit:
     return BatchLimit(SCORED_TOKENS[_kind(model)], memory=memory, cost=token_cost(model, path))
 
 
-def kept_tokens(model: Any, wanted: int | None) -> int:
-    """Return the tokens kept while generating: the number that was asked for, or what free memory allows."""
+def kept_tokens(model: Any, wanted: int | None) -> tuple[int, int]:
+    """Return the tokens kept while generating, and how many they would be with memory enough.
+
+    Both are the number that was asked for, if one was: whether it fits is the user's to know.
+    """
     if wanted is not None:
-        return wanted
+        return wanted, wanted
     free, most = free_bytes(model), KEPT_TOKENS[_kind(model)]
-    return most if free is None else max(1, min(most, int(free * _SHARE) // token_cost(model, "packed").kept))
+    allowed = most if free is None else max(1, min(most, int(free * _SHARE) // token_cost(model, "packed").kept))
+    return allowed, most
 
 
 def token_cost(model: Any, path: Path) -> TokenCost:

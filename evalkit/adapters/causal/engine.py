@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
-from evalkit.adapters.base import Failure, GenerateRequest, Generation, ScoreReply, ScoreRequest
+from evalkit.adapters.base import SMALLER, Failure, GenerateRequest, Generation, ScoreReply, ScoreRequest
 from evalkit.adapters.causal.budget import kept_tokens, scoring_limit
 from evalkit.adapters.causal.decoding import Answer
 from evalkit.adapters.causal.forward import Path, Scorer
@@ -38,23 +38,26 @@ class CausalEngine:
     Args:
         loaded: model and tokenizer.
         identity: what was loaded.
-        options: limits; those left open are chosen by device and free memory.
+        options: limits; those left open are chosen by the kind of device, and lowered where memory does not suffice.
         path: scoring path.
     """
 
     def __init__(self, loaded: LoadedModel, identity: EngineIdentity, options: CausalOptions, path: Path) -> None:
         self.identity = identity
         self._loaded: LoadedModel | None = loaded
+        self._told: tuple[str, ...] = ()
         self._max_length = options.max_length or model_limit(loaded.model)
         self._limit = scoring_limit(loaded.model, path, options.max_batch_tokens)
         self._scorer = Scorer(loaded.model, path)
+        kept, enough = kept_tokens(loaded.model, options.generate_tokens)
         self._generator = Generator(
             loaded.model,
             loaded.tokenizer,
             ends=end_tokens(loaded),
             rows=options.generate_rows,
-            tokens=kept_tokens(loaded.model, options.generate_tokens),
+            tokens=kept,
             way=choose_way(loaded.model, path),
+            enough=enough,
         )
 
     @property
@@ -66,6 +69,19 @@ class CausalEngine:
             "tokens fed at once": f"{self._limit.tokens:,}",
             "tokens kept while generating": f"{self._generator.tokens:,}",
         }
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Which batches a lack of memory has made smaller than model, device and options ask for."""
+        if self._loaded is None:
+            return self._told
+        work = {"scoring": self._limit.cramped, "generating": self._generator.cramped}
+        return tuple(
+            f"{name}: {SMALLER}: memory did not suffice for those that this model, device and options ask for; next "
+            "step: free some memory, or set max_batch_tokens and generate_tokens to what fits every run"
+            for name, cramped in work.items()
+            if cramped
+        )
 
     def score(self, requests: Sequence[ScoreRequest]) -> Iterator[tuple[int, ScoreReply | Failure]]:
         """Yield (index, reply or failure) as soon as each batch is done."""
@@ -94,6 +110,7 @@ class CausalEngine:
         """Free the model; calling it twice is harmless."""
         if self._loaded is None:
             return
+        self._told = self.warnings
         self._loaded = None
         del self._scorer, self._generator
         gc.collect()

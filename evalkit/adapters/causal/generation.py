@@ -42,13 +42,26 @@ class Generator:
         rows: answers generated at once.
         tokens: limit of rows times longest prompt and answer; rows are halved whenever memory runs out.
         way: what the model can do (`stepping.choose_way`).
+        enough: what `tokens` would be with memory enough; None for the same.
+
+    Attributes:
+        cramped: whether a lack of memory has kept an answer out of a batch.
     """
 
     def __init__(
-        self, model: Any, tokenizer: Any, *, ends: tuple[int, ...], rows: int, tokens: int, way: Way = "batched"
+        self,
+        model: Any,
+        tokenizer: Any,
+        *,
+        ends: tuple[int, ...],
+        rows: int,
+        tokens: int,
+        way: Way = "batched",
+        enough: int | None = None,
     ) -> None:
         self.model, self.tokenizer, self.ends = model, tokenizer, ends
         self.rows, self.tokens, self.way = (rows if way == "batched" else 1), tokens, way
+        self.enough, self.cramped = max(tokens, enough or 0), False
         self.device = model.get_input_embeddings().weight.device
 
     def run(self, answers: Sequence[Answer]) -> Iterator[Step]:
@@ -76,7 +89,9 @@ class Generator:
         if not waiting:
             return 0
         longest = max([waiting[-1].room, *(answer.room for answer in batch.answers)])
-        free = min(self.rows, max(1, self.tokens // longest)) - len(batch.answers)
+        room, enough = (min(self.rows, max(1, tokens // longest)) for tokens in (self.tokens, self.enough))
+        free = room - len(batch.answers)
+        self.cramped |= free < min(enough - len(batch.answers), len(waiting))
         return min(free, len(waiting)) if free > 0 and 2 * len(batch.answers) <= free + len(batch.answers) else 0
 
     def _shrink(self, running: Sequence[Answer], waiting: list[Answer], error: BaseException) -> Iterator[Step]:
@@ -84,7 +99,7 @@ class Generator:
         if len(running) == 1:
             yield running[0].index, Failure(kind="out-of-memory", message=str(error)[:200] or type(error).__name__)
             return
-        self.rows = max(1, len(running) // 2)
+        self.rows, self.cramped = max(1, len(running) // 2), True
         for answer in running:
             answer.tokens, answer.dice = [], None
         waiting += running

@@ -43,6 +43,7 @@ class BatchLimit:
 
     Attributes:
         tokens: limit of rows times longest row; halved whenever memory ran out.
+        cramped: whether a lack of memory has made a batch smaller than the first limit of tokens asks for.
     """
 
     def __init__(self, tokens: int, *, memory: int | None = None, cost: TokenCost | None = None) -> None:
@@ -53,21 +54,30 @@ class BatchLimit:
             memory: bytes that a batch may take; None for no such limit.
             cost: what a token takes of it.
         """
-        self.tokens, self._memory, self._cost = tokens, memory, cost
+        self.tokens, self._memory, self._cost, self.cramped = tokens, memory, cost, False
 
-    def rows(self, longest: int, prefix: int = 0) -> int:
+    def rows(self, longest: int, waiting: int | None = None, *, prefix: int = 0) -> int:
         """Return how many rows of `longest` tokens fit behind `prefix` computed ones; one is always tried.
+
+        Args:
+            longest: tokens of the longest row.
+            waiting: rows that there are; None for many.
+            prefix: tokens computed before.
 
         >>> BatchLimit(1000).rows(300), BatchLimit(1000).rows(5000)
         (3, 1)
         """
-        return max(1, min(self.tokens // max(1, longest), self._affordable(longest, prefix)))
+        wanted, affordable = self.tokens // max(1, longest), self._affordable(longest, prefix)
+        self.cramped |= affordable < min(wanted, wanted if waiting is None else waiting)
+        return max(1, min(wanted, affordable))
 
     def holds(self, lengths: Sequence[int]) -> bool:
         """Whether sequences of these lengths, each fed whole as on the plain path, fit together."""
         longest = max(lengths)
         within = len(lengths) * longest <= max(1, self.tokens // _PLAIN_PART)
-        return within and len(lengths) <= self._affordable(longest, 0)
+        affordable = len(lengths) <= self._affordable(longest, 0)
+        self.cramped |= within and not affordable
+        return within and affordable
 
     def halve(self, rows: int, longest: int) -> None:
         """Take note of a batch that did not fit: from now on half as many tokens are fed at once.
@@ -78,6 +88,7 @@ class BatchLimit:
         100
         """
         self.tokens = max(1, min(self.tokens, rows * max(1, longest)) // 2)
+        self.cramped = True
 
     def _affordable(self, longest: int, prefix: int) -> int:
         if self._memory is None or self._cost is None:

@@ -97,14 +97,14 @@ def plan_batches(requests: Sequence[EncodedRequest], limit: BatchLimit) -> Itera
             yield Batch(prefix=prefix, rows=tuple(rows[chunk]))
 
 
-def chunks(lengths: Sequence[int], fits: Callable[[int], int]) -> Iterator[slice]:
-    """Cut descending lengths into runs of as many as `fits` says of the first length.
+def chunks(lengths: Sequence[int], fits: Callable[[int, int], int]) -> Iterator[slice]:
+    """Cut descending lengths into runs of as many as `fits` says of the first length and the number that is left.
 
-    >>> list(chunks([5, 4, 4, 1], lambda longest: 8 // longest))
+    >>> list(chunks([5, 4, 4, 1], lambda longest, _left: 8 // longest))
     [slice(0, 1, None), slice(1, 3, None), slice(3, 4, None)]
     """
     begin = 0
     while begin < len(lengths):
-        end = min(begin + fits(lengths[begin]), len(lengths))
+        end = min(begin + fits(lengths[begin], len(lengths) - begin), len(lengths))
         yield slice(begin, end)
         begin = end

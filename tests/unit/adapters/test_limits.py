@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -12,17 +13,30 @@ pytest.importorskip("transformers")
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from evalkit.adapters.base import Failure, ScoreRequest
+from evalkit.adapters.base import (
+    Failure,
+    GenerateRequest,
+    Resources,
+    ScoreRequest,
+    smaller_batches_of,
+    warnings_of,
+)
 from evalkit.adapters.causal import budget
 from evalkit.adapters.causal.budget import KEPT_TOKENS, SCORED_TOKENS, kept_tokens, scoring_limit, token_cost
 from evalkit.adapters.causal.forward import Scorer
 from evalkit.adapters.causal.limit import BatchLimit, TokenCost
 from evalkit.adapters.causal.memory import free_bytes, free_on_host, ran_out_of_memory
+from evalkit.adapters.causal.plan import plan_batches
 from evalkit.adapters.causal.scoring import score_requests
+from evalkit.adapters.causal.tokens import encode_requests
+from evalkit.adapters.registry import load_engine
+from evalkit.assets import AssetStore
+from evalkit.suite import EngineSpec
 
 pytestmark = [pytest.mark.system, pytest.mark.filterwarnings("ignore")]
 
 GIB = 2**30
+ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +66,7 @@ def test_where_memory_is_plenty_the_device_decides(model, monkeypatch):
     for free in (1024 * GIB, None):
         monkeypatch.setattr(budget, "free_bytes", lambda _, free=free: free)
         assert scoring_limit(model, "packed", None).rows(64, prefix=600) == SCORED_TOKENS["cpu"] // 64
-        assert kept_tokens(model, None) == KEPT_TOKENS["cpu"]
+        assert kept_tokens(model, None) == (KEPT_TOKENS["cpu"],) * 2
 
 
 @pytest.mark.parametrize("rows", [1, 3, 10])
@@ -62,19 +76,19 @@ def test_where_memory_is_scarce_it_decides(model, monkeypatch, rows):
     assert scoring_limit(model, "packed", None).rows(64, prefix=600) == rows
     assert scoring_limit(model, "packed", None).rows(64, prefix=0) > rows, "a shorter prefix leaves room for more"
     monkeypatch.setattr(budget, "free_bytes", lambda _: 2 * rows * cost.kept + 10)
-    assert kept_tokens(model, None) == rows
+    assert kept_tokens(model, None) == (rows, KEPT_TOKENS["cpu"])
 
 
 def test_no_memory_at_all_still_lets_one_row_try(model, monkeypatch):
     monkeypatch.setattr(budget, "free_bytes", lambda _: 0)
     assert scoring_limit(model, "packed", None).rows(64, prefix=600) == 1
-    assert kept_tokens(model, None) == 1
+    assert kept_tokens(model, None) == (1, KEPT_TOKENS["cpu"])
 
 
 def test_what_was_asked_for_is_taken(model, monkeypatch):
     monkeypatch.setattr(budget, "free_bytes", lambda _: 0)
     assert scoring_limit(model, "packed", 640).rows(64, prefix=600) == 10
-    assert kept_tokens(model, 77) == 77
+    assert kept_tokens(model, 77) == (77, 77)
 
 
 def test_a_batch_of_whole_sequences_is_held_by_tokens_and_by_memory():
@@ -109,6 +123,65 @@ def scored(model, tokenizer, limit, scorer=None, count=24):
     return [reply for _, reply in sorted(pairs, key=lambda pair: pair[0])]
 
 
+def planned(model, tokenizer, monkeypatch, free):
+    """The batches that are made of the same requests with so much free memory, and whether that was too little."""
+    monkeypatch.setattr(budget, "free_bytes", lambda _: free)
+    limit = scoring_limit(model, "packed", None)
+    batches = plan_batches(list(encode_requests(tokenizer, requests(300))), limit)
+    return [[row.request.index for row in batch.rows] for batch in batches], limit.cramped
+
+
+def test_batches_are_the_same_whatever_memory_is_free_as_long_as_it_suffices(model, tokenizer, monkeypatch):
+    plenty, cramped = planned(model, tokenizer, monkeypatch, None)
+    assert max(map(len, plenty)) > 50
+    assert not cramped
+    need = 2 * max(token_cost(model, "packed").row(length, 40) * rows for length, rows in ((8, 128), (20, 51)))
+    for free in (need, 2 * need, 1024 * GIB):
+        assert planned(model, tokenizer, monkeypatch, free) == (plenty, False)
+    fewer, cramped = planned(model, tokenizer, monkeypatch, need // 100)
+    assert max(map(len, fewer)) < max(map(len, plenty))
+    assert cramped
+
+
+def test_too_little_memory_for_rows_that_nobody_asks_lowers_nothing():
+    limit = BatchLimit(1000, memory=500, cost=TokenCost(fed=10, seen=0, pair=0, kept=0))
+    assert (limit.rows(10, 5), limit.cramped) == (5, False)
+    assert (limit.rows(10, 6), limit.cramped) == (5, True)
+
+
+def engine_of(folder, **options):
+    spec = EngineSpec(
+        name="tiny", adapter="hf", model=str(folder), dtype="float32", device="cpu", options={"threads": 1, **options}
+    )
+    return load_engine(spec, Resources(assets=AssetStore(ROOT)))
+
+
+def test_an_engine_says_that_memory_made_its_batches_smaller_and_when(tiny_folder, monkeypatch):
+    roomy = engine_of(tiny_folder)
+    list(roomy.score(requests(40)))
+    assert warnings_of(roomy) == ()
+    monkeypatch.setattr(budget, "free_bytes", lambda _: 2 * 10**6)
+    engine = engine_of(tiny_folder)
+    assert warnings_of(engine) == (), "nothing was asked yet"
+    list(engine.score(requests(1)))
+    assert warnings_of(engine) == (), "one row fits"
+    list(engine.score(requests(40)))
+    (told,) = smaller_batches_of(engine)
+    assert told.startswith("scoring: batches were made smaller: memory did not suffice")
+    list(engine.generate([GenerateRequest(prompt="A harbour", max_tokens=40)] * 30))
+    assert [line.split(":")[0] for line in smaller_batches_of(engine)] == ["scoring", "generating"]
+    engine.close()
+    assert len(warnings_of(engine)) == 2, "what was seen is still known"
+
+
+def test_a_limit_that_was_asked_for_is_no_lack_of_memory(tiny_folder, monkeypatch):
+    monkeypatch.setattr(budget, "free_bytes", lambda _: 0)
+    engine = engine_of(tiny_folder, max_batch_tokens=64, generate_tokens=60)
+    list(engine.score(requests(40)))
+    list(engine.generate([GenerateRequest(prompt="A harbour", max_tokens=4)] * 9))
+    assert warnings_of(engine) == ()
+
+
 @pytest.mark.parametrize("failing", range(4))
 def test_memory_that_runs_out_at_any_batch_loses_nothing_and_makes_the_later_ones_smaller(
     model, tokenizer, monkeypatch, failing
@@ -133,6 +206,7 @@ def test_memory_that_runs_out_at_any_batch_loses_nothing_and_makes_the_later_one
         assert one.greedy == other.greedy
     assert 0 in sizes
     assert limit.tokens <= 40
+    assert limit.cramped
     after = sizes[sizes.index(0) + 3 :]  # its two halves come first
     assert all(size <= 40 for size in after)
 

@@ -6,10 +6,11 @@ from dataclasses import replace
 
 import pytest
 
-from evalkit.adapters.base import Failure, ScoreReply
+from evalkit.adapters.base import SMALLER, Failure, ScoreReply
 from evalkit.collect import collect, seed_of
 from evalkit.collect.progress import Progress
 from evalkit.errors import DataError, EngineError, InterruptedRunError, StoreError
+from evalkit.records import Manifest
 from evalkit.store import read_items, read_run
 
 
@@ -53,6 +54,23 @@ def test_a_resumed_run_asks_only_what_is_missing_and_ends_in_the_same_bytes(fake
         (count,) = collect(folder, engine, [benchmark], progress=False)
     assert (count.found, count.written, len(engine.asked)) == (90, 60, 60)
     assert file_bytes(fake, "run") == file_bytes(fake, "whole")
+
+
+def test_batches_that_memory_made_smaller_are_written_down_before_their_records_and_stay(fake):
+    benchmark = fake.Benchmark(150)
+    engine = fake.Engine(break_at=100)
+    engine.warnings = ("another matter", f"scoring: {SMALLER}: memory did not suffice")
+    with fake.open(benchmark) as folder, pytest.raises(RuntimeError, match="broken"):
+        collect(folder, engine, [benchmark], progress=False)
+    assert read_run(fake.root / "run").manifest.smaller_batches == (f"scoring: {SMALLER}: memory did not suffice",)
+    with fake.open(benchmark) as folder:
+        collect(folder, fake.Engine(), [benchmark], progress=False)
+    manifest = read_run(fake.root / "run").manifest
+    assert manifest.smaller_batches == (f"scoring: {SMALLER}: memory did not suffice",), "its first records are so"
+    assert Manifest.from_json(manifest.to_json()) == manifest
+    row = json.loads(manifest.to_json())
+    del row["smaller_batches"], row["engine"]["processor"]
+    assert Manifest.from_json(json.dumps(row)).smaller_batches == (), "as runs of before are read"
 
 
 def test_the_order_of_work_changes_no_byte(fake):

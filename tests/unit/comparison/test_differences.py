@@ -166,6 +166,12 @@ def test_a_judge_on_another_processor_is_named_so(base: Manifest) -> None:
     assert all(one.tolerated for one in find_differences(left, right, "mt-bench", ["processor"]))
 
 
+def test_batches_that_memory_made_smaller_are_noted_and_do_not_block(base: Manifest) -> None:
+    (found,) = find_differences(base, replace(base, smaller_batches=("scoring: smaller",)), "mmlu")
+    assert (found.name, found.blocking) == ("batches", False)
+    assert found.text == "batches: baseline has those asked for, candidate has scoring: smaller"
+
+
 def test_what_a_recipe_changes_is_no_difference(base: Manifest) -> None:
     recipe = {
         "model": "exported",

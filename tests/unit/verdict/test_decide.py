@@ -275,6 +275,22 @@ def test_a_release_without_recipes_is_no_success(make_bench: Make) -> None:
     assert (decision.verdicts, decision.exit_code) == ((), ExitCode.INVALID)
 
 
+def test_batches_that_memory_made_smaller_are_a_caution_and_change_no_verdict(bench: Any) -> None:
+    def cramped(run: Any) -> Any:
+        return replace(run, manifest=replace(run.manifest, smaller_batches=("scoring: smaller",)))
+
+    sound = bench.decide()
+    assert (sound.cautions, sound.verdicts[0].cautions) == ((), ())
+    candidate = bench.decide(cramped(bench.run()))
+    assert candidate.cautions == ()
+    assert [(found.code, found.message) for found in candidate.verdicts[0].cautions] == [
+        ("smaller-batches", "the candidate: scoring: smaller")
+    ]
+    assert candidate.verdicts[0].outcome is sound.verdicts[0].outcome
+    baseline = bench.decide(candidates={"candidate": bench.compare(bench.run(), cramped(bench.baseline))})
+    assert [found.message for found in baseline.cautions] == ["the baseline: scoring: smaller"]
+
+
 def test_an_estimate_that_cannot_be_made_is_invalid(make_bench: Make) -> None:
     """One judgment is missing, the rest moved alike: what is seen varies, the worst case does not."""
     bench = make_bench(
