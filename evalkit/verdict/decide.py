@@ -188,8 +188,7 @@ def decide(policy: ResolvedPolicy, evidence: Evidence) -> Decision:
         assay=assay,
         verdicts=verdicts,
         judges=judges,
-        cautions=(*standard_cautions(policy.policy), *assay.cautions),
-        cautions=(*standard_cautions(policy.policy), *_of_baseline(evidence)),
+        cautions=(*standard_cautions(policy.policy), *assay.cautions, *_of_baseline(evidence)),
     )
 
 
@@ -316,9 +315,12 @@ def _verdict(
         guards=case.guards,
         p=case.p[0],
         holm_p=claims[0][0],
-        cautions=_of_candidate(comparisons),
         would_be=would_be,
-        cautions=(*assay.recipe_cautions.get(name, ()), *endpoint_cautions(gating, comparisons, assay.noise)),
+        cautions=(
+            *assay.recipe_cautions.get(name, ()),
+            *endpoint_cautions(gating, comparisons, assay.noise),
+            *_of_candidate(comparisons),
+        ),
     )
 
 
