@@ -18,7 +18,8 @@ from evalkit.collect.budget import Budget
 from evalkit.errors import UsageError
 from evalkit.execution import LOCAL
 from evalkit.policy import ResolvedPolicy
-from evalkit.suite import EngineSpec, JudgeSpec, Suite
+from evalkit.policy.judging import JudgeRules
+from evalkit.suite import EngineSpec, Suite
 
 Planned = tuple[EngineSpec, int | None, str | None]
 """An engine, the seed of its order of items, the policy it is bound to."""
@@ -46,7 +47,7 @@ def collect_suite(suite: Suite, resolved: ResolvedPolicy, workshop: Workshop, *,
         budget = Budget(**caps)
         with Bench(workshop, store=suite.outputs / STORE, budget=budget) as bench:
             for task in judged:
-                _judge_task(task, suite.judge, paths, bench, suite.outputs, retry_failed=retry_failed)
+                _judge_task(task, suite, paths, bench, resolved.policy.judge, retry_failed=retry_failed)
 
 
 def _run_all(suite: Suite, order: Sequence[Planned], workshop: Workshop, *, retry_failed: bool) -> None:
@@ -72,17 +73,20 @@ def _run_all(suite: Suite, order: Sequence[Planned], workshop: Workshop, *, retr
 
 
 def _judge_task(
-    task: str, judge: JudgeSpec, paths: Sequence[Path], bench: Bench, outputs: Path, *, retry_failed: bool
+    task: str, suite: Suite, paths: Sequence[Path], bench: Bench, rules: JudgeRules | None, *, retry_failed: bool
 ) -> None:
     """Have a task judged in every run, then try the judges on the first one's answers."""
+    judge = suite.judge
+    if judge is None:
+        return
     first, *others = paths
     jobs = jobs_of(task, judge, first)
     for job in jobs:
         bench.judge(paths if job.opponent is None else others, job, retry_failed=retry_failed)
     for job in jobs if judge.qualify is not None else ():
-        file = qualification_file(outputs, job.judging)
+        file = qualification_file(suite.outputs, job.judging)
         judged = first if job.opponent is None else others[0]
-        qualify_for_suite(first, job, bench, file, judged, answers=judge.qualify or 0)
+        qualify_for_suite(first, job, bench, file, judged, answers=judge.qualify or 0, rules=rules)
 
 
 def run_path(suite: Suite, spec: EngineSpec) -> Path:

@@ -20,7 +20,16 @@ from evalkit.comparison import PublishedAccuracy, compare_endpoints
 from evalkit.comparison.runs import citable_judge, citable_task
 from evalkit.errors import ExitCode, StoreError, UsageError
 from evalkit.ledger import Entry, citations
-from evalkit.ledger.standing import Caution, RunFacts, Subject, evidence_sha256, standing, up_to_decision, weights_of
+from evalkit.ledger.standing import (
+    Caution,
+    RunFacts,
+    Subject,
+    evidence_sha256,
+    standing,
+    trials_of,
+    up_to_decision,
+    weights_of,
+)
 from evalkit.policy import Policy, ResolvedPolicy
 from evalkit.qualification import Qualification, read_qualification
 from evalkit.records import digest
@@ -28,7 +37,7 @@ from evalkit.redaction import redact_values
 from evalkit.store import Run, read_run
 from evalkit.store.door import open_plain
 from evalkit.suite import Suite
-from evalkit.verdict import Decision, Evidence, Reason, decide, decide_unpaired
+from evalkit.verdict import Decision, Evidence, Reason, Tried, decide, decide_unpaired
 
 CERTIFICATE_VERSION = 1
 
@@ -133,6 +142,10 @@ def decide_runs(
     compared = {name: compare_endpoints(policy, baseline, run) for name, run in others.items()}
     again = compare_endpoints(policy, baseline, rerun) if rerun is not None else None
     tried = [read_qualification(path) for path in runs.qualifications]
+    subject = _subject(policy, runs, {"baseline": baseline, "rerun": rerun, **others}, tried, post_hoc=post_hoc)
+    evidence = evidence_sha256(subject)
+    seen = up_to_decision(ledger, evidence) if ledger is not None else None
+    records = {task: baseline.records_sha256(task) for task in baseline.manifest.tasks}
     decision = decide(
         policy,
         Evidence(
@@ -140,12 +153,9 @@ def decide_runs(
             rerun=again,
             controls={name: compared[name] for name in runs.controls},
             post_hoc=post_hoc,
-            qualifications=tried,
+            tried=Tried(files=tried, recorded=trials_of(seen or ()), records=records),
         ),
     )
-    subject = _subject(policy, runs, {"baseline": baseline, "rerun": rerun, **others}, tried, post_hoc=post_hoc)
-    evidence = evidence_sha256(subject)
-    seen = up_to_decision(ledger, evidence) if ledger is not None else None
     before = standing(seen, subject)
     decision = _with_cautions(decision, before.cautions)
     everything = {**compared, **({"rerun": again} if again is not None else {})}
@@ -235,6 +245,7 @@ def _entry(
         "policy_sha256": policy.sha256,
         "policy": {**policy.document, "release": None},
         "baseline": weights["baseline"],
+        "records": sorted({sha for run in subject.runs for sha in run.records_sha256.values()}),
         "exploratory": decision.exploratory,
         "verdicts": {
             verdict.recipe: {
@@ -298,6 +309,7 @@ def decide_published(
         "policy_sha256": digest(plain),
         "policy": {**plain, "release": None},
         "baseline": UNPAIRED,
+        "records": [run.records_sha256(task) for task in run.manifest.tasks],
         "exploratory": False,
         "verdicts": {
             recipe: {"outcome": decision.outcome.value, "claim": None, "weights": weights_of(run.manifest.engine)}

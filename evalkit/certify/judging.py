@@ -14,10 +14,12 @@ from types import TracebackType
 from typing import Any
 
 from evalkit.adapters.base import Engine
+from evalkit.certify.recording import record_judging
 from evalkit.certify.running import Workshop
 from evalkit.collect.budget import Budget
 from evalkit.collect.judge import Opponent, Readable, Request, estimate_judging, judge
 from evalkit.errors import EvalkitError, UsageError
+from evalkit.judging import load_words
 from evalkit.judging.estimate import JudgingEstimate
 from evalkit.judging.pairs import ORDERS, pair_sha256
 from evalkit.records import Record, TextReply, digest, judging_name
@@ -98,6 +100,13 @@ class Bench:
         before = (self.budget.calls, self.budget.prompt_tokens, self.budget.completion_tokens)
         with ExitStack() as stack:
             folders = [stack.enter_context(RunFolder.create_or_resume(path, read_manifest(path))) for path in paths]
+            who = {
+                "judge_sha256": engine.identity.sha256,
+                "profile_sha256": load_words(profile, workshop.assets).sha256,
+                "model": engine.identity.model,
+                "profile": profile.name,
+            }
+            record_judging(workshop.ledger, paths, job.task, job.judging, who, begun=True)
             summary = judge(
                 folders,
                 job.task,
@@ -115,6 +124,7 @@ class Bench:
                 budget=self.budget,
                 say=workshop.say,
             )
+            record_judging(workshop.ledger, paths, job.task, job.judging, who, begun=False)
         written = ", ".join(f"{n} {status}" for status, n in summary.by_status.items()) or "none"
         workshop.say(
             f"{job.judging}: judgments written: {written}; {summary.reused} shared by equal answers; "

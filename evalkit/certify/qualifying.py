@@ -6,8 +6,10 @@ May not know: which run is the baseline, bars, verdicts.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import asdict
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,14 @@ from evalkit.judging import load_words
 from evalkit.judging.plan import Material
 from evalkit.judging.probing import probe_questions
 from evalkit.judging.votes import vote_questions
-from evalkit.qualification import Qualification, read_qualification, write_qualification
+from evalkit.ledger import Ledger
+from evalkit.policy.judging import JudgeRules
+from evalkit.qualification import (
+    Qualification,
+    check_qualification,
+    read_qualification,
+    write_qualification,
+)
 from evalkit.qualification.replay import Votes, replayed_agreement
 from evalkit.records import Manifest
 from evalkit.store import Run, VerdictStore, read_items, read_manifest, read_records
@@ -38,8 +47,9 @@ def qualify_judge(
     answers: int = ANSWERS,
     seed: int = 0,
     votes: Votes | None = None,
+    rules: JudgeRules | None = None,
 ) -> Qualification:
-    """Try a judge on the answers of one run.
+    """Try a judge on the answers of one run; that it is tried, and how it went, is on record.
 
     Raises:
         UsageError: the task is not judged, or no answer fits.
@@ -59,6 +69,9 @@ def qualify_judge(
     probes = probe_questions(material, records, answers=answers, seed=seed)
     if votes is not None:
         probes += vote_questions(material, items, votes.pairs)
+    source = _source(path, task, answers, seed)
+    if workshop.ledger is not None:
+        workshop.ledger.append("trial-begun", _trial_of(engine.identity.sha256, words.sha256, source))
     with VerdictStore(bench.store, engine.identity.sha256, words.sha256) as store:
         rows = qualify(
             probes,
@@ -70,35 +83,96 @@ def qualify_judge(
             say=workshop.say,
         )
     pairwise = profile.mode == "pairwise"
-    return Qualification(
+    found = Qualification(
         judge={**asdict(engine.identity), "sha256": engine.identity.sha256},
         profile=profile.name,
         profile_sha256=words.sha256,
         references_sha256=material.common["references"],
-        source=_source(path, task, answers, seed),
+        source=source,
         rows=tuple(rows),
         agreement=None
         if votes is None
         else replayed_agreement(rows, votes.keys, votes.people, votes.gpt4, pairwise=pairwise),
     )
+    _record_trial(workshop.ledger, found, rules or JudgeRules())
+    return found
 
 
-def qualify_for_suite(path: Path, job: Job, bench: Bench, file: Path, judged: Path, *, answers: int) -> None:
+def _record_trial(ledger: Ledger | None, found: Qualification, rules: JudgeRules) -> None:
+    """Put the result of a trial on record, before anybody sees it; under other bars its file alone can speak."""
+    if ledger is None:
+        return
+    with_people = found.content["agreement"]["judge"] if found.agreement is not None else None
+    checks = check_qualification(found.estimates, rules.bars, with_people)
+    ledger.append(
+        "trial",
+        {
+            **_trial_of(found.judge["sha256"], found.profile_sha256, found.source),
+            "qualification_sha256": found.sha256,
+            "complete": not found.estimates.statuses.get("api_error", 0),
+            "passed": all(check.passed for check in checks),
+            "bars_sha256": rules.bars_sha256,
+        },
+    )
+
+
+def _trial_of(judge_sha256: str, profile_sha256: str, source: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what is known of a trial before its first question."""
+    return {
+        "judge_sha256": judge_sha256,
+        "profile_sha256": profile_sha256,
+        "task": source["task"],
+        "records_sha256": source["records_sha256"],
+        "drawn": [source["answers"], source["seed"]],
+    }
+
+
+def qualify_for_suite(
+    path: Path, job: Job, bench: Bench, file: Path, judged: Path, *, answers: int, rules: JudgeRules | None
+) -> None:
     """Try a suite's judge on the answers of one run, unless the file of this very trial is there; errors as above.
 
     Args:
         path: run whose answers the probes are made from.
         job: the judging.
         bench: where the judge sits.
-        file: where the trial is kept.
+        file: where the first trial is kept; later ones lie beside it.
         judged: a run that the judge has judged under the job's name.
         answers: how many answers the probes are made from.
+        rules: of the policy, for judges; None for none.
     """
-    if _current(path, job, file, judged, answers):
-        bench.workshop.say(f"{job.judging}: the judge was tried before, {file} reused")
+    current = next((one for one in _trials(file) if _current(path, job, one, judged, answers)), None)
+    if current is not None:
+        bench.workshop.say(f"{job.judging}: the judge was tried before, {current} reused")
         return
-    write_qualification(file, qualify_judge(path, job.task, job.judge, bench, answers=answers))
-    bench.workshop.say(f"{job.judging}: the judge was tried, written: {file}")
+    found = qualify_judge(path, job.task, job.judge, bench, answers=answers, rules=rules)
+    written = keep_trial(file, found)
+    bench.workshop.say(f"{job.judging}: the judge was tried, written: {written}")
+
+
+def keep_trial(file: Path, found: Qualification) -> Path:
+    """Write a trial beside the earlier ones, whose files stay; return where it is.
+
+    Raises:
+        StoreError: it cannot be written.
+    """
+    numbers = (file.with_name(f"{file.stem}.{n}{file.suffix}") for n in count(2))
+    place = next(one for one in chain([file], numbers) if not one.exists() or _holds(one, found))
+    write_qualification(place, found)
+    return place
+
+
+def _holds(file: Path, found: Qualification) -> bool:
+    try:
+        return read_qualification(file).sha256 == found.sha256
+    except EvalkitError:
+        return False
+
+
+def _trials(file: Path) -> list[Path]:
+    """Return the files of one judging's trials, the newest first."""
+    others = [one for one in file.parent.glob("*.json") if re.fullmatch(rf"{re.escape(file.stem)}\.\d+", one.stem)]
+    return [*sorted(others, key=lambda one: int(one.stem.rpartition(".")[2]), reverse=True), file]
 
 
 def qualification_file(outputs: Path, judging: str) -> Path:

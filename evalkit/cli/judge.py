@@ -65,7 +65,7 @@ def command(runs: tuple[Path, ...], tasks: tuple[str, ...], as_json: bool, **giv
     """
     from evalkit.certify.judging import Bench
 
-    workshop = workshop_of(given)
+    workshop = workshop_of(given, runs[0])
     judged = [path for path in runs if given["against"] is None or path.resolve() != given["against"].resolve()]
     if not judged:
         raise click.UsageError("--against names the only run; name the runs to compare with it too")

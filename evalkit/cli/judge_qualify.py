@@ -47,7 +47,9 @@ if TYPE_CHECKING:
     "--vote-answers", type=existing_folder, help="FastChat's folder model_answer with the answers that were voted on."
 )
 @click.option("--vote-pairs", type=click.IntRange(min=1), default=80, show_default=True, help="Voted pairs to judge.")
-@click.option("--output", type=any_path, help="File to write; by default where `certify` looks for it.")
+@click.option(
+    "--output", type=any_path, help="File to write; by default where `certify` looks for it. Earlier ones stay."
+)
 @definitions_option
 @quiet_option
 @json_option
@@ -57,19 +59,18 @@ def command(run: Path, as_json: bool, **given: Any) -> int:
     The probes are made from the run's own answers. Exit code 0 if the judge reaches every bar of the policy, 1 if not.
     """
     from evalkit.certify.judging import STORE, Bench
-    from evalkit.certify.qualifying import qualification_file, qualify_judge
+    from evalkit.certify.qualifying import keep_trial, qualification_file, qualify_judge
     from evalkit.policy import load_policy
     from evalkit.policy.judging import JudgeRules
-    from evalkit.qualification import write_qualification
     from evalkit.records import judging_name
     from evalkit.suite import Panelist
 
     tasks = judged_tasks([run], [given["task"]] if given["task"] else [])
     if len(tasks) > 1:
         raise click.UsageError(f"{run} has several conversations: {', '.join(tasks)}; name one with --task")
-    workshop = workshop_of(given)
+    workshop = workshop_of(given, run)
     profile = workshop.definitions.judge(given["profile"])
-    bars = (load_policy(given["policy"]).judge or JudgeRules()).bars
+    rules = load_policy(given["policy"]).judge or JudgeRules()
     judge = Panelist(profile=profile.name, engine=judge_engine(given))
     by = judging_name(tasks[0], profile.name if profile.mode == "pairwise" else None)
     file = given["output"] or qualification_file(run.resolve().parent, by)
@@ -77,10 +78,17 @@ def command(run: Path, as_json: bool, **given: Any) -> int:
     store = given["store"] or run.resolve().parent / STORE
     with workshop, Bench(workshop, store=store, budget=budget) as bench:
         found = qualify_judge(
-            run, tasks[0], judge, bench, answers=given["answers"], seed=given["seed"], votes=_votes(given)
+            run,
+            tasks[0],
+            judge,
+            bench,
+            answers=given["answers"],
+            seed=given["seed"],
+            votes=_votes(given),
+            rules=rules,
         )
-    write_qualification(file, found)
-    passed = _show(found, bars, as_json=as_json)
+    file = keep_trial(file, found)
+    passed = _show(found, rules.bars, as_json=as_json)
     say(f"written: {file}")
     return ExitCode.CERTIFIED if passed else ExitCode.REJECTED
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from evalkit.cli.execution_options import execution_of, on_options
-from evalkit.cli.options import F, any_path, cache_folder, command_line, say
+from evalkit.cli.options import F, any_path, cache_folder, command_line, ledger_at, ledger_option, say
 from evalkit.cli.run import engine_options, parsed_options
 
 if TYPE_CHECKING:
@@ -51,6 +51,7 @@ _JUDGE_OPTIONS = (
         help="Stop before more than this is spent, in the unit of --price.",
     ),
     click.option("--store", type=any_path, help="Judgment store: what was judged once is not asked again."),
+    ledger_option,
     on_options,
 )
 
@@ -108,8 +109,8 @@ def _short(text: str) -> dict[str, Any]:
     return {"adapter": "openai_server", "model": model, "options": options}
 
 
-def workshop_of(given: Mapping[str, Any]) -> Workshop:
-    """Return what judgings share."""
+def workshop_of(given: Mapping[str, Any], run: Path) -> Workshop:
+    """Return what judgings share; `run` is a run folder whose ledger they are put on record in."""
     from evalkit.assets import AssetStore
     from evalkit.certify.running import Workshop
     from evalkit.definitions import find_definitions
@@ -124,6 +125,7 @@ def workshop_of(given: Mapping[str, Any]) -> Workshop:
         progress=not given["quiet"],
         command=command_line(),
         execution=execution_of(given, JUDGE),
+        ledger=ledger_at(given["ledger"], run),
     )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from evalkit.ledger.book import Citation, Entry
@@ -102,6 +102,49 @@ class _Found:
 
     def add(self, code: str, message: str, recipe: str | None = None) -> None:
         self.cautions.append(Caution(code=code, message=message, recipe=recipe))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """A trial of a judge, as the ledger has it.
+
+    Attributes:
+        judge_sha256, profile_sha256: who was tried, in which words.
+        task, records_sha256: on whose answers.
+        drawn: how the probes were drawn from them: number of answers and seed.
+        qualification_sha256: digest of its file; "" where it was begun and never finished.
+        complete: whether the judge replied to every probe.
+        passed: whether it reached the bars of `bars_sha256`.
+        bars_sha256: digest of these bars.
+    """
+
+    judge_sha256: str
+    profile_sha256: str
+    task: str
+    records_sha256: str
+    drawn: tuple[int, int]
+    qualification_sha256: str = ""
+    complete: bool = False
+    passed: bool = False
+    bars_sha256: str = ""
+
+
+def trials_of(entries: Sequence[Entry]) -> tuple[Trial, ...]:
+    """Return every trial that was begun, each once: with its result where it has one."""
+    open_ones: list[Trial] = []
+    done: dict[str, Trial] = {}
+    for entry in entries:
+        if entry.kind not in ("trial-begun", "trial"):
+            continue
+        trial = Trial(**{**entry.data, "drawn": tuple(entry.data["drawn"])})
+        if entry.kind == "trial-begun":
+            open_ones.append(trial)
+            continue
+        begun = replace(trial, qualification_sha256="", complete=False, passed=False, bars_sha256="")
+        if begun in open_ones:
+            open_ones.remove(begun)
+        done[trial.qualification_sha256] = trial
+    return (*done.values(), *open_ones)
 
 
 def weights_of(engine: EngineIdentity) -> str:
@@ -280,10 +323,13 @@ def _judgings(entries: Sequence[Entry], subject: Subject, found: _Found) -> dict
             if not tries:
                 continue
             section.setdefault(run.name, {})[task] = len(tries)
-            more = len(tries) - len(set(tries) & _judges(run))
-            if more:
-                message = f"on {task} were judged {len(tries)} times; {_number(more)} of these judgings "
-                message += f"{'is' if more == 1 else 'are'} not part of this certificate"
+            last = {key: at for at, key in tries}
+            gone = len(tries) - len(set(last) & _judges(run))
+            late = sum(at > _decided(entries, run, task) for key, at in last.items() if key in _judges(run))
+            if gone or late:
+                parts = [f"{_number(gone)} of these judgings {_is(gone)} not part of this certificate"] if gone else []
+                parts += [f"{_number(late)} {_is(late)} later than an earlier certificate on them"] if late else []
+                message = f"on {task} were judged {len(tries)} times; {'; '.join(parts)}"
                 told.setdefault(message, []).append(run.name)
     candidates = {run.name for run in subject.of("candidate")}
     for message, names_of in told.items():
@@ -292,19 +338,30 @@ def _judgings(entries: Sequence[Entry], subject: Subject, found: _Found) -> dict
     return section
 
 
+def _is(n: int) -> str:
+    return "is" if n == 1 else "are"
+
+
+def _decided(entries: Sequence[Entry], run: RunFacts, task: str) -> float:
+    """Return the entry of the first certificate on exactly these answers; infinite where there is none."""
+    records = run.records_sha256.get(task)
+    found = (entry.sequence for entry in entries if entry.kind == "certificate" and records in entry.data["records"])
+    return next(found, float("inf"))
+
+
 def _judges(run: RunFacts) -> set[tuple[str, ...]]:
     return {(name, judge.identity.sha256, judge.profile_sha256) for name, judge in run.manifest.judges.items()}
 
 
-def _tries(entries: Sequence[Entry], run: RunFacts, task: str) -> list[tuple[str, ...]]:
-    """Return name, judge and profile of each judging of exactly these answers that began anew.
+def _tries(entries: Sequence[Entry], run: RunFacts, task: str) -> list[tuple[int, tuple[str, ...]]]:
+    """Return entry, and name, judge and profile, of each judging of exactly these answers that began anew.
 
     A judging that goes on with at least the judgments that were there before is the same; one that finds fewer began
     anew, and so did one by another judge, in other words or under another name.
     """
     identity, records = run.manifest.engine.sha256, run.records_sha256.get(task)
     most: dict[tuple[str, ...], int] = {}
-    tries: list[tuple[str, ...]] = []
+    tries: list[tuple[int, tuple[str, ...]]] = []
     for entry in entries:
         if entry.kind not in ("judging-begun", "judging-done") or entry.data["task"] != task:
             continue
@@ -313,7 +370,7 @@ def _tries(entries: Sequence[Entry], run: RunFacts, task: str) -> list[tuple[str
                 continue
             key = tuple(entry.data[name] for name in ("judging", "judge_sha256", "profile_sha256"))
             if entry.kind == "judging-begun" and row["judgments"] < most.get(key, 1):
-                tries.append(key)
+                tries.append((entry.sequence, key))
             most[key] = row["judgments"] if entry.kind == "judging-begun" else max(most.get(key, 0), row["judgments"])
     return tries
 

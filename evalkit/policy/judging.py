@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from evalkit.configuration import Section
+from evalkit.records import digest
 
 Rate = Annotated[float, Field(ge=0, le=1)]
 
@@ -51,3 +52,8 @@ class JudgeRules(Section):
     qualification: Literal["required", "advisory", "none"] = "none"
     bars: JudgeBars = JudgeBars()
     gate_increase_max: Annotated[float, Field(ge=0, lt=100)] | None = None
+
+    @property
+    def bars_sha256(self) -> str:
+        """Digest of the bars: the result of a trial on record is under these or under others."""
+        return digest(self.bars.model_dump(mode="json"))

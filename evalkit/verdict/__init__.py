@@ -11,7 +11,7 @@ from evalkit.verdict.checks import AssayCheck
 from evalkit.verdict.decide import Decision, Evidence, Verdict, decide
 from evalkit.verdict.endpoints import EndpointResult, MarginStep, Role
 from evalkit.verdict.guards import GuardResult
-from evalkit.verdict.judges import JudgeStanding
+from evalkit.verdict.judges import JudgeStanding, Tried
 from evalkit.verdict.outcome import CAUTIONS, REASONS, EndpointState, Outcome, Reason, exit_code
 from evalkit.verdict.published import UnpairedDecision, UnpairedResult, decide_unpaired
 
@@ -31,6 +31,7 @@ __all__ = [
     "Outcome",
     "Reason",
     "Role",
+    "Tried",
     "UnpairedDecision",
     "UnpairedResult",
     "Verdict",

@@ -17,14 +17,13 @@ from typing import Any
 from evalkit.comparison import Comparison, Units, to_plain
 from evalkit.errors import EstimateError, ExitCode
 from evalkit.policy import ResolvedPolicy
-from evalkit.qualification import Qualification
 from evalkit.statistics.multiplicity import holm
 from evalkit.verdict.assay import AssayReport, Comparisons, assess
 from evalkit.verdict.cautions import endpoint_cautions
 from evalkit.verdict.endpoints import EndpointResult, evaluate, role, units_of
 from evalkit.verdict.gate import OUTCOMES, STATES, outcomes, recipe_p
 from evalkit.verdict.guards import GuardResult, guard_results
-from evalkit.verdict.judges import JudgeStanding, demoted, judge_reasons, standings
+from evalkit.verdict.judges import JudgeStanding, Tried, demoted, judge_reasons, standings, trial_cautions
 from evalkit.verdict.outcome import EndpointState, Outcome, Reason, exit_code
 from evalkit.verdict.resolving import resolution
 from evalkit.verdict.validity import (
@@ -47,14 +46,14 @@ class Evidence:
         rerun: the baseline against its own rerun; None if there is none.
         controls: name of each recipe broken on purpose to its comparisons.
         post_hoc: the policy was chosen after the runs began; then nothing is certified or rejected.
-        qualifications: judges that were tried.
+        tried: trials of judges.
     """
 
     candidates: Mapping[str, Comparisons]
     rerun: Comparisons | None = None
     controls: Mapping[str, Comparisons] = field(default_factory=dict)
     post_hoc: bool = False
-    qualifications: Sequence[Qualification] = ()
+    tried: Tried = field(default_factory=Tried)
 
     @property
     def everything(self) -> list[Comparisons]:
@@ -146,7 +145,7 @@ class _Case:
 
 def decide(policy: ResolvedPolicy, evidence: Evidence) -> Decision:
     """Decide on every recipe of a policy."""
-    judges = standings(policy, evidence.everything, evidence.qualifications)
+    judges = standings(policy, evidence.everything, evidence.tried)
     gating = _gating(policy, evidence, judges)
     assay = assess(
         policy,
@@ -188,7 +187,12 @@ def decide(policy: ResolvedPolicy, evidence: Evidence) -> Decision:
         assay=assay,
         verdicts=verdicts,
         judges=judges,
-        cautions=(*standard_cautions(policy.policy), *assay.cautions, *_of_baseline(evidence)),
+        cautions=(
+            *standard_cautions(policy.policy),
+            *assay.cautions,
+            *_of_baseline(evidence),
+            *trial_cautions(judges),
+        ),
     )
 
 

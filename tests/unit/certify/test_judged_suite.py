@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -223,3 +224,56 @@ def test_the_verbs_judge_estimate_and_qualify(suite: Path, capsys: pytest.Captur
     assert (outputs / "_qualification/mt-bench.json").is_file()
     assert main(["judge", "qualify", "--help"]) == 0
     assert "planted verdicts" in capsys.readouterr().out
+
+
+def caution(suite: Path, code: str) -> str:
+    decision = certificate(suite)["decision"]
+    found = [*decision["cautions"], *(one for verdict in decision["verdicts"] for one in verdict["cautions"])]
+    return " | ".join(one["message"] for one in found if one["code"] == code)
+
+
+def test_answers_judged_again_by_another_judge_until_it_passes(suite: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    change(suite, panel=[], pairwise=None, qualify=None)
+    outputs = suite.parent / "outputs/judged"
+    main(["certify", str(suite), "--quiet"])
+    assert caution(suite, "judged-again") == ""
+    for kinder in ("kinder", "kindest"):
+        for name in ("base", "cand"):
+            manifest = json.loads((outputs / name / "manifest.json").read_text())
+            (outputs / name / "manifest.json").write_text(json.dumps({**manifest, "judges": {}}))
+            shutil.rmtree(outputs / name / "judgments")
+        shutil.rmtree(outputs / "_judgments")
+        change(suite, engine={"options": {"text": RATED[::-1]}, "model": kinder})
+        capsys.readouterr()
+        main(["certify", str(suite), "--quiet"])
+    said = caution(suite, "judged-again")
+    assert "the answers of 'cand' on mt-bench were judged 3 times; two of these judgings are not part of" in said
+    assert "the answers of 'baseline' on mt-bench were judged 3 times" in said
+    assert "judged 3 times" in capsys.readouterr().out
+
+
+def test_a_judge_added_after_a_certificate_is_told(suite: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    panel = json.loads(json.dumps(yaml.safe_load(suite.read_text())["judge"]["panel"]))
+    change(suite, panel=[], pairwise=None, qualify=None)
+    main(["certify", str(suite), "--quiet"])
+    change(suite, panel=panel)
+    main(["certify", str(suite), "--quiet"])
+    assert "judged 2 times; one is later than an earlier certificate on them" in caution(suite, "judged-again")
+    capsys.readouterr()
+
+
+def test_a_judge_tried_again_keeps_its_first_trial(suite: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    change(suite, panel=[], pairwise=None)
+    main(["certify", str(suite), "--quiet"])
+    outputs = suite.parent / "outputs/judged"
+    first = outputs / "_qualification/mt-bench.json"
+    before = first.read_bytes()
+    argv = ["judge", "qualify", str(outputs / "base"), "--profile", "evalkit-structured", "--adapter", "scripted"]
+    argv += ["--model", "judge", "--option", f"text={json.dumps(RATED)}", "--answers", "8", "--seed", "4", "--quiet"]
+    main(argv)
+    assert first.read_bytes() == before
+    assert (outputs / "_qualification/mt-bench.2.json").exists()
+    first.unlink()  # the ledger remembers it
+    main(["certify", str(suite), "--quiet", "--from"])
+    assert "was tried 2 times on these answers: 2 failed" in caution(suite, "judge-trials")
+    capsys.readouterr()

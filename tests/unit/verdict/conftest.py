@@ -14,7 +14,7 @@ import pytest
 
 from evalkit.comparison import Comparison, compare_endpoints
 from evalkit.policy import Reference, ResolvedPolicy, bind, load_policy
-from evalkit.verdict import Decision, Evidence, Verdict, decide
+from evalkit.verdict import Decision, Evidence, Tried, Verdict, decide
 
 FILE = Path(__file__).resolve().parents[2] / "synthetic_runs.py"
 ITEMS, QUESTIONS, REPEATS = 800, 80, 3
@@ -136,7 +136,12 @@ class Bench:
         return compare_endpoints(self.policy, baseline or self.baseline, run)
 
     def evidence(self, *runs: Any, **changes: Any) -> Evidence:
-        """Evidence for these candidates, the sound one if none is given; changes are fields of `Evidence`."""
+        """Evidence for these candidates, the sound one if none is given; changes are fields of `Evidence`.
+
+        `qualifications` stands for trials whose files are here.
+        """
+        if "qualifications" in changes:
+            changes["tried"] = Tried(files=changes.pop("qualifications"))
         parts: dict[str, Callable[[], Any]] = {
             "candidates": lambda: {
                 run.manifest.requested["engine"]["name"]: self.compare(run) for run in runs or [self.run()]

@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 
+from evalkit.ledger.standing import Trial
 from evalkit.policy import JudgeBars, JudgeRules, bind, load_policy
 from evalkit.probes import Probe, ProbeRow
 from evalkit.qualification import Qualification
 from evalkit.records import text_digest
-from evalkit.verdict import Outcome
+from evalkit.verdict import Outcome, Tried
 
 Make = Callable[..., Any]
 
@@ -82,6 +83,78 @@ def test_a_trial_of_another_judge_or_profile_counts_for_nothing(make_bench: Make
     verdict = bench.verdict(qualifications=[trial(bench, **{change: other})])
     assert bench.codes(verdict) == ["judge-unqualified"]
     assert "was not tried" in verdict.reasons[0].message
+
+
+def again(found: Qualification, *, drawn: int, **changes: Any) -> Trial:
+    """A trial on record, of the same judge on the same answers."""
+    given = {
+        "judge_sha256": found.judge["sha256"],
+        "profile_sha256": found.profile_sha256,
+        "task": "mt-bench",
+        "records_sha256": "r",
+        "drawn": (30, drawn),
+        "qualification_sha256": f"q{drawn}",
+        "complete": True,
+        "passed": True,
+        "bars_sha256": JudgeRules().bars_sha256,
+    }
+    return Trial(**{**given, **changes})  # type: ignore[arg-type]
+
+
+OF_THE_BASELINE = {"task": "mt-bench", "records_sha256": "r", "answers": 30, "seed": 0}
+
+
+@pytest.mark.parametrize(
+    ("others", "qualified", "told"),
+    [
+        ([], True, ""),
+        ([{"drawn": 1}], True, "was tried 2 times on these answers: 0 failed"),
+        ([{"drawn": 1, "passed": False}], False, "was tried 2 times on these answers: 1 failed"),
+        (
+            [{"drawn": 1, "passed": False}, {"drawn": 2, "passed": False}],
+            False,
+            "tried 3 times on these answers: 2 failed",
+        ),
+        ([{"drawn": 1, "bars_sha256": "of a lenient policy"}], False, "1 failed"),
+        ([{"drawn": 1, "complete": False}], False, "1 failed"),
+        (
+            [{"drawn": 1, "complete": False, "passed": False}, {"drawn": 1}],
+            True,
+            "tried 3 times on these answers: 0 failed",
+        ),
+        ([{"drawn": 0, "complete": False, "passed": False}], True, "tried 2 times on these answers: 0 failed"),
+        ([{"drawn": 1, "records_sha256": "of another run", "passed": False}], True, ""),
+    ],
+)
+def test_every_trial_on_record_counts(
+    make_bench: Make, others: list[dict[str, Any]], qualified: bool, told: str
+) -> None:
+    bench = make_bench(judge=JudgeRules(qualification="required"))
+    good = trial(bench, source=OF_THE_BASELINE)
+    recorded = [again(good, **one) for one in others]
+    decision = bench.decide(tried=Tried(files=[good], recorded=recorded, records={"mt-bench": "r"}))
+    assert decision.judges[0].qualified is qualified
+    assert decision.verdicts[0].outcome is (Outcome.CERTIFIED if qualified else Outcome.INVALID)
+    cautions = [one.message for one in decision.cautions if one.code == "judge-trials"]
+    assert (told in " ".join(cautions)) if told else not cautions
+
+
+@pytest.mark.parametrize("order", [(True, False), (False, True)])
+def test_no_file_of_a_trial_stands_for_another(make_bench: Make, order: tuple[bool, bool]) -> None:
+    bench = make_bench(judge=JudgeRules(qualification="required"))
+    files = [trial(bench, good=good, source={**OF_THE_BASELINE, "seed": at}) for at, good in enumerate(order)]
+    decision = bench.decide(tried=Tried(files=files, records={"mt-bench": "r"}))
+    assert decision.judges[0].qualified is False
+    assert "tried 2 times on these answers, 1 failed, and every trial counts" in decision.judges[0].note
+
+
+def test_a_trial_on_other_answers_than_the_baselines_counts_for_nothing(make_bench: Make) -> None:
+    bench = make_bench(judge=JudgeRules(qualification="required"))
+    found = trial(bench, source={**OF_THE_BASELINE, "records_sha256": "of another run"})
+    decision = bench.decide(tried=Tried(files=[found], records={"mt-bench": "r"}))
+    assert decision.judges[0].qualified is None
+    assert "1 trial(s) of it are on other answers than the baseline's" in decision.judges[0].note
+    assert bench.codes(decision.verdicts[0]) == ["judge-unqualified"]
 
 
 def test_the_reason_names_the_bar_and_the_number(make_bench: Make) -> None:
