@@ -118,7 +118,7 @@ def effect_sizes(
         gains_per_loss=attempts.make("gains_per_loss", lambda: discordant_ratio(table.n10, table.n01)),
         equivalence_margin=margin,
         equivalence_p=tost_p(table, margin),
-        recovery=attempts.make("recovery", lambda: recovery_ratio(table)),
+        recovery=attempts.make("recovery", lambda: recovery_ratio(clustered_pairs or table)),
         clustered=clustered,
         clustered_interval=clustered.interval() if clustered else None,
         bootstrap=attempts.make(

@@ -145,6 +145,7 @@ RULES: Mapping[type[Section], Mapping[str, Rule]] = {
     ProportionEndpoint: {
         "kind": _free("compared as the way of testing"),
         "chance": Rule(words="chance level", weaker=_smaller),
+        "recovery_min": Rule(words="recovery", weaker=_smaller),
     },
     SoftAccuracyEndpoint: {"kind": _free("compared as the way of testing")},
     MeanEndpoint: {

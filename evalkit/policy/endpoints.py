@@ -71,7 +71,12 @@ class EndpointSection(Section):
         return self
 
 
-_NEWER: Mapping[str, tuple[Any, ...]] = {"cluster": (None,), "higher_is_better": (None,), "strata": ((), [])}
+_NEWER: Mapping[str, tuple[Any, ...]] = {
+    "recovery_min": (None,),
+    "cluster": (None,),
+    "higher_is_better": (None,),
+    "strata": ((), []),
+}
 """Keys that older policies do not have, with the values that change nothing."""
 
 
@@ -109,10 +114,13 @@ class ProportionEndpoint(PointsSection):
 
     Attributes:
         chance: accuracy of guessing; None for the task's own.
+        recovery_min: share of the baseline's accuracy that must be kept as well (0.99), tested with Tang's score test
+            at the same level: PASS needs both tests, FAIL one. None: not asked.
     """
 
     kind: Literal["paired_proportion"]
     chance: Annotated[float, Field(ge=0, lt=1)] | None = None
+    recovery_min: Annotated[float, Field(gt=0, lt=1)] | None = None
 
 
 class SoftAccuracyEndpoint(PointsSection):

@@ -35,6 +35,7 @@ from evalkit.errors import EstimateError
 from evalkit.statistics.checks import Floats, Integers, checked_between, checked_same_length, checked_vector
 from evalkit.statistics.clusters import cluster_values, effective_clusters
 from evalkit.statistics.interval import Interval, two_sided_z
+from evalkit.statistics.paired_table import PairedTable
 from evalkit.statistics.tango import NonInferiority, tango_limits, tango_scores
 
 _EDGE = 1e-12
@@ -50,14 +51,16 @@ class ClusteredPairs:
 
     Attributes:
         losses, gains, sizes: of each cluster, shape (G,).
+        both: items that both have right, of each cluster; None: not known, and then there is no ratio of accuracies.
     """
 
     losses: Floats
     gains: Floats
     sizes: Floats
+    both: Floats | None = None
 
     def __post_init__(self) -> None:
-        for name in ("losses", "gains", "sizes"):
+        for name in ("losses", "gains", "sizes", *(() if self.both is None else ("both",))):
             object.__setattr__(self, name, checked_vector(name, getattr(self, name), minimum=1))
         checked_same_length("losses", self.losses, "sizes", self.sizes)
         checked_same_length("gains", self.gains, "sizes", self.sizes)
@@ -70,10 +73,37 @@ class ClusteredPairs:
         left, right = np.asarray(baseline, dtype=np.float64), np.asarray(candidate, dtype=np.float64)
         losses, gains = left * (1.0 - right), right * (1.0 - left)
         counts: list[Floats] = [
-            np.bincount(codes, weights=weights).astype(np.float64) for weights in (losses, gains, np.ones(left.size))
+            np.bincount(codes, weights=weights).astype(np.float64)
+            for weights in (losses, gains, np.ones(left.size), left * right)
         ]
-        kept = counts[2] > 0
-        return cls(losses=counts[0][kept], gains=counts[1][kept], sizes=counts[2][kept])
+        losses, gains, sizes, both = (count[counts[2] > 0] for count in counts)
+        return cls(losses=losses, gains=gains, sizes=sizes, both=both)
+
+    @property
+    def table(self) -> PairedTable:
+        """The fourfold table of all items.
+
+        Raises:
+            EstimateError: `both` is not known.
+        """
+        if self.both is None:
+            raise EstimateError("pairs by cluster without the items that both have right make no fourfold table")
+        n11, n10, n01 = (round(float(part.sum())) for part in (self.both, self.losses, self.gains))
+        return PairedTable(n11=n11, n10=n10, n01=n01, n00=self.n - n11 - n10 - n01)
+
+    def ratio_design_effect(self, ratio: float) -> float:
+        """Return the design effect of candidate - ratio baseline, whose mean is zero if the ratio is true; at least 1.
+
+        Raises:
+            EstimateError: `both` is not known.
+        """
+        if self.single:
+            return 1.0
+        table, both = self.table, self.both
+        assert both is not None  # the table says so
+        sums = both + self.gains - ratio * (both + self.losses)
+        flat = table.n11 * (1.0 - ratio) ** 2 + table.n01 + table.n10 * ratio**2
+        return max(1.0, float((sums**2).sum()) / flat) if flat > 0.0 else self.n / self.effective
 
     @property
     def n(self) -> int:

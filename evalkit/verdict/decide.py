@@ -417,6 +417,12 @@ def _notes(
             notes.append(f"{result.name}: within the margin, but measurably {way}")
     for result in case.endpoints:
         units = units_of(policy.endpoints[result.name], comparisons[result.name])
+        if result.recovery_min is not None and result.recovery is not None:
+            kept = result.recovery
+            notes.append(
+                f"{result.name}: recovery {kept.ratio:.2%} [{kept.interval.lower:.2%}, {kept.interval.upper:.2%}] "
+                f"({kept.interval.level:.0%}, {kept.interval.method}), at least {result.recovery_min:.2%} is asked"
+            )
         if units is not None and result.name in gating:
             notes.append(f"{result.name}: {_speaks_for(units)}")
     shown = [result.name for result in case.endpoints if result.name not in gating]

@@ -13,12 +13,19 @@ from typing import Any, Literal
 from scipy.special import ndtr, ndtri, stdtrit
 
 from evalkit.comparison import Comparison, FilledDifferences, MeanComparison, ProportionComparison, Units
+from evalkit.comparison.attempts import Attempts
 from evalkit.errors import EstimateError
 from evalkit.policy import Endpoint, MeanEndpoint, ProportionEndpoint, ResolvedPolicy, SoftAccuracyEndpoint
-from evalkit.statistics.clustered_tango import clustered_tango_interval, clustered_tango_noninferiority
+from evalkit.statistics.clustered_tango import (
+    ClusteredPairs,
+    clustered_tango_interval,
+    clustered_tango_noninferiority,
+)
 from evalkit.statistics.interval import Interval
 from evalkit.statistics.paired_means import noncentral_power_t, paired_t
+from evalkit.statistics.paired_table import PairedTable
 from evalkit.statistics.power import minimum_items
+from evalkit.statistics.recovery import Recovery, fewest_right, recovery_ratio, recovery_test
 from evalkit.statistics.tango import NonInferiority, tango_interval, tango_noninferiority
 from evalkit.verdict.gate import STATES, endpoint_states
 from evalkit.verdict.outcome import EndpointState, Reason
@@ -109,6 +116,9 @@ class EndpointResult:
         interval: of the difference, over those pairs, at level 1 - 2 alpha.
         filled_interval: the same under the unfavourable fill; equal to it when nothing is missing.
         steps: one test per claim, weakest first; claims beyond the endpoint's margins repeat its last one.
+        recovery: share of the baseline's accuracy that is kept, with its score interval at level 1 - 2 alpha; None for
+            means, and where the baseline has nothing right.
+        recovery_min: what must be kept; None where the policy does not ask.
         own_margins: how many of the steps are the endpoint's own.
         state: state of the first step.
     """
@@ -130,6 +140,8 @@ class EndpointResult:
     steps: tuple[MarginStep, ...]
     own_margins: int
     state: EndpointState
+    recovery: Recovery | None = None
+    recovery_min: float | None = None
 
 
 def evaluate(policy: ResolvedPolicy, name: str, comparison: Comparison) -> EndpointResult:
@@ -172,8 +184,9 @@ def too_few(name: str, endpoint: Endpoint, comparison: Comparison) -> Reason | N
     if pairs < least:
         message = f"{name}: {pairs} paired {unit}; at least {least} are needed; next step: run more {unit}"
         return Reason(code="too-few", message=message, endpoint=name)
-    if units is None or units.clusters == units.items:
-        return None
+    lacking = _too_few_right(name, endpoint, comparison)
+    if lacking is not None or units is None or units.clusters == units.items:
+        return lacking
     least = max(least, FEWEST_CLUSTERS)
     if units.effective >= least:
         return None
@@ -181,6 +194,25 @@ def too_few(name: str, endpoint: Endpoint, comparison: Comparison) -> Reason | N
         f"{name}: {units.items} paired {unit} are {units.contents} different questions in {units.clusters} clusters, "
         f"which tell as much as {units.effective:.0f} of equal size; at least {least} are needed; next step: run more "
         f"{'clusters' if units.cluster else 'different questions'}"
+    )
+    return Reason(code="too-few", message=message, endpoint=name)
+
+
+def _too_few_right(name: str, endpoint: Endpoint, comparison: Comparison) -> Reason | None:
+    """Return a reason if a copy without a flip could not show the recovery that the policy asks for."""
+    asked = endpoint.recovery_min if isinstance(endpoint, ProportionEndpoint) else None
+    data = comparison.proportion
+    if asked is None or data is None or data.observed is None:
+        return None
+    right = data.observed.n11 + data.observed.n10
+    least = fewest_right(asked, endpoint.alpha)
+    share = data.units.effective / data.units.items if data.units is not None else 1.0
+    if right * share >= least:
+        return None
+    message = (
+        f"{name}: the baseline has {right} items right"
+        + (f", which count as {right * share:.0f} by cluster" if share < 1.0 else "")
+        + f"; to show a recovery of {asked:g} at least {least} are needed; next step: run more items"
     )
     return Reason(code="too-few", message=message, endpoint=name)
 
@@ -225,11 +257,17 @@ def _proportion(
     critical = -float(ndtri(endpoint.alpha))
     steps = []
     for claim, margin in _claims(policy, endpoint):
-        worst, best = (_score_test(data, fill, margin) for fill in ("unfavourable", "favourable"))
+        worst, best = (_score_test(data, fill, margin) for fill in _FILLS)
         # Skewed losses of whole clusters can raise the p-value; then the certifying statistic is that of the p-value.
         certifying = worst.z if worst.p_certify <= ndtr(-worst.z) else max(-_FARTHEST, -float(ndtri(worst.p_certify)))
-        steps.append(_step(claim, margin, (certifying, best.z), critical, (worst.p_certify, best.p_reject)))
+        certify, reject, rejecting = worst.p_certify, best.p_reject, best.z
+        if endpoint.recovery_min is not None:  # both must be shown, and either may be refuted
+            kept, lost = (recovery_test(_pairs(data, fill), endpoint.recovery_min) for fill in _FILLS)
+            certifying, certify = min(certifying, kept.z), max(certify, kept.p_certify)
+            rejecting, reject = min(rejecting, lost.z), min(reject, lost.p_reject)
+        steps.append(_step(claim, margin, (certifying, rejecting), critical, (certify, reject)))
     level = 1.0 - 2.0 * endpoint.alpha
+    attempts = Attempts()
     return EndpointResult(
         **common,
         unit="proportion",
@@ -241,6 +279,8 @@ def _proportion(
         filled_interval=score_interval(data, "unfavourable", level),
         steps=tuple(steps),
         state=steps[0].state,
+        recovery=attempts.make("recovery", lambda: recovery_ratio(_pairs(data, "observed"), level)),
+        recovery_min=endpoint.recovery_min,
     )
 
 
@@ -248,6 +288,12 @@ _FARTHEST = 38.0
 """Beyond it a normal p-value is 0 or 1 in double precision."""
 
 _Fill = Literal["observed", "unfavourable", "favourable"]
+_FILLS: tuple[_Fill, _Fill] = ("unfavourable", "favourable")
+
+
+def _pairs(data: ProportionComparison, fill: _Fill) -> PairedTable | ClusteredPairs:
+    pairs: PairedTable | ClusteredPairs = getattr(data if data.clustered is None else data.clustered, fill)
+    return pairs
 
 
 def _score_test(data: ProportionComparison, fill: _Fill, margin: float) -> NonInferiority:

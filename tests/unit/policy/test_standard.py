@@ -70,6 +70,7 @@ ASKS_NOTHING = {
     "endpoints.mmlu.item_set_sha256",
     "endpoints.mt_bench.item_set_sha256",
     "endpoints.mmlu.cluster",
+    "endpoints.mmlu.recovery_min",
     "endpoints.mmlu.higher_is_better",
     "endpoints.mt_bench.higher_is_better",
     "endpoints.mt_bench.cluster",

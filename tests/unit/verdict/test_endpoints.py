@@ -275,3 +275,33 @@ def test_a_comparison_of_another_kind_has_no_result(bench: Any) -> None:
     comparison = replace(bench.compare(bench.run())["mmlu"], proportion=None)
     with pytest.raises(EstimateError, match="no result of kind"):
         evaluate(bench.policy, "mmlu", comparison)
+
+
+# ---- recovery
+
+
+@pytest.mark.parametrize(
+    ("losses", "gains", "state"),
+    [(12, 12, EndpointState.PASS), (60, 4, EndpointState.FAIL), (24, 8, EndpointState.OPEN)],
+)
+def test_a_recovery_that_is_asked_decides_beside_the_margin(
+    make_bench: Make, losses: int, gains: int, state: EndpointState
+) -> None:
+    wide = {"margins_points": (15.0, 14.0)}  # by the margins alone all three would pass
+    run = {"losses": losses, "gains": gains}
+    plain, asked = make_bench(mmlu=wide), make_bench(mmlu={**wide, "recovery_min": 0.96})
+    assert evaluate(plain.policy, "mmlu", plain.compare(plain.run(**run))["mmlu"]).state is EndpointState.PASS
+    result = evaluate(asked.policy, "mmlu", asked.compare(asked.run(**run))["mmlu"])
+    assert result.state is state
+    assert result.recovery is not None
+    assert result.recovery.ratio == pytest.approx((600 - losses + gains) / 600)
+    assert (result.recovery.interval.lower > 0.96) is (state is EndpointState.PASS)
+    assert (result.recovery.interval.upper < 0.96) is (state is EndpointState.FAIL)
+    assert any("recovery" in note and "96.00%" in note for note in asked.verdict(asked.run(**run)).notes)
+
+
+def test_a_recovery_that_no_copy_could_show_is_refused(make_bench: Make) -> None:
+    bench = make_bench(mmlu={"recovery_min": 0.999})
+    found = too_few("mmlu", bench.policy.endpoints["mmlu"], bench.compare(bench.run())["mmlu"])
+    assert found is not None
+    assert "600 items right; to show a recovery of 0.999 at least 3838 are needed" in found.message
