@@ -302,7 +302,7 @@ tier: release
 claims: [comparable]
 endpoints:
   mt_bench: {kind: paired_mean, task: mt-bench, metric: rating, protocol: mt-bench-greedy, questions: 40, judgments: 1,
-             gating: true, alpha: 0.05, margin: 0.5, planning_sd: 1.0}
+             gating: true, alpha: 0.05, margin: 0.5, planning_sd: 1.0, assumption: no-rare-collapse}
 """
 
 

@@ -239,6 +239,7 @@ def _task_run(
         dataset=dataset if dataset is not None else {task.config.task: _own_dataset(task) for task in tasks.values()},
         settings=settings,
         higher_is_better=_directions(definition, tasks),
+        score_range=definition.metric_range if metric == definition.metric else None,
     )
 
 

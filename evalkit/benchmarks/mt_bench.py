@@ -79,6 +79,7 @@ class MtBenchBenchmark:
             metric=definition.metric,
             chance=definition.chance,
             higher_is_better={definition.metric: definition.higher_is_better is not False},
+            score_range=definition.metric_range,
             planned=len(self.items) * self.samples,
             item_set_sha256=item_set_sha256(self.items),
             prompts_sha256=prompts_sha256(self.items),

@@ -133,6 +133,8 @@ def _mapping(name: str, left: Mapping[str, Any], right: Mapping[str, Any]) -> _F
 
 def _of_task(left: TaskRun, right: TaskRun) -> _Found:
     yield from _fields(_TASK, left, right)
+    if left.score_range is not None and right.score_range is not None:  # folders of old versions declare none
+        yield from _fields({"score_range": "score_range"}, left, right)
     yield from _mapping("settings", left.settings, right.settings)
     # The same content may come from another place: what counts is its digest, where there is one.
     a, b = _content(left.dataset), _content(right.dataset)

@@ -57,7 +57,9 @@ def marked_parts(
         if comparable:
             parts["soft"] = compare_soft_accuracy(pairs.baseline, pairs.candidate, pairs.unseen, level=settings.level)
             parts["shift"] = distribution_shift(pairs.baseline, pairs.candidate)
-        parts.update(_estimates(metric, (left, right), pairs, codes, settings, lower_is_better=lower_is_better))
+        scale = run.score_range if metric == run.metric else None
+        sides = (left, right)
+        parts.update(_estimates(metric, sides, scale, pairs, codes, settings, lower_is_better=lower_is_better))
     except EstimateError as error:
         faults.append(Fault(code="estimate", message=f"metric '{metric}': {error}"))
     return parts
@@ -66,6 +68,7 @@ def marked_parts(
 def _estimates(
     metric: str,
     sides: tuple[Floats, Floats],
+    declared: tuple[float, float] | None,
     pairs: Pairs,
     codes: UnitCodes,
     settings: ComparisonSettings,
@@ -88,8 +91,13 @@ def _estimates(
             codes=codes,
         )
         return {"proportion": found}
-    scale = (0.0, 1.0)
-    if values.min() < 0.0 or values.max() > 1.0:
+    scale = declared or (0.0, 1.0)
+    if declared is not None and (values.min() < scale[0] or values.max() > scale[1]):
+        raise EstimateError(
+            f"a value of {float(max(values, key=lambda value: abs(value - sum(scale) / 2))):g} lies outside the range "
+            f"{scale[0]:g} to {scale[1]:g} that the task declares; next step: mend score_range in the task file"
+        )
+    if values.min() < scale[0] or values.max() > scale[1]:
         if values.size < 2 * pairs.planned:
             raise EstimateError("some values lie outside 0 to 1, so no bound is known to fill the missing ones with")
         scale = (float(values.min()), float(values.max()))

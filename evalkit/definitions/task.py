@@ -6,6 +6,7 @@ May not know: prompts, data sets or engines; those are named here and live elsew
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, PrivateAttr, SerializerFunctionWrapHandler, model_serializer, model_validator
@@ -24,6 +25,10 @@ FASTCHAT_PREFIX = "fastchat:"
 
 TEMPLATE = rf"^{FASTCHAT_PREFIX}[A-Za-z0-9._-]+$"
 """Pattern of a conversation template's name."""
+
+
+UNIT_METRICS = ("acc", "acc_norm", "acc_mutual_info", "exact_match", "pass@1")
+"""Metrics of lm-eval that are shares: from 0 to 1 for every item."""
 
 
 class LmEvalTask(Section):
@@ -91,6 +96,8 @@ class TaskDefinition(Section):
         metric: name of the mark that decides.
         chance: accuracy of guessing, proportion; None where it has no meaning.
         higher_is_better: whether more of the metric is better; None for what the benchmark itself says.
+        score_range: lowest and highest value the metric can have; the digest leaves it out, since it changes no number.
+            None: [0, 1] for the metrics of `UNIT_METRICS`, else unknown, and then no verdict may rest on its mean.
         dataset: asset that holds the items; None where the benchmark brings its own.
         subjects: strata to use; None for all.
         items_per_subject: items of each subject; None for all. With a limit the items taken are those with the lowest
@@ -107,6 +114,7 @@ class TaskDefinition(Section):
     metric: Annotated[str, Field(min_length=1)]
     chance: Annotated[float, Field(ge=0, lt=1)] | None = None
     higher_is_better: bool | None = None
+    score_range: tuple[float, float] | None = None
     dataset: Name | None = None
     subjects: tuple[str, ...] | None = None
     items_per_subject: Annotated[int, Field(ge=1)] | None = None
@@ -133,6 +141,8 @@ class TaskDefinition(Section):
                 )
         if (self.kind == "conversation") != (self.benchmark == "mt_bench"):
             raise ValueError(f"kind '{self.kind}' does not go with benchmark '{self.benchmark}'")
+        if self.score_range is not None and not -math.inf < self.score_range[0] < self.score_range[1] < math.inf:
+            raise ValueError(f"score_range {list(self.score_range)} must be [lowest, highest], both finite")
         if self.benchmark == "mt_bench" and self.dataset is None:
             raise ValueError("benchmark 'mt_bench' needs the key 'dataset'")
         if self.subjects is not None and (not self.subjects or len(set(self.subjects)) != len(self.subjects)):
@@ -146,8 +156,15 @@ class TaskDefinition(Section):
 
     @property
     def sha256(self) -> str:
-        """Digest of everything that can change a number; key order, comments and the title do not."""
-        return content_sha256(self, exclude=["title"])
+        """Digest of everything that can change a number; key order, comments, the title and the range do not."""
+        return content_sha256(self, exclude=["title", "score_range"])
+
+    @property
+    def metric_range(self) -> tuple[float, float] | None:
+        """Lowest and highest value the metric can have; None if nobody said."""
+        if self.score_range is None and self.metric in UNIT_METRICS:
+            return (0.0, 1.0)
+        return self.score_range
 
     def with_template(self, template: str) -> TaskDefinition:
         """Return the task with its conversations written by another template; one without conversations as it is."""

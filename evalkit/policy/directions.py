@@ -151,6 +151,7 @@ RULES: Mapping[type[Section], Mapping[str, Rule]] = {
     MeanEndpoint: {
         "kind": _free("compared as the way of testing"),
         "margin": _free("compared claim by claim"),
+        "assumption": Rule(words="what the test takes for granted", weaker=_below("no-rare-collapse", "none")),
         "questions": Rule(words="questions", weaker=_smaller),
         "generations": Rule(words="answers to a question", weaker=_smaller),
         "judgments": Rule(words="judgments of an answer", weaker=_smaller),

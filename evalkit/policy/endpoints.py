@@ -124,15 +124,18 @@ class ProportionEndpoint(PointsSection):
 
 
 class SoftAccuracyEndpoint(PointsSection):
-    """Mean probability given to the right choice, tested on pairs with Student's t."""
+    """Mean probability given to the right choice, from 0 to 1, tested on pairs as every mean is."""
 
     kind: Literal["soft_accuracy"]
 
 
 class MeanEndpoint(EndpointSection):
-    """A mean score for each question, tested on pairs with Student's t.
+    """A mean score for each question, tested on pairs.
 
     Attributes:
+        assumption: what the test may take for granted. "none": nothing, the largest possible loss of a question may
+            have hit questions that were not asked. "no-rare-collapse": losses are spread over the questions, not
+            hidden in a share so small that these questions may show none; certificates say which share that is.
         margin: largest loss allowed, in the unit of the score (rating points).
         questions: questions a complete run has; None for whatever both runs planned.
         generations: answers to each question.
@@ -146,6 +149,7 @@ class MeanEndpoint(EndpointSection):
     """
 
     kind: Literal["paired_mean"]
+    assumption: Literal["none", "no-rare-collapse"] = "none"
     margin: Positive
     questions: Count | None = None
     generations: Count = 1
@@ -156,6 +160,14 @@ class MeanEndpoint(EndpointSection):
     judge: str | None = None
     judge_profile_sha256: Sha256 | None = None
     reference_set_sha256: Sha256 | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_not_assumed(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """A policy written before tests had assumptions keeps its digest."""
+        data: dict[str, Any] = dump(self)
+        if data.get("assumption") == "none":
+            data.pop("assumption")
+        return data
 
     @property
     def margins(self) -> tuple[float, ...]:

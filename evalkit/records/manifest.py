@@ -41,6 +41,8 @@ class TaskRun:
         settings: decoding and marking settings that can change a reply or a mark.
         higher_is_better: metric to whether more of it is better, as the task or its tool says; more is better of a
             metric of `SHARES` that is not in it, and of any other nothing is known.
+        score_range: lowest and highest value the metric can have; None where the task declares none (a rating's range
+            is its judge's scale), and then no verdict may rest on the metric's mean.
     """
 
     definition_sha256: str
@@ -55,6 +57,7 @@ class TaskRun:
     dataset: Mapping[str, Any]
     settings: Mapping[str, Any] = field(default_factory=dict)
     higher_is_better: Mapping[str, bool] = field(default_factory=dict)
+    score_range: tuple[float, float] | None = None
 
     def direction(self, metric: str) -> bool | None:
         """Return whether more of a metric is better; None if nobody said.
@@ -145,11 +148,18 @@ class Manifest:
         if row.get("format") != FORMAT:
             raise DataError(f"run format {row.get('format')!r} is not {FORMAT}; read it with the evalkit that wrote it")
         row["engine"] = build(EngineIdentity, row.get("engine", {}))
-        row["tasks"] = {name: build(TaskRun, task) for name, task in row.get("tasks", {}).items()}
+        row["tasks"] = {name: _task_run(task) for name, task in row.get("tasks", {}).items()}
         row["judges"] = {name: _judge_run(judge) for name, judge in row.get("judges", {}).items()}
         if "smaller_batches" in row:
             row["smaller_batches"] = tuple_of(row, "smaller_batches")
         return build(cls, row)
+
+
+def _task_run(row: Mapping[str, Any]) -> TaskRun:
+    fixed = dict(row)
+    if fixed.get("score_range") is not None:
+        fixed["score_range"] = tuple(fixed["score_range"])
+    return build(TaskRun, fixed)
 
 
 def _judge_run(row: Mapping[str, Any]) -> JudgeRun:

@@ -5,8 +5,9 @@ one-sided p-values, intervals, power.
 May not know: what is scored, or which margin is wanted.
 
 Estimand: the mean difference over the population of units. Assumption: units are independent; several scores of one
-unit are averaged before they come here. Plain t is exact for normal differences and slightly liberal when the whole
-loss sits in rare large drops; `johnson_t` repairs most of that.
+unit are averaged before they come here. Plain t is exact for normal differences and liberal when losses have a long
+tail; `corrected_statistics` repairs that. Neither can see a loss that n units are likely not to show at all: that is
+what module `bounded_means` is for.
 """
 
 from __future__ import annotations
@@ -104,50 +105,56 @@ def t_statistics(differences: Floats, margin: float) -> Floats:
     return scores
 
 
-@dataclass(frozen=True, kw_only=True)
-class JohnsonT:
-    """Skewness-corrected t statistic of the mean difference against -margin.
+SKEWNESS_WEIGHT = 2.0
+"""How much more than the first term of the expansion is allowed for: a sample's skewness is biased towards zero.
 
-    Attributes:
-        t: corrected statistic, to be compared with Student's t on `df` degrees of freedom.
-        df: n - 1.
-        p_certify: p-value of "mean difference <= -margin".
+With 1 a release of 8 recipes is certified falsely 11 % of the time on 80 questions whose losses have a skewness of
+-2.8, with 2 at most 5.6 % of the time (tests/calibration/test_means.py)."""
+
+
+def corrected_statistics(differences: Floats, margin: float) -> Floats:
+    """Return t against -margin, corrected for a long tail of losses; over the last axis of shape (..., n).
+
+    Skewed differences move the quantiles of t: P(t > c - g (1 + 2 c^2)/(6 sqrt(n))) is 1 - P(T <= c) to the first order
+    for skewness g (Johnson 1978, Journal of the American Statistical Association 73:536; Hall 1992, The Bootstrap and
+    Edgeworth Expansion, section 2.6). The corrected statistic is the c for which t lies exactly on that line, with g
+    weighted by `SKEWNESS_WEIGHT`, so it is compared with Student's t like t itself. A tail of gains (g > 0) corrects
+    nothing. Unlike Johnson's own statistic it never falls when t rises: a large gain cannot lose a pass.
+
+    >>> rare_drops = np.array([0.5] * 18 + [-4.0, -3.0])
+    >>> round(float(t_statistics(rare_drops, 0.5)), 3), round(float(corrected_statistics(rare_drops, 0.5)), 3)
+    (2.161, 1.315)
     """
+    centred = differences - differences.mean(axis=-1, keepdims=True)
+    sd = differences.std(axis=-1, ddof=1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        skewness = (centred**3).mean(axis=-1) / sd**3
+    return corrected_t(t_statistics(differences, margin), skewness, differences.shape[-1])
 
-    t: float
-    df: int
-    p_certify: float
+
+def corrected_t(t: ArrayLike, skewness: ArrayLike, n: int) -> Floats:
+    """Return the corrected statistic from t and the skewness of n differences; broadcastable arrays."""
+    t = np.asarray(t, dtype=np.float64)
+    pull = np.maximum(-np.asarray(skewness, dtype=np.float64), 0.0) * SKEWNESS_WEIGHT / (3.0 * math.sqrt(n))
+    # t = c + pull/2 (1 + 2 c^2), solved for c; below the parabola's lowest point c stays there, far from any pass.
+    root = np.sqrt(np.maximum(1.0 + 4.0 * pull * (t - pull / 2.0), 0.0))
+    corrected: Floats = np.minimum(t, 2.0 * (t - pull / 2.0) / (1.0 + root))
+    return corrected
 
 
-def johnson_t(differences: ArrayLike, margin: float) -> JohnsonT:
-    """Test the mean of `differences`, shape (n,), against -margin with Johnson's correction for skewness.
+def correction_is_monotone(n: int, critical: float) -> bool:
+    """Say whether lowering one of n differences can never turn "corrected statistic <= critical" into ">".
 
-    t = [E + k3/(6 s^2 n) + k3 E^2/(3 s^4)] / (s/sqrt(n)), with E = mean + margin and k3 the third central moment
-    (Johnson 1978, Journal of the American Statistical Association 73:536). A long tail of losses makes k3 negative and
-    lowers t, so it asks for more evidence just where plain t asks for too little.
-
-    >>> rare_drops = [0.5] * 18 + [-4.0, -3.0]
-    >>> round(paired_t(rare_drops, margin=0.5).t, 3), round(johnson_t(rare_drops, margin=0.5).t, 3)
-    (2.161, 1.179)
-
-    Raises:
-        EstimateError: fewer than two values, a non-finite value, or no variation among them.
+    At the line of `corrected_statistics` (g <= 0) the derivative with respect to one difference with standard score z
+    is proportional to 1 + 3A(z^2 - 1/r) - r z (c/sqrt(n) + 2Ag), with A = weight (1 + 2 c^2)/(6n) and r = n/(n - 1).
+    Its minimum over z is 1 - 3A/r - r^2 (c/sqrt(n) + 2Ag)^2/(12A), and |g| is (n - 1)(n - 2)/n^1.5 at most, where
+    all differences but one are equal.
     """
-    values = _varying("differences", differences)
-    t = float(johnson_statistics(values, checked_number("margin", margin)))
-    return JohnsonT(t=t, df=values.size - 1, p_certify=float(stdtr(values.size - 1, -t)))
-
-
-def johnson_statistics(differences: Floats, margin: float) -> Floats:
-    """Return the corrected statistic over the last axis of an unchecked array of shape (..., n)."""
-    n = differences.shape[-1]
-    mean = differences.mean(axis=-1)
-    excess = mean + margin
-    third = ((differences - mean[..., np.newaxis]) ** 3).mean(axis=-1)
-    variance = differences.var(axis=-1, ddof=1)
-    corrected = excess + third / (6.0 * variance * n) + third * excess**2 / (3.0 * variance**2)
-    scores: Floats = corrected / np.sqrt(variance / n)
-    return scores
+    r = n / (n - 1)
+    slope = SKEWNESS_WEIGHT * (1.0 + 2.0 * critical**2) / (6.0 * n)
+    most_skewed = (n - 1) * (n - 2) / n**1.5
+    steepest = max(critical / math.sqrt(n), abs(2.0 * slope * most_skewed - critical / math.sqrt(n)))
+    return bool(1.0 - 3.0 * slope / r - (r * steepest) ** 2 / (12.0 * slope) >= 0.0)
 
 
 def sign_flip_p(shifted: ArrayLike, rng: np.random.Generator, resamples: int = 9_999) -> float:

@@ -10,17 +10,17 @@ corrected. A recipe that was not run stays in Holm's family with p = 1.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from evalkit.comparison import Comparison, Units, to_plain
 from evalkit.errors import EstimateError, ExitCode
-from evalkit.policy import ResolvedPolicy
+from evalkit.policy import MeanEndpoint, ResolvedPolicy
 from evalkit.statistics.multiplicity import holm
 from evalkit.verdict.assay import AssayReport, Comparisons, assess
 from evalkit.verdict.cautions import endpoint_cautions
-from evalkit.verdict.endpoints import EndpointResult, evaluate, role, units_of
+from evalkit.verdict.endpoints import EndpointResult, assumed, evaluate, role, score_range, units_of
 from evalkit.verdict.gate import OUTCOMES, STATES, outcomes, recipe_p
 from evalkit.verdict.guards import GuardResult, guard_results
 from evalkit.verdict.judges import JudgeStanding, Tried, demoted, judge_reasons, standings, trial_cautions
@@ -192,6 +192,7 @@ def decide(policy: ResolvedPolicy, evidence: Evidence) -> Decision:
             *assay.cautions,
             *_of_baseline(evidence),
             *trial_cautions(judges),
+            *_assumptions(policy, evidence, gating),
         ),
     )
 
@@ -340,12 +341,40 @@ def _outcome(
         return outcome, _of_state(gating, EndpointState.FAIL, "endpoint-fail", "a loss beyond the margin is shown")
     if outcome is Outcome.CERTIFIED:
         return outcome, ()
-    said = "neither a loss beyond the margin nor its absence is shown"
-    reasons = [*_of_state(gating, EndpointState.OPEN, "endpoint-open", said), *demotions]
+    reasons = [*_open_reasons(gating), *demotions]
     if not certifiable and all(result.state is EndpointState.PASS for result in gating):
         message = "it passes alone, but not after Holm's correction over all recipes of the policy"
         reasons.append(Reason(code="holm", message=message))
     return outcome, tuple(reasons)
+
+
+_HELD_BACK = {
+    "skewness": "plain t would pass, but a tail of large losses carries it",
+    "collapse": "plain t would pass, but a loss of the margin in a few units that lose all may not have been seen",
+}
+
+
+def _open_reasons(results: Sequence[EndpointResult]) -> Iterator[Reason]:
+    for result in results:
+        if result.state is EndpointState.OPEN:
+            held = result.steps[0].held_back
+            more = f" ({_HELD_BACK[held]})" if held else ""
+            message = f"{result.name}: neither a loss beyond the margin nor its absence is shown{more}"
+            yield Reason(code="endpoint-open", message=message, endpoint=result.name)
+
+
+def _assumptions(policy: ResolvedPolicy, evidence: Evidence, gating: Sequence[str]) -> Iterator[Reason]:
+    """Yield what gating endpoints take for granted, in numbers."""
+    for name in gating:
+        endpoint = policy.endpoints[name]
+        found = [comparisons[name] for comparisons in evidence.everything if name in comparisons]
+        if not isinstance(endpoint, MeanEndpoint) or endpoint.assumption == "none" or not found:
+            continue
+        units = max(comparison.planned for comparison in found)
+        scale = next((scale for one in found if (scale := score_range(endpoint, one)) is not None), None)
+        if units > 0 and scale is not None:
+            message = assumed(name, endpoint, units, scale, len(policy.release.recipes))
+            yield Reason(code="assumption", message=message, endpoint=name)
 
 
 def _of_state(results: Sequence[EndpointResult], state: EndpointState, code: str, said: str) -> tuple[Reason, ...]:

@@ -7,7 +7,7 @@ May not know: other recipes, guards.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from scipy.special import ndtr, ndtri, stdtrit
@@ -16,6 +16,7 @@ from evalkit.comparison import Comparison, FilledDifferences, MeanComparison, Pr
 from evalkit.comparison.attempts import Attempts
 from evalkit.errors import EstimateError
 from evalkit.policy import Endpoint, MeanEndpoint, ProportionEndpoint, ResolvedPolicy, SoftAccuracyEndpoint
+from evalkit.statistics.bounded_means import unseen_share
 from evalkit.statistics.clustered_tango import (
     ClusteredPairs,
     clustered_tango_interval,
@@ -27,7 +28,16 @@ from evalkit.statistics.paired_table import PairedTable
 from evalkit.statistics.power import minimum_items
 from evalkit.statistics.recovery import Recovery, fewest_right, recovery_ratio, recovery_test
 from evalkit.statistics.tango import NonInferiority, tango_interval, tango_noninferiority
-from evalkit.verdict.gate import STATES, endpoint_states
+from evalkit.verdict.gate import (
+    STATES,
+    MeanRule,
+    endpoint_states,
+    fills_are_safe,
+    mean_p,
+    mean_rejecting,
+    mean_reserve,
+    mean_statistics,
+)
 from evalkit.verdict.outcome import EndpointState, Reason
 
 FEWEST_CLUSTERS = 20
@@ -84,12 +94,14 @@ class MarginStep:
     Attributes:
         claim: what a certificate calls it.
         margin: proportion, or rating points.
-        statistic: z (accuracies) or t (means) under the unfavourable fill; t at most what any other fill could give.
-        favourable_statistic: the same under the favourable fill; t at least what any other fill could give.
+        statistic: z (accuracies) or t (means) under the unfavourable fill, at most what any other fill could give; of
+            means the least of three (`MeanStatistics`).
+        favourable_statistic: the same for rejecting, under the favourable fill; at least what any other could give.
         critical: one-sided quantile; PASS above, FAIL below its negative.
         p_certify: of "the loss is at least the margin", unfavourable fill.
         p_reject: of "the loss is at most the margin", favourable fill.
         state: from these alone.
+        held_back: why a mean does not pass that plain t would let pass: "skewness" or "collapse"; else None.
     """
 
     claim: str
@@ -100,6 +112,7 @@ class MarginStep:
     p_certify: float
     p_reject: float
     state: EndpointState
+    held_back: Literal["skewness", "collapse"] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,7 +177,11 @@ def evaluate(policy: ResolvedPolicy, name: str, comparison: Comparison) -> Endpo
     if isinstance(endpoint, ProportionEndpoint):
         return _proportion(policy, endpoint, _present(comparison.proportion, name, comparison), common)
     mean = _present(mean_of(endpoint, comparison), name, comparison)
-    return _mean(policy, endpoint, mean, common, "rating" if isinstance(endpoint, MeanEndpoint) else "proportion")
+    scale = score_range(endpoint, comparison)
+    if scale is None and endpoint.gating:
+        raise EstimateError(_no_range(name, endpoint))
+    rule = _rule(policy, endpoint, scale)
+    return _mean(policy, endpoint, mean, rule, common)
 
 
 def mean_of(endpoint: Endpoint, comparison: Comparison) -> MeanComparison | None:
@@ -176,17 +193,73 @@ def mean_of(endpoint: Endpoint, comparison: Comparison) -> MeanComparison | None
     return comparison.rating.mean if comparison.rating is not None else comparison.mean
 
 
-def too_few(name: str, endpoint: Endpoint, comparison: Comparison) -> Reason | None:
-    """Return a reason if not even a copy without a single flip could pass on so many pairs."""
-    pairs, units = observed_pairs(endpoint, comparison), units_of(endpoint, comparison)
-    least = minimum_items(endpoint.margins[0], endpoint.alpha) if isinstance(endpoint, ProportionEndpoint) else 2
-    unit = "questions" if isinstance(endpoint, MeanEndpoint) else "items"
+def score_range(endpoint: Endpoint, comparison: Comparison) -> tuple[float, float] | None:
+    """Return the lowest and highest score of an endpoint of means, as declared; None if nobody declared it."""
+    if isinstance(endpoint, SoftAccuracyEndpoint):
+        return (0.0, 1.0)
+    if comparison.rating is not None:
+        return comparison.rating.mean.scale
+    run = comparison.task_run
+    return run.score_range if run is not None and run.metric == endpoint.metric else None
+
+
+def _no_range(name: str, endpoint: Endpoint) -> str:
+    return (
+        f"{name}: nobody declared how low and high '{endpoint.metric}' of task '{endpoint.task}' can be, so no loss of "
+        "it can be bounded; next step: score_range: [lowest, highest] in the task file, or gating: false"
+    )
+
+
+def mean_rule(
+    endpoint: MeanEndpoint | SoftAccuracyEndpoint, recipes: int, scale: tuple[float, float] | None
+) -> MeanRule:
+    """Return how an endpoint of means is tested in a release of so many recipes, for scores of such a range.
+
+    Scores without a range cannot gate; where they are shown, the two tests that need none are.
+    """
+    assumed = isinstance(endpoint, MeanEndpoint) and endpoint.assumption == "no-rare-collapse"
+    largest = None if assumed or scale is None else scale[1] - scale[0]
+    return MeanRule(alpha=endpoint.alpha, recipes=max(1, recipes), largest_loss=largest)
+
+
+def _rule(
+    policy: ResolvedPolicy, endpoint: MeanEndpoint | SoftAccuracyEndpoint, scale: tuple[float, float] | None
+) -> MeanRule:
+    return mean_rule(endpoint, len(policy.release.recipes), scale)
+
+
+def too_few(policy: ResolvedPolicy, name: str, comparison: Comparison) -> Reason | None:
+    """Return a reason if not even a copy without a single flip could pass on so many pairs.
+
+    Of means that decide it is also needed that a loss of the margin cannot stay unseen; those that are only shown need
+    two pairs.
+    """
+    endpoint, pairs = policy.endpoints[name], observed_pairs(policy.endpoints[name], comparison)
+    unit, why, least = "questions" if isinstance(endpoint, MeanEndpoint) else "items", "", 2
+    if isinstance(endpoint, ProportionEndpoint):
+        least = minimum_items(endpoint.margins[0], endpoint.alpha)
+    elif role(name, endpoint, comparison.planned).gating and pairs:
+        scale = score_range(endpoint, comparison)
+        if scale is None:
+            return Reason(code="no-range", message=_no_range(name, endpoint), endpoint=name)
+        if endpoint.margins[0] >= scale[1] - scale[0]:
+            message = f"{name}: a margin of {endpoint.margins[0]:g} is all that '{endpoint.metric}' can lose"
+            return Reason(code="no-range", message=f"{message}; next step: a smaller margin", endpoint=name)
+        rule = _rule(policy, endpoint, scale)
+        least, why = rule.fewest(endpoint.margins[0]), _why_so_many(endpoint, rule)
     if pairs < least:
-        message = f"{name}: {pairs} paired {unit}; at least {least} are needed; next step: run more {unit}"
+        message = f"{name}: {pairs} paired {unit}; at least {least} are needed{why}; next step: run more {unit}"
+        if isinstance(endpoint, MeanEndpoint) and endpoint.assumption == "none":
+            message += ", or let the policy say what it takes for granted (assumption: no-rare-collapse)"
         return Reason(code="too-few", message=message, endpoint=name)
-    lacking = _too_few_right(name, endpoint, comparison)
-    if lacking is not None or units is None or units.clusters == units.items:
-        return lacking
+    return _too_few_right(name, endpoint, comparison) or _too_few_clusters(name, endpoint, comparison, least, unit)
+
+
+def _too_few_clusters(name: str, endpoint: Endpoint, comparison: Comparison, least: int, unit: str) -> Reason | None:
+    """Return a reason if what counts as one is less than the pairs, and less than is needed."""
+    units = units_of(endpoint, comparison)
+    if units is None or units.clusters == units.items:
+        return None
     least = max(least, FEWEST_CLUSTERS)
     if units.effective >= least:
         return None
@@ -215,6 +288,27 @@ def _too_few_right(name: str, endpoint: Endpoint, comparison: Comparison) -> Rea
         + f"; to show a recovery of {asked:g} at least {least} are needed; next step: run more items"
     )
     return Reason(code="too-few", message=message, endpoint=name)
+
+
+def assumed(name: str, endpoint: MeanEndpoint, units: int, scale: tuple[float, float], recipes: int) -> str:
+    """Say what the assumption `no-rare-collapse` leaves open with so many questions, in one sentence."""
+    share = unseen_share(units, endpoint.alpha / max(1, recipes))
+    loss = share * (scale[1] - scale[0])
+    return (
+        f"{name} excludes a loss of {endpoint.margin:g} that is spread over the questions; it does not exclude rare "
+        f"collapses: {units} questions may show none although up to {100 * share:.1f} % of the answers have collapsed, "
+        f"a loss of up to {loss:.2f}, and the policy takes for granted that they have not"
+    )
+
+
+def _why_so_many(endpoint: Endpoint, rule: MeanRule) -> str:
+    if rule.largest_loss is None:
+        return ""
+    where = f" divided by {rule.recipes} recipes" if rule.recipes > 1 else ""
+    return (
+        f", or a loss of {endpoint.margins[0]:g} that sits in a few units that lose all {rule.largest_loss:g} may not "
+        f"show (at alpha {rule.alpha:g}{where})"
+    )
 
 
 def units_of(endpoint: Endpoint, comparison: Comparison) -> Units | None:
@@ -313,48 +407,41 @@ def _mean(
     policy: ResolvedPolicy,
     endpoint: MeanEndpoint | SoftAccuracyEndpoint,
     data: MeanComparison,
+    rule: MeanRule,
     common: dict[str, Any],
-    unit: Literal["proportion", "rating"],
 ) -> EndpointResult:
-    d = data.differences
-    test = paired_t(d.observed)
-    critical = float(stdtrit(d.unfavourable.size - 1, 1.0 - endpoint.alpha))
-    reserve = _reserve(d, endpoint.alpha / max(1, len(policy.release.recipes)))
-    steps = []
-    for claim, margin in _claims(policy, endpoint):
-        worst, best = paired_t(d.unfavourable, margin - reserve), paired_t(d.favourable, margin + reserve)
-        steps.append(_step(claim, margin, (worst.t, best.t), critical, (worst.p_certify, best.p_reject)))
+    test = paired_t(data.differences.observed)
+    paired_t(data.differences.unfavourable)  # raises without variation
+    steps = [_mean_step(claim, margin, data.differences, rule) for claim, margin in _claims(policy, endpoint)]
     level = 1.0 - 2.0 * endpoint.alpha
     return EndpointResult(
         **common,
-        unit=unit,
+        unit="rating" if isinstance(endpoint, MeanEndpoint) else "proportion",
         pairs=data.n,
         baseline_value=_known(data.baseline_mean),
         candidate_value=_known(data.candidate_mean),
         difference=test.mean,
         interval=test.interval(level),
-        filled_interval=paired_t(d.unfavourable).interval(level),
+        filled_interval=paired_t(data.differences.unfavourable).interval(level),
         steps=tuple(steps),
         state=steps[0].state,
     )
 
 
-def _reserve(d: FilledDifferences, alpha: float) -> float:
-    """Return by how much margins move, so that no answer that is missing could have changed PASS or FAIL to OPEN.
-
-    A fill at the end of the scale lowers the mean, but it may lower the spread too (where it hides an outlier) and so
-    raise t. Let the true differences be those of a fill plus e, 0 <= |e_i| <= w_i, w = favourable - unfavourable, and
-    c the critical t. The mean gains at least sum(e^2)/(n max w), the standard error at most sqrt(sum(e^2)/(n(n - 1)))
-    (the standard deviation is a seminorm), so the test loses at most the maximum over x = sqrt(sum(e^2)) of
-    c x/sqrt(n(n - 1)) - x^2/(n max w), which is c^2 max(w)/(4(n - 1)). It is 0 if nothing is missing.
-
-    Args:
-        d: differences of all planned units, both fills.
-        alpha: the smallest level at which the test is read: that of Holm's first step.
-    """
-    width, df = float((d.favourable - d.unfavourable).max()), d.favourable.size - 1
-    critical = float(stdtrit(df, 1.0 - alpha))
-    return critical**2 * width / (4.0 * df)
+def _mean_step(claim: str, margin: float, d: FilledDifferences, rule: MeanRule) -> MarginStep:
+    """Test one margin: PASS under the unfavourable fill, FAIL under the favourable one."""
+    n = d.unfavourable.size
+    width, critical = float((d.favourable - d.unfavourable).max()), float(stdtrit(n - 1, 1.0 - rule.alpha))
+    reserve = mean_reserve(width, n, rule)
+    found = mean_statistics(d.unfavourable, margin, rule, reserve=reserve)
+    certifying, rejecting = float(found.certifying), float(mean_rejecting(d.favourable, margin, reserve=reserve))
+    if width > 0.0 and not fills_are_safe(n, rule):  # so few units, and some of them unseen: nothing rests on it
+        certifying, rejecting = min(certifying, 0.0), max(rejecting, 0.0)
+    p = float(mean_p(certifying, n)), float(mean_p(-rejecting, n))
+    step = _step(claim, margin, (certifying, rejecting), critical, p)
+    if step.state is not EndpointState.OPEN or float(found.t) <= critical:
+        return step
+    return replace(step, held_back="skewness" if float(found.corrected) <= critical else "collapse")
 
 
 def _known(value: float | None) -> float:

@@ -10,16 +10,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from scipy.special import bdtrc, stdtrit
+from scipy.special import bdtrc
 
 from evalkit.comparison import AnswerComparison, Comparison, GateComparison, RatingComparison, Units, count_drops
 from evalkit.errors import EstimateError
-from evalkit.policy import Endpoint, MeanEndpoint, ProportionEndpoint, ResolvedPolicy
+from evalkit.policy import Endpoint, ProportionEndpoint, ResolvedPolicy
 from evalkit.signed import signed
-from evalkit.statistics.paired_means import johnson_t, paired_t
+from evalkit.statistics.paired_means import paired_t
 from evalkit.verdict.assay import NoiseFloor
 from evalkit.verdict.endpoints import EndpointResult, mean_of, score_interval, units_of
-from evalkit.verdict.outcome import EndpointState
 
 DESIGN_EFFECT_MAX = 1.2
 """Largest design effect of a grouping that no cluster allows for; at 1.2 a test at 2.5 % has an error of 3.7 %."""
@@ -33,7 +32,7 @@ class GuardResult:
     """One guard on one endpoint.
 
     Attributes:
-        guard: "invalid-answers", "unreadable", "length", "gates", "catastrophic", "skew", "design-effect" or
+        guard: "invalid-answers", "unreadable", "length", "gates", "catastrophic", "design-effect" or
             "implausible-gain".
         endpoint: name.
         breached: whether it fired.
@@ -70,8 +69,6 @@ def guard_results(
     rules = policy.policy.judge
     if comparison.gates is not None and rules is not None and rules.gate_increase_max is not None:
         found.append(_gates(result, comparison.gates, rules.gate_increase_max))
-    if isinstance(endpoint, MeanEndpoint):
-        found.append(_skew(result, endpoint, comparison))
     return tuple(found)
 
 
@@ -269,20 +266,4 @@ def _binomial(
         value=p,
         limit=guards.catastrophic_p,
         message=f"{count} of {questions} questions {words}; probability {p:.3g} where a share of {usual:.3g} is normal",
-    )
-
-
-def _skew(result: EndpointResult, endpoint: Endpoint, comparison: Comparison) -> GuardResult:
-    mean = mean_of(endpoint, comparison)
-    assert mean is not None  # the endpoint has a result, so it has a mean
-    d = mean.differences.unfavourable
-    t = johnson_t(d, endpoint.margins[0]).t
-    critical = float(stdtrit(d.size - 1, 1.0 - endpoint.alpha))
-    return GuardResult(
-        guard="skew",
-        endpoint=result.name,
-        breached=result.state is EndpointState.PASS and t <= critical,  # else no pass rests on the skewness
-        value=t,
-        limit=critical,
-        message=f"corrected for skewness t is {t:.3f}; above {critical:.3f} is wanted",
     )

@@ -45,6 +45,7 @@ REASONS: Mapping[str, str] = {
     "repeated-items": "items put the same questions again, and the policy does not say what belongs together",
     "no-direction": "nobody says whether more or less of the metric is better",
     "no-cluster": "the policy's cluster field is not in every item",
+    "no-range": "a verdict would rest on the mean of a score of which nobody said how low and high it can be",
     "assay-missing": "a required check of the evaluation itself was not made",
     "assay-failed": "the evaluation could not be shown to work",
     "baseline-sanity": "the baseline is not sure to be better than guessing, or not where it was published",
@@ -70,7 +71,6 @@ REASONS: Mapping[str, str] = {
     "guard:gates": "more answers trip a deterministic gate",
     "guard:length": "answers have another length",
     "guard:catastrophic": "more questions than chance explains lost very much",
-    "guard:skew": "rare large losses carry the test",
     "guard:design-effect": "items that share something flip together, so that they are fewer than they look",
     "guard:implausible-gain": "the candidate is better than a quantized model can be",
 }
@@ -89,6 +89,7 @@ CAUTIONS: Mapping[str, str] = {
     "ledger-missing": "a run cites ledger entries that are not there",
     "ledger-anew": "the ledger was begun anew, beside what cites an earlier one",
     "ledger-began": "the ledger began with these runs",
+    "assumption": "a test takes for granted what its questions are too few to show",
     # Could this measurement have mattered?
     "check-not-made": "a check of the evaluation itself was not made, and the policy does not require it",
     "check-failed": "a check of the evaluation itself failed, and the policy does not require it",

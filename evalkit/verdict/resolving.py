@@ -6,6 +6,8 @@ May not know: other endpoints, recipes.
 
 from __future__ import annotations
 
+import math
+
 from evalkit.comparison import Comparison
 from evalkit.errors import EstimateError
 from evalkit.policy import Endpoint, MeanEndpoint, ProportionEndpoint
@@ -17,6 +19,8 @@ POWER = 0.80
 
 def resolution(result: EndpointResult, endpoint: Endpoint, comparison: Comparison) -> str:
     """Say how much more would give 80 % power to certify an equal recipe at the variation that was seen."""
+    if result.steps[0].held_back == "collapse":
+        return _unseen(result, endpoint)
     try:
         found = _needed(endpoint, comparison)
     except EstimateError as error:
@@ -27,6 +31,17 @@ def resolution(result: EndpointResult, endpoint: Endpoint, comparison: Compariso
         wanted = f"complete the {lacking:,} missing {unit}" if lacking else f"run more {unit}"
         return f"{result.name}: {wanted}{_exhausted(result.planned, unit, endpoint.population)}"
     needed, seen = found
+    return f"{result.name}: {_sentence(result.pairs, needed, unit, seen, endpoint.population)}"
+
+
+def _unseen(result: EndpointResult, endpoint: Endpoint) -> str:
+    """Say how many units would exclude rare collapses, if evidence goes on growing with them as it did."""
+    step, unit = result.steps[0], _unit(endpoint)
+    evidence = -math.log(max(step.p_certify, 1e-300))
+    needed = math.ceil(result.planned * -math.log(endpoint.alpha) / evidence) if evidence > 0.1 else None
+    if needed is None:
+        return f"{result.name}: these {unit} hold no evidence against rare collapses; look at the largest losses"
+    seen = "differences stay as they are"
     return f"{result.name}: {_sentence(result.pairs, needed, unit, seen, endpoint.population)}"
 
 

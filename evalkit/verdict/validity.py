@@ -45,7 +45,7 @@ def data_reasons(policy: ResolvedPolicy, name: str, comparison: Comparison) -> l
         )
         reasons.append(Reason(code="no-direction", message=message, endpoint=name))
     reasons += _units(name, endpoint, units_of(endpoint, comparison))
-    few = too_few(name, endpoint, comparison)
+    few = too_few(policy, name, comparison)
     if few is not None:
         reasons.append(few)
     return reasons

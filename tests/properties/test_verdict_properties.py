@@ -22,7 +22,7 @@ from evalkit.verdict.endpoints import evaluate
 from evalkit.verdict.gate import OUTCOMES, endpoint_states, holm_rejections, outcomes, recipe_p
 
 FILE = Path(__file__).resolve().parents[1] / "synthetic_runs.py"
-ITEMS, QUESTIONS = 40, 10
+ITEMS, QUESTIONS = 40, 30
 NAN = float("nan")
 CERTIFIED, REJECTED = Outcome.CERTIFIED, Outcome.REJECTED
 PASS, OPEN = EndpointState.PASS, EndpointState.OPEN
@@ -45,7 +45,7 @@ def made() -> Any:
 
 @cache
 def policy(recipes: tuple[str, ...] = ("candidate",)) -> ResolvedPolicy:
-    """40 items under 20 and 15 points, 10 questions under 1 point of rating; half of everything may be missing."""
+    """40 items under 20 and 15 points, 30 questions under 1 point of rating; half of everything may be missing."""
     loaded = load_policy("release").model_copy(update={"judge": None})
     mmlu = loaded.endpoints["mmlu"].model_copy(update={"items": ITEMS, "margins_points": (20.0, 15.0)})
     chat = loaded.endpoints["mt_bench"].model_copy(
@@ -191,7 +191,7 @@ def test_the_order_of_recipes_never_matters(order: list[str], drawn: list[tuple[
 @example(list(range(0, 40, 4)), [], list(range(8)))
 def test_hiding_items_creates_no_pass_and_no_failure(flipped: list[int], left: list[int], right: list[int]) -> None:
     before, after = BASE_MARKS.copy(), marks_after(flipped)
-    scores = scores_after(np.arange(20) % 3)
+    scores = scores_after(np.arange(2 * QUESTIONS) % 3)
     whole = {name: states(name, baseline(), run("candidate", after, scores)) for name in ("mmlu", "soft")}
     before[left], after[right] = NAN, NAN
     runs = run("baseline", before, BASE_SCORES, seed=1), run("candidate", after, scores)
@@ -202,14 +202,14 @@ def test_hiding_items_creates_no_pass_and_no_failure(flipped: list[int], left: l
 
 # A question whose gain of 9 spreads the differences, so that t is small: its lowest score in the candidate is no gain
 # at all, and the spread is gone. The same for a loss of 9.
-GAIN = [9.0, 9.0, *[-0.75, -1.25, -0.25, -0.75] * 4, -0.75, -0.75]
-LOSS = [0.0, 0.0, *[-1.85] * 16, -9.0, -9.0]
+GAIN = [9.0, 9.0, *[-0.85, -1.35, -0.35, -0.85] * 14, -0.85, -0.85]
+LOSS = [0.0, 0.0, *[-1.22] * 56, -9.0, -9.0]
 
 
 @settings(few, max_examples=150)
 @given(moves, holes, holes)
 @example(GAIN, [], [0, 1])
-@example(LOSS, [], [18, 19])
+@example(LOSS, [], [58, 59])
 def test_hiding_judgments_creates_no_pass_and_no_failure(moved: list[int], left: list[int], right: list[int]) -> None:
     before, after = BASE_SCORES.copy(), scores_after(moved)
     whole = states("mt_bench", rated("baseline", before), rated("candidate", after))

@@ -53,6 +53,8 @@ ROWS: dict[str, tuple[int, str]] = {
     "The candidate was asked 200 items on purpose.": (4, "not-comparable"),
     "Both runs have 200 items where the policy wants 600.": (4, "coverage"),
     "Only five items are paired.": (4, "too-few"),
+    "Forty judged questions, and a policy that assumes nothing about rare collapses.": (4, "too-few"),
+    "A mean would decide, and nobody declared how low its scores can be.": (4, "no-range"),
     "The candidate's run was stopped before its end.": (4, "coverage"),
     "Four of 600 answers are missing, more than the policy allows.": (4, "coverage"),
     "All requests to the candidate failed.": (4, "coverage"),
@@ -373,6 +375,25 @@ def _both_short(bench: Bench) -> list[str]:
 def _five(bench: Bench) -> list[str]:
     text = bench.made.SMALL_POLICY.replace("items: 600", "items: 5")
     return bench.argv(bench.runs(5, text, losses=1, gains=0))
+
+
+@scene("Forty judged questions, and a policy that assumes nothing about rare collapses.")
+def _forty_questions(bench: Bench) -> list[str]:
+    text = bench.made.CHAT_POLICY.replace(", assumption: no-rare-collapse", "")
+    return bench.argv(bench.made.chat_release(bench.sha(text)))
+
+
+@scene("A mean would decide, and nobody declared how low its scores can be.")
+def _no_range(bench: Bench) -> list[str]:
+    text = bench.made.SMALL_POLICY.replace("paired_proportion", "paired_mean").replace(
+        "items: 600, gating: true, alpha: 0.025,\n         margins_points: [3.0], chance: 0.25",
+        "questions: 600, gating: true, alpha: 0.025,\n         margin: 0.1, planning_sd: 0.1",
+    )
+
+    def partial(record: Any) -> Any:
+        return replace(record, marks={"acc": 0.1 + 0.8 * record.marks["acc"]})
+
+    return bench.argv({role: records_changed(run, partial, 600) for role, run in bench.runs(600, text).items()})
 
 
 @scene("The candidate's run was stopped before its end.")

@@ -31,7 +31,7 @@ endpoints:
   mmlu: {kind: paired_proportion, task: mmlu, metric: acc, protocol: ll-5shot, items: 600, gating: true, alpha: 0.025,
          margins_points: [3.0], chance: 0.25}
   mt_bench: {kind: paired_mean, task: mt-bench, metric: rating, protocol: mt-bench-greedy, questions: 40, judgments: 1,
-             gating: true, alpha: 0.05, margin: 0.5, planning_sd: 1.0}
+             gating: true, alpha: 0.05, margin: 0.5, planning_sd: 1.0, assumption: no-rare-collapse}
 """
 
 

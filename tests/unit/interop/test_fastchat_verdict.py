@@ -34,6 +34,7 @@ POLICY = {
             "alpha": 0.05,
             "margin": 0.3,
             "planning_sd": 0.9,
+            "assumption": "no-rare-collapse",
         }
     },
     "assay": {"required": []},

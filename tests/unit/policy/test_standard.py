@@ -76,6 +76,7 @@ ASKS_NOTHING = {
     "endpoints.mt_bench.cluster",
     "endpoints.mt_bench.judge",
     "endpoints.mt_bench.judge_profile_sha256",
+    "endpoints.mt_bench.assumption",
     "endpoints.mt_bench.reference_set_sha256",
     "judge.bars.agreement_lower_min",
     "judge.gate_increase_max",

@@ -7,8 +7,9 @@ from statsmodels.stats.weightstats import ttost_paired
 
 from evalkit.errors import EstimateError
 from evalkit.statistics.paired_means import (
-    johnson_statistics,
-    johnson_t,
+    SKEWNESS_WEIGHT,
+    corrected_statistics,
+    correction_is_monotone,
     noncentral_power_t,
     paired_t,
     sign_flip_p,
@@ -43,31 +44,70 @@ def test_the_test_and_the_interval_say_the_same(differences):
 @pytest.mark.parametrize(
     "values", [[1.0], [0.5, 0.5, 0.5], [0.1 + 0.2, 0.3, 0.3], [1.0, float("nan")], [0.0, 0.0], [[1.0, 2.0]]]
 )
-@pytest.mark.parametrize("test", [paired_t, johnson_t, tost_paired])
+@pytest.mark.parametrize("test", [paired_t, tost_paired])
 def test_no_test_from_too_few_constant_or_non_finite_values(test, values):
     with pytest.raises(EstimateError, match="differences"):
         test(values, margin=0.3)
 
 
-def test_johnson_equals_t_without_skewness_and_asks_for_more_when_losses_are_rare_and_large():
-    symmetric = [-1.0, -0.5, 0.0, 0.5, 1.0]
-    assert johnson_t(symmetric, margin=0.3).t == pytest.approx(paired_t(symmetric, margin=0.3).t, rel=1e-12)
-    rare = [0.3] * 76 + [-4.0] * 4
-    assert johnson_t(rare, margin=0.3).t < paired_t(rare, margin=0.3).t
-    assert johnson_t(rare, margin=0.3).p_certify > paired_t(rare, margin=0.3).p_certify
+def test_the_correction_is_none_without_skewness_or_with_a_tail_of_gains(differences):
+    symmetric = np.array([-1.0, -0.5, 0.0, 0.5, 1.0])
+    gains = np.array([-0.1] * 76 + [4.0] * 4)
+    for values in (symmetric, gains):
+        assert corrected_statistics(values, 0.3) == pytest.approx(paired_t(values, 0.3).t, rel=1e-12)
 
 
-def test_johnson_by_hand():
-    d = np.array([1.0, 0.0, -2.0, 1.0])
-    excess, s2, k3 = 0.0 + 0.5, 2.0, (1 - 8 + 1) / 4
-    expected = (excess + k3 / (6 * s2 * 4) + k3 * excess**2 / (3 * s2**2)) / np.sqrt(s2 / 4)
-    assert johnson_t(d, margin=0.5).t == pytest.approx(expected, rel=1e-12)
+def test_the_corrected_statistic_lies_on_the_line_of_the_expansion():
+    """t = c - weight g (1 + 2 c^2)/(6 sqrt(n)), g the third moment over the cube of the SD (Johnson 1978)."""
+    d = np.array([0.3] * 76 + [-2.0] * 3 + [-4.0])
+    c, n = float(corrected_statistics(d, 0.3)), d.size
+    skewness = ((d - d.mean()) ** 3).mean() / d.std(ddof=1) ** 3
+    assert skewness < -3
+    line = c - SKEWNESS_WEIGHT * skewness * (1 + 2 * c**2) / (6 * np.sqrt(n))
+    assert line == pytest.approx(paired_t(d, 0.3).t, rel=1e-12)
+
+
+def test_a_larger_gain_never_loses_a_pass_however_skewed_the_losses():
+    """Johnson's own statistic falls again as t rises: here it is below -10 where t is above 50."""
+    d = np.array([0.0] * 78 + [-3.0] * 2)
+    gains = np.linspace(0, 3, 40)
+    found = [float(corrected_statistics(d + gain, 0.3)) for gain in gains]
+    assert (np.diff(found) > 0).all()
+    t = paired_t(d + 3.0, 0.3).t
+    skewness = ((d - d.mean()) ** 3).mean() / d.std(ddof=1) ** 3
+    assert t + skewness * (1 + 2 * t**2) / (6 * np.sqrt(80)) < -10 < 4 < found[-1]
 
 
 def test_the_array_forms_are_the_single_ones(differences):
     rows = differences.reshape(4, 20)
     assert t_statistics(rows, 0.3) == pytest.approx([paired_t(row, 0.3).t for row in rows], rel=1e-12)
-    assert johnson_statistics(rows, 0.3) == pytest.approx([johnson_t(row, 0.3).t for row in rows], rel=1e-12)
+    single = [float(corrected_statistics(row, 0.3)) for row in rows]
+    assert corrected_statistics(rows, 0.3) == pytest.approx(single, rel=1e-12)
+
+
+@pytest.mark.parametrize(("n", "critical"), [(30, 1.7), (30, 2.05), (80, 1.96), (80, 2.5), (600, 2.5)])
+def test_lowering_a_difference_at_the_line_never_helps(n, critical):
+    """The derivative that `correction_is_monotone` bounds, taken numerically where the statistic is critical."""
+    assert correction_is_monotone(n, critical)
+    rng = np.random.default_rng(n)
+    seen = 0
+    for _ in range(60):
+        d = -rng.gamma(rng.uniform(0.1, 2.0), size=n) * rng.uniform(0.5, 2.0)
+        low, high = -d.mean(), -d.mean() + 20.0
+        for _ in range(60):  # the margin at which these differences are just on the line
+            middle = (low + high) / 2
+            low, high = (middle, high) if float(corrected_statistics(d, middle)) < critical else (low, middle)
+        line = float(corrected_statistics(d, high))
+        for at in rng.integers(0, n, size=8):
+            lowered = d.copy()
+            lowered[at] -= rng.uniform(1e-4, 0.3)
+            seen += 1
+            assert float(corrected_statistics(lowered, high)) <= line + 1e-9 or line > critical + 1e-6
+    assert seen == 480
+
+
+def test_with_a_handful_of_units_nothing_is_promised_of_fills():
+    assert not correction_is_monotone(4, 3.0)
 
 
 def test_exact_sign_flips_agree_with_scipy():

@@ -295,12 +295,12 @@ def test_batches_that_memory_made_smaller_are_a_caution_and_change_no_verdict(be
 def test_an_estimate_that_cannot_be_made_is_invalid(make_bench: Make) -> None:
     """One judgment is missing, the rest moved alike: what is seen varies, the worst case does not."""
     bench = make_bench(
-        mt_bench={"questions": 2, "judgments": 2}, missing={"judgments_max": 0.5}, assay={"required": ()}
+        mt_bench={"questions": 30, "judgments": 2}, missing={"judgments_max": 0.5}, assay={"required": ()}
     )
-    two = replace(bench, scores=np.full((2, 1, 2), 5.0))
-    scores = np.array([[[3.0, 3.0]], [[np.nan, 5.0]]])
-    run = two.run(scores=scores)
-    verdict = bench.verdict(candidates={"candidate": two.compare(run)}, rerun=None, controls={})
+    alike = replace(bench, scores=np.full((30, 1, 2), 5.0))
+    scores = np.full((30, 1, 2), 3.0)
+    scores[-1] = [np.nan, 5.0]
+    verdict = bench.verdict(candidates={"candidate": alike.compare(alike.run(scores=scores))}, rerun=None, controls={})
     assert verdict.outcome is Outcome.INVALID
     assert bench.codes(verdict) == ["estimate"]
 

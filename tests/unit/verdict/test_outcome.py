@@ -12,7 +12,7 @@ import pytest
 
 from evalkit.comparison import PublishedAccuracy
 from evalkit.errors import ExitCode
-from evalkit.policy import JudgeRules, load_policy
+from evalkit.policy import JudgeRules, MeanEndpoint, load_policy
 from evalkit.records import ItemFacts
 from evalkit.verdict import REASONS, Outcome, Reason, decide_unpaired, exit_code
 
@@ -137,6 +137,16 @@ def four_ruined_questions(make: Make) -> Any:
     return bench.verdict(bench.run(scores=bench.scores + changes[:, np.newaxis, np.newaxis]))
 
 
+def a_metric_without_a_range(make: Make) -> Any:
+    shares = MeanEndpoint(
+        kind="paired_mean", task="mmlu", metric="acc", protocol="ll-5shot", gating=True, alpha=0.05, margin=0.1
+    )
+    bench = make(mmlu={"gating": False}, mt_bench={"gating": False}, extra={"shares": shares}, assay={"required": ()})
+    halves = replace(bench, marks=np.where(bench.marks == 1.0, 0.9, 0.2))
+    run = halves.run(marks=halves.marks + np.random.default_rng(3).normal(0, 0.01, 800))
+    return halves.verdict(run, rerun=None, controls={})
+
+
 def two_ruined_questions(make: Make) -> Any:
     # Plain t is near 2.0 and passes 1.66; two questions pull the corrected t below it.
     bench = make()
@@ -232,6 +242,7 @@ CASES: dict[str, tuple[Outcome, Callable[[Make], Any]]] = {
     "repeated-items": (INVALID, every_question_twice),
     "no-direction": (INVALID, a_metric_of_no_known_direction),
     "no-cluster": (INVALID, no_field_of_that_name),
+    "no-range": (INVALID, a_metric_without_a_range),
     "assay-missing": (INVALID, lambda make: make().verdict(rerun=None)),
     "assay-failed": (INVALID, a_rerun_that_loses),
     "baseline-sanity": (INVALID, a_baseline_near_chance),
@@ -254,7 +265,6 @@ CASES: dict[str, tuple[Outcome, Callable[[Make], Any]]] = {
     "guard:length": (INCONCLUSIVE, longer_answers),
     "guard:gates": (INCONCLUSIVE, six_cut_off_answers),
     "guard:catastrophic": (INCONCLUSIVE, four_ruined_questions),
-    "guard:skew": (INCONCLUSIVE, two_ruined_questions),
     "guard:design-effect": (INCONCLUSIVE, passages_that_flip_together),
     "guard:implausible-gain": (INCONCLUSIVE, gains_of_rating),
 }
@@ -268,7 +278,6 @@ ALSO = {
     "no-direction": {"assay-failed", "assay-missing"},
     "no-cluster": {"assay-failed", "assay-missing"},
     "guard:gates": {"guard:invalid-answers"},
-    "guard:catastrophic": {"guard:skew"},
 }
 """What the evidence of some codes cannot but show as well."""
 
