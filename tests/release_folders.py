@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib.util
 import sys
 from collections.abc import Callable, Mapping
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
@@ -82,6 +83,7 @@ def make_release(
     candidates: Mapping[str, tuple[int, int]] | None = None,
     texts: Texts | None = None,
     policy_changes: Mapping[str, Any] | None = None,
+    policy_document: Mapping[str, Any] | None = None,
 ) -> Release:
     """Write runs of a baseline, its rerun, a broken control and candidates, all of them with items.
 
@@ -93,10 +95,11 @@ def make_release(
         candidates: name to (losses, gains); by default one that is equal and one that lost much.
         texts: what people read.
         policy_changes: endpoint to changed keys.
+        policy_document: a whole policy in place of the demonstration's.
     """
     made, said = synthetic(), texts or Texts()
     asked = dict(candidates or {"equal": (4, 5), "worse": (70, 10)})
-    file = _policy_file(folder, policy_changes or {})
+    file = _policy_file(folder, policy_changes or {}, policy_document)
     policy = bind(load_policy(str(file)), "official", sorted(asked), ["broken"])
     rng = np.random.default_rng(7)
     marks = (rng.random(items) < 0.7).astype(float)
@@ -123,10 +126,11 @@ def make_release(
     return Release(folder=folder, policy=policy, policy_file=file, candidates=asked)
 
 
-def _policy_file(folder: Path, changes: Mapping[str, Any]) -> Path:
-    document = load_policy("demo").model_dump(mode="json")
-    document["endpoints"]["mmlu"] |= {"task": "mmlu", "metric": "acc", "protocol": "ll-5shot"}
-    document["endpoints"]["mt_bench"] |= {"task": "mt-bench", "protocol": "mt-bench-greedy"}
+def _policy_file(folder: Path, changes: Mapping[str, Any], whole: Mapping[str, Any] | None = None) -> Path:
+    document = deepcopy(dict(whole)) if whole is not None else load_policy("demo").model_dump(mode="json")
+    if whole is None:
+        document["endpoints"]["mmlu"] |= {"task": "mmlu", "metric": "acc", "protocol": "ll-5shot"}
+        document["endpoints"]["mt_bench"] |= {"task": "mt-bench", "protocol": "mt-bench-greedy"}
     for name, change in changes.items():
         document["endpoints"][name] |= change
     folder.mkdir(parents=True, exist_ok=True)

@@ -120,8 +120,15 @@ def _endpoint(document: Data, name: str) -> dict[str, Any]:
         "margins": [asked["margin"]] if rated else list(asked["margins_points"]),
         "unit": "rating" if rated else "points",
         "n": {recipe: found["pairs"] for recipe, found in seen.items()},
-        "n_unique": {recipe: found["unique"] for recipe, found in seen.items() if "unique" in found},
+        "n_unique": {recipe: n for recipe in seen if (n := _unique(document, recipe, name)) is not None},
     }
+
+
+def _unique(document: Data, recipe: str, name: str) -> int | None:
+    """Return how many different questions the pairs of a recipe ask; None where nobody counted."""
+    comparison = document.get("comparisons", {}).get(recipe, {}).get(name) or {}
+    units = (comparison.get("proportion") or {}).get("units")
+    return int(units["contents"]) if units else None
 
 
 def _checks(assay: Data | None) -> dict[str, list[str]]:

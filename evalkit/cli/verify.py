@@ -235,7 +235,7 @@ def _term_lines(check: Check, told: dict[str, Any]) -> Iterator[str]:
     for one in told["endpoints"]:
         if one["decides"]:
             margins = " and ".join(f"{margin:g}" for margin in one["margins"])
-            counts = ", ".join(f"{recipe} {n:,}" for recipe, n in one["n"].items()) or "none"
+            counts = ", ".join(_count(one, recipe) for recipe in one["n"]) or "none"
             yield (
                 f"{one['name']} ({one['task']}, {one['protocol']}, {one['metric']}) decides: margin {margins} "
                 f"{one['unit']}, one-sided alpha {one['alpha']:g} (family {told['family_alpha']:g}), n: {counts}"
@@ -244,6 +244,12 @@ def _term_lines(check: Check, told: dict[str, Any]) -> Iterator[str]:
     parts = [f"{word.replace('_', ' ').upper()}: {', '.join(names)}" for word, names in checks.items() if names]
     yield f"checks: {'; '.join(parts) or 'none'}"
     yield f"tolerances: {', '.join(told['tolerances']) or 'none'}; mixing of fidelities: {told['fidelity_mixing']}"
+
+
+def _count(endpoint: dict[str, Any], recipe: str) -> str:
+    pairs = endpoint["n"][recipe]
+    different = endpoint["n_unique"].get(recipe, pairs)
+    return f"{recipe} {pairs:,}{f' ({different:,} different)' if different != pairs else ''}"
 
 
 def _terms(check: Check) -> dict[str, Any]:

@@ -247,7 +247,7 @@ def test_the_signed_statement_says_under_which_terms(made: Gate) -> None:
     assert told["claims"] == {"equal": "within-demo-margin"}
     mmlu = next(one for one in told["endpoints"] if one["name"] == "mmlu")
     assert (mmlu["decides"], mmlu["margins"], mmlu["unit"], mmlu["alpha"]) == (True, [3.0], "points", 0.025)
-    assert mmlu["n"] == {"equal": 500}
+    assert mmlu["n"] == mmlu["n_unique"] == {"equal": 500}
     assert told["checks"]["not_made"] == ["anchor"]
     assert told["checks"]["passed"] == ["aa (mmlu)", "above_chance (mmlu)", "control (broken)"]
     assert told["standard"] is None
