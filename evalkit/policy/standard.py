@@ -297,6 +297,10 @@ def _bars(policy: Policy, standard: Policy, names: Mapping[str, str]) -> Iterato
             message = f"published accuracy of {name} {_shown(mine)} (standard: {_shown(theirs)})"
             place = f"assay.reference_accuracy.{name}"
             yield Weakness(field=place, value=mine, standard=theirs, message=message)
+        elif wanted is not None and not wanted.source:
+            message = f"published accuracy of {name} {_shown(wanted.accuracy)} without a source"
+            place = f"assay.reference_accuracy.{name}"
+            yield Weakness(field=place, value=wanted.accuracy, standard=None, message=message)
         if name in policy.assay.baseline_lower_min or known in standard.assay.baseline_lower_min:
             bar, least = _bar(policy, name), _bar(standard, known)
             if least is not None and (bar is None or bar < least - 1e-12):

@@ -34,7 +34,7 @@ from evalkit.verdict.validity import (
     policy_reasons,
     variance_reasons,
 )
-from evalkit.verdict.words import claim_words, standard_cautions
+from evalkit.verdict.words import claim_words, standard_cautions, task_cautions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,6 +189,7 @@ def decide(policy: ResolvedPolicy, evidence: Evidence) -> Decision:
         judges=judges,
         cautions=(
             *standard_cautions(policy.policy),
+            *task_cautions(policy.policy, gating, evidence.everything),
             *assay.cautions,
             *_of_baseline(evidence),
             *trial_cautions(judges),

@@ -79,6 +79,8 @@ REASONS: Mapping[str, str] = {
 CAUTIONS: Mapping[str, str] = {
     "weaker-than-standard": "the policy uses the standard's words and asks less than the standard",
     "not-the-standard": "the policy bears the standard's name and has other rules",
+    "other-task": "a task bears the name of one that comes with evalkit, and is defined otherwise",
+    "local-items": "the items come from a local copy, which no published source stands for",
     "earlier-certificates": "the same weights had certificates before",
     "sibling-certificates": "other recipes were compared with the same baseline in certificates of their own",
     "earlier-runs": "runs of the same weights were begun that are not part of the certificate",

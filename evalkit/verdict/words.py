@@ -1,11 +1,17 @@
 """The words of a verdict held against the standard that gave them their meaning.
 
-In: a policy. Out: cautions, and a claim as it may be said.
+In: a policy; what the runs were asked. Out: cautions, and a claim as it may be said.
 May not know: results.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
+
+from evalkit.comparison import Comparison
+from evalkit.definitions import find_definitions
+from evalkit.errors import EvalkitError
 from evalkit.policy import Policy, standing
 from evalkit.verdict.outcome import Reason
 
@@ -29,6 +35,46 @@ def standard_cautions(policy: Policy) -> tuple[Reason, ...]:
         )
         return (Reason(code="not-the-standard", message=message),)
     return ()
+
+
+def task_cautions(
+    policy: Policy, gating: Sequence[str], compared: Iterable[Mapping[str, Comparison]]
+) -> tuple[Reason, ...]:
+    """Say where a task only bears the name of one of evalkit's own, or took its items from where nobody published them.
+
+    A policy can ask for `mmlu`; what that is stands in a definition, which may be anybody's. Nothing is said under a
+    policy that does not use the standard's words.
+    """
+    if standing(policy) is None:
+        return ()
+    everything = list(compared)
+    cautions = []
+    for name in gating:
+        run = next((found[name].task_run for found in everything if name in found and found[name].task_run), None)
+        own = _own_definition(policy.endpoints[name].task)
+        if run is None:
+            continue
+        if own is not None and run.definition_sha256 != own:
+            message = (
+                f"{name}: task '{policy.endpoints[name].task}' is not the one that comes with evalkit (sha256 of its "
+                f"definition {run.definition_sha256[:12]}, evalkit's own {own[:12]})"
+            )
+            cautions.append(Reason(code="other-task", message=message, endpoint=name))
+        elif str(run.dataset.get("source", "")).startswith("local"):
+            message = (
+                f"{name}: the items come from a local copy (sha256 {str(run.dataset.get('sha256'))[:12]}), no source"
+            )
+            cautions.append(Reason(code="local-items", message=message, endpoint=name))
+    return tuple(cautions)
+
+
+@lru_cache(maxsize=64)
+def _own_definition(task: str) -> str | None:
+    """Return the digest of the task of that name that comes with evalkit; None if there is none."""
+    try:
+        return find_definitions().task(task).sha256
+    except EvalkitError:
+        return None
 
 
 def claim_words(policy: Policy, claim: str) -> str:

@@ -48,6 +48,7 @@ WEAKER: dict[str, tuple[Any, str]] = {
     "assay.unreadable_max": (0.5, "unreadable answers of the baseline 0.5 (standard: 0.1)"),
     "assay.baseline_recipes": (["int4-awq"], "recipes of a baseline [int4-awq] (standard: [llama-official-fp8])"),
     "guards.unreadable_max": (0.5, "guard on unreadable answers, as a share 0.5 (standard: 0.1)"),
+    "assay.reference_accuracy": ({"mmlu": {"accuracy": 0.37}}, "published accuracy of mmlu 0.37 without a source"),
     "assay.reference_tolerance_points": (60.0, "distance from the published accuracy 60 points"),
     "guards.invalid_points": (99.0, "guard on unreadable answers 99 points (standard: 0.5)"),
     "guards.length_ratio": ([0.1, 1.1], "guard on the length of answers [0.1, 1.1] (standard: [0.9, 1.1])"),
@@ -80,7 +81,6 @@ ASKS_NOTHING = {
     "endpoints.mt_bench.reference_set_sha256",
     "judge.bars.agreement_lower_min",
     "judge.gate_increase_max",
-    "assay.reference_accuracy",
 }
 """Fields that the standard leaves open: any value there asks more, never less."""
 
@@ -179,7 +179,11 @@ def test_the_shipped_policies_have_no_weakness_and_bound_ones_neither() -> None:
 def test_a_stricter_policy_is_no_weaker_one() -> None:
     document = load_policy("release").model_dump(mode="json")
     document["endpoints"]["mmlu"] |= {"margins_points": [0.9, 0.4], "alpha": 0.01, "item_set_sha256": "a" * 64}
-    document["assay"] |= {"reference_accuracy": {"mmlu": 0.8}, "error_increase_max": 0.2, "near_margins": [1.5, 3.0]}
+    document["assay"] |= {
+        "reference_accuracy": {"mmlu": {"accuracy": 0.8, "source": "a model card"}},
+        "error_increase_max": 0.2,
+        "near_margins": [1.5, 3.0],
+    }
     document["guards"]["length_ratio"] = [0.95, 1.05]
     document["judge"]["bars"]["agreement_lower_min"] = 0.6
     document["endpoints"]["gsm8k"] = document["endpoints"]["mmlu"] | {"task": "gsm8k", "chance": None, "items": None}
