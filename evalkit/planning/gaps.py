@@ -6,7 +6,7 @@ In: a policy and a suite. Out: sentences. May not know: what a run would find.
 from __future__ import annotations
 
 from evalkit.policy import MeanEndpoint, Policy
-from evalkit.suite import JudgeSpec, Suite
+from evalkit.suite import EngineSpec, JudgeSpec, Suite
 
 
 def suite_gaps(policy: Policy, suite: Suite) -> tuple[str, ...]:
@@ -21,6 +21,7 @@ def suite_gaps(policy: Policy, suite: Suite) -> tuple[str, ...]:
         gaps.append("the policy requires the baseline to be run twice, the suite does not (rerun:)")
     if "control" in policy.assay.required and not suite.controls:
         gaps.append("the policy requires a recipe broken on purpose, the suite has no controls")
+    gaps += _baseline(policy, suite.baseline)
     for name, endpoint in gating.items():
         if not isinstance(endpoint, MeanEndpoint):
             continue
@@ -34,6 +35,15 @@ def suite_gaps(policy: Policy, suite: Suite) -> tuple[str, ...]:
         if suite.judge is not None:
             gaps += _untried(policy, name, suite.judge)
     return tuple(gaps)
+
+
+def _baseline(policy: Policy, baseline: EngineSpec) -> list[str]:
+    """Return why the baseline cannot be one under the policy, as far as its specification says."""
+    allowed, required = policy.assay.baseline_recipes, policy.assay.required
+    if "baseline_recipe" not in required or baseline.recipe in allowed:
+        return []
+    wanted = f"the policy wants a baseline of recipe {' or '.join(allowed)}, the suite's is '{baseline.recipe}'"
+    return [f"{wanted}, so every verdict is INVALID (baseline-recipe)"]
 
 
 def _untried(policy: Policy, name: str, judge: JudgeSpec) -> list[str]:

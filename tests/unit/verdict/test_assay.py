@@ -164,7 +164,92 @@ def test_another_recipe_is_no_rerun(bench: Any) -> None:
     assert "the second run is of recipe 'candidate'" in report.reasons[0].message
 
 
+def begun(run: Any, **changes: Any) -> Any:
+    return replace(run, manifest=replace(run.manifest, **changes))
+
+
+def test_a_run_with_the_baselines_own_id_is_a_copy_of_it(bench: Any) -> None:
+    baseline, again = begun(bench.baseline, run_id="one"), begun(bench.rerun, run_id="one")
+    report = assayed(bench, rerun=bench.compare(again, baseline))
+    assert codes(report) == ["assay-failed"]
+    assert "copy of the baseline" in check(report, "aa", "mmlu").message
+    assert assayed(bench, rerun=bench.compare(begun(again, run_id="two"), baseline)).passed
+
+
+def test_a_copy_of_a_run_from_before_ids_is_known_by_when_and_how_it_began(bench: Any) -> None:
+    report = assayed(bench, rerun=bench.compare(bench.baseline))
+    assert "copy of the baseline" in check(report, "aa", "mmlu").message
+
+
+def test_an_engine_that_repeats_itself_exactly_is_no_copy_and_is_named(bench: Any) -> None:
+    same = begun(bench.baseline, run_id="two", requested={"engine": {"name": "baseline-rerun"}})
+    report = assayed(bench, rerun=bench.compare(same, begun(bench.baseline, run_id="one")))
+    assert report.passed
+    assert [found.code for found in report.cautions] == ["rerun-identical"]
+
+
+@pytest.mark.parametrize(
+    ("order_seed", "options", "alike"),
+    [(None, {"max_batch_size": 8}, True), (1, {"max_batch_size": 8}, False), (None, {"max_batch_size": 4}, False)],
+)
+def test_a_rerun_in_the_same_order_and_batches_is_named(
+    bench: Any, order_seed: int | None, options: dict[str, int], alike: bool
+) -> None:
+    def asked(run: Any, name: str, seed: int | None, given: dict[str, int]) -> Any:
+        return begun(run, requested={"engine": {"name": name, "options": given}, "order_seed": seed}, run_id=name)
+
+    baseline = asked(bench.baseline, "baseline", None, {"max_batch_size": 8})
+    again = asked(bench.rerun, "baseline-rerun", order_seed, options)
+    report = assayed(bench, rerun=bench.compare(again, baseline))
+    assert [found.code for found in report.cautions] == (["rerun-alike"] if alike else [])
+
+
 # ---- controls
+
+
+def test_a_mild_control_need_not_fail_everywhere_beside_one_that_does(make_bench: Make) -> None:
+    bench = make_bench(controls=("broken", "mild"))
+    dead = bench.compare(bench.run("broken", losses=400, gains=0, mean=-1.2))
+    mild = bench.compare(bench.run("mild", losses=60, gains=5, mean=-0.2))  # FAILs accuracy alone, with 2.3 margins
+    report = assayed(bench, controls={"broken": dead, "mild": mild})
+    assert [(one.run, one.status) for one in report.checks if one.check == "control"] == [
+        ("broken", "passed"),
+        ("mild", "passed"),
+    ]
+    assert check(report, "near_control", "mmlu").run == "mild"
+    assert check(report, "near_control", "mt_bench").run == "broken"
+    alone = assayed(make_bench(controls=("mild",)), controls={"mild": mild})
+    assert [one.status for one in alone.checks if one.check == "control"] == ["failed"]
+
+
+@pytest.mark.parametrize(("losses", "gains", "status"), [(25, 5, "failed"), (60, 5, "passed"), (150, 10, "failed")])
+def test_a_near_control_fails_with_one_to_five_margins_of_loss(
+    make_bench: Make, losses: int, gains: int, status: str
+) -> None:
+    # Of 800 items at a margin of 3 points: 2.5 points (0.8 margins), 6.9 (2.3) and 17.5 (5.8).
+    bench = make_bench(mt_bench={"gating": False})
+    control = bench.compare(bench.run("broken", losses=losses, gains=gains))
+    assert check(assayed(bench, ("mmlu",), controls={"broken": control}), "near_control", "mmlu").status == status
+
+
+def test_a_check_that_nobody_requires_and_that_fails_is_a_caution(make_bench: Make) -> None:
+    bench = make_bench(assay={"required": ("aa", "control", "above_chance"), "baseline_recipes": ("other",)})
+    report = assayed(bench)
+    assert report.passed
+    (caution,) = report.cautions
+    assert (caution.code, "the policy allows other" in caution.message) == ("check-failed", True)
+
+
+# ---- margins and what there is to lose
+
+
+@pytest.mark.parametrize(("right", "passed"), [(703, True), (705, False), (439, False), (441, True)])
+def test_the_margin_is_small_against_errors_and_against_knowledge(make_bench: Make, right: int, passed: bool) -> None:
+    # A margin of 3 points: at most a quarter of the errors asks for 12 %, at most a tenth of knowledge for 55 %.
+    bench = make_bench(assay={"reference_accuracy": {}})
+    other = replace(bench, marks=np.repeat([1.0, 0.0], [right, 800 - right]))
+    found = check(assayed(other, samples=[other.compare(other.run(losses=2, gains=2))]), "headroom", "mmlu")
+    assert (found.passed, found.required) == (passed, True)
 
 
 def test_a_control_that_does_not_fail_everywhere_fails_the_assay(bench: Any) -> None:
