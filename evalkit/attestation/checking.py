@@ -25,7 +25,7 @@ from evalkit.attestation.covering import (
 from evalkit.attestation.envelope import parse_envelope, trusted_signers
 from evalkit.attestation.findings import Finding
 from evalkit.attestation.recomputing import recomputed
-from evalkit.attestation.recorded import ledger_findings
+from evalkit.attestation.recorded import ledger_findings, seal_findings
 from evalkit.attestation.rewriting import rewritten
 from evalkit.attestation.statement import Statement, parse_statement, predicate
 from evalkit.certify.deciding import certificate_text
@@ -87,7 +87,7 @@ def check_folder(folder: Path, keys: Sequence[Ed25519PublicKey] | None, *, other
             seen.findings += _files(folder, statement)
         document = _certificate(folder, seen)
         if document is not None:
-            _checked(folder, document, statement, seen)
+            _checked(folder, document, statement, keys, seen)
     except DataError as error:
         document = None
         seen.findings.append(Finding(code="file-irregular", where=str(folder), message=str(error)))
@@ -112,7 +112,13 @@ class _Seen:
     signers: tuple[str, ...] = ()
 
 
-def _checked(folder: Path, document: Mapping[str, Any], statement: Statement | None, seen: _Seen) -> None:
+def _checked(
+    folder: Path,
+    document: Mapping[str, Any],
+    statement: Statement | None,
+    keys: Sequence[Ed25519PublicKey] | None,
+    seen: _Seen,
+) -> None:
     """Check what a readable certificate says, rests on, and lies beside."""
     try:
         linked = list(irregular_parts(document, folder))
@@ -128,8 +134,9 @@ def _checked(folder: Path, document: Mapping[str, Any], statement: Statement | N
         same = _same_version(document, seen)
         absent = list(_absent_runs(folder, document))
         chain, told = ledger_findings(document, folder)
-        seen.findings += chain
-        seen.notes += told
+        seal, signed = seal_findings(document, folder, keys) if not chain else ([], [])
+        seen.findings += [*chain, *seal]
+        seen.notes += [*told, *signed]
         if chain and not absent:
             seen.unchecked.append("numbers and verdicts: what the decision saw of the ledger is not there")
         seen.findings += absent or ([] if chain else recomputed(document, folder, same_version=same))

@@ -33,6 +33,7 @@ FINDINGS: Mapping[str, str] = {
     "ledger-edited": "the ledger's entries are no chain: one was changed, taken out or put in",
     "ledger-truncated": "the ledger is shorter than the certificate that cites it",
     "ledger-forked": "the ledger holds other entries than the certificate cites",
+    "seal-invalid": "the signature of a sealed policy does not fit what the ledger says of it",
     "report-differs": "a report says something else than the certificate",
     "report-unchecked": "a report could not be written again here, so nothing is known of what it says",
     "too-few-signers": "fewer of the keys you trust signed it than you ask for",

@@ -6,14 +6,21 @@ May not know: signatures; what follows for a verdict.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from evalkit.attestation.envelope import parse_envelope, trusted_signers
 from evalkit.attestation.findings import Finding
+from evalkit.attestation.statement import STATEMENT_TYPE
 from evalkit.errors import DataError
 from evalkit.ledger import COPY, LEDGER, Entry, Ledger, parse_entries, place_of
+from evalkit.records import canonical_json
 from evalkit.store.door import exists, read_text
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 Data = Mapping[str, Any]
 
@@ -63,6 +70,50 @@ def ledger_findings(document: Data, folder: Path) -> tuple[list[Finding], list[s
     if copy and live and live[0].sha256 != copy[0].sha256:
         return [], [_ANOTHER]
     return _against(live, said, where), []
+
+
+SEAL_TYPE = "urn:evalkit:policy-seal:1"
+"""`predicateType` of a signed seal."""
+
+
+def seal_payload(data: Data) -> bytes:
+    """Return the in-toto statement that is signed of a seal: the policy, for whom, and after which ledger entry."""
+    statement = {
+        "_type": STATEMENT_TYPE,
+        "subject": [{"name": f"policy/{data['name']}", "digest": {"sha256": data["policy_sha256"]}}],
+        "predicateType": SEAL_TYPE,
+        "predicate": {"policy": data["policy"], "release": data["release"], "after": data["after"]},
+    }
+    return canonical_json(statement).encode()
+
+
+def seal_findings(
+    document: Data, folder: Path, keys: Sequence[Ed25519PublicKey] | None
+) -> tuple[list[Finding], list[str]]:
+    """Check the signatures of the seals that a certificate cites; one by a key that one trusts is told."""
+    copy = cited_ledger(document, folder) or ()
+    findings: list[Finding] = []
+    notes: list[str] = []
+    for cited in (document.get("ledger") or {}).get("seals") or ():
+        seal = copy[cited["sequence"]]
+        where = f"{COPY}, entry {seal.sequence}"
+        if seal.data["envelope"] is None:
+            continue
+        envelope = parse_envelope(json.dumps(seal.data["envelope"]), where)
+        earlier = {entry.sha256 for entry in copy[: seal.sequence]}
+        if envelope.payload != seal_payload(seal.data) or seal.data["after"] not in earlier:
+            message = "what was signed is not what the entry says, or not where it stands"
+            findings.append(Finding(code="seal-invalid", where=where, message=message))
+            continue
+        signers, wrong = trusted_signers(envelope, keys, where) if keys is not None else ((), [])
+        broken = [one.message for one in wrong if one.code == "signature-invalid"]
+        findings += [Finding(code="seal-invalid", where=where, message=message) for message in broken]
+        if signers:
+            told = ", ".join(name[:16] for name in signers)
+            notes.append(f"entry {seal.sequence} of the ledger seals a policy, signed by key {told}")
+        elif not broken:
+            notes.append(f"entry {seal.sequence} of the ledger seals a policy; no key that you named signed it")
+    return findings, notes
 
 
 def _against(entries: Sequence[Entry], said: Data, where: str) -> list[Finding]:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from evalkit.errors import StoreError, UsageError
 from evalkit.ledger import COPY, Ledger, citations, cite
 from evalkit.ledger.standing import weights_of
-from evalkit.records import Manifest, text_digest
+from evalkit.records import Manifest, digest, text_digest
 from evalkit.redaction import redact_values
 from evalkit.store import Run, RunFolder, read_judgments, read_manifest, read_records, record_keys
 
@@ -99,6 +99,18 @@ def record_certificate(ledger: Ledger, certificate: Certificate) -> dict[str, st
     if sha256 not in known:
         ledger.append("certificate", {**certificate.entry, "certificate_sha256": sha256})
     return {} if certificate.seen is None else {COPY: "".join(one.to_json() + "\n" for one in certificate.seen)}
+
+
+def sealed(document: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the ledger is to hold of a policy that is sealed; bound or not, as its document is."""
+    return {
+        "name": document["name"],
+        "policy_sha256": digest(document),
+        "policy": {**document, "release": None},
+        "release": document["release"],
+        "signers": [],
+        "envelope": None,
+    }
 
 
 EARLIER = "_earlier"

@@ -28,6 +28,7 @@ VERBS = {
     "judge": "Let an LLM judge rate the answers in run folders.",
     "compare": "Compare two run folders, item by item.",
     "plan": "Say before any GPU hour whether a suite can reach its verdicts.",
+    "seal": "Put a policy on record, and sign it, before the runs.",
     "nightly": "Watch every candidate tonight with few items: OK, ALARM, undecided or invalid.",
     "history": "List and plot what nights and certificates have shown over time.",
     "report": "Write the report of a certificate again, as text or one HTML file.",

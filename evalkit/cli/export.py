@@ -118,7 +118,7 @@ def _every_eval_ever(run: Path, output: Path, tasks: tuple[str, ...], given: dic
 
 
 def _eval_results(run: Path, output: Path, tasks: tuple[str, ...], given: dict[str, Any]) -> None:
-    from evalkit.certify.deciding import write_certificate
+    from evalkit.cli.report_files import write_named
     from evalkit.interop import Benchmark, eval_results_yaml
 
     if len(tasks) != 1 or not given["dataset"] or not given["dataset_task"] or not given["scale"]:
@@ -126,13 +126,12 @@ def _eval_results(run: Path, output: Path, tasks: tuple[str, ...], given: dict[s
     scale = cast("Literal['proportion', 'percent']", given["scale"])
     benchmark = Benchmark(dataset=given["dataset"], task=given["dataset_task"], scale=scale, source=given["report_url"])
     name = f"{tasks[0].replace(':', '-')}.yaml"
-    write_certificate(output / ".eval_results", {name: eval_results_yaml(run, tasks[0], benchmark)})
+    write_named(output / ".eval_results" / name, eval_results_yaml(run, tasks[0], benchmark))
     click.echo(str(output / ".eval_results" / name))
 
 
 def _certificate(source: Path, form: str, output: Path | None) -> None:
-    from evalkit.certify.deciding import write_certificate
-    from evalkit.cli.report_files import read_certificate
+    from evalkit.cli.report_files import read_certificate, write_named
     from evalkit.interop import append_summary, job_summary, junit_xml
 
     document = read_certificate(source / "certificate.json" if source.is_dir() else source)
@@ -141,7 +140,7 @@ def _certificate(source: Path, form: str, output: Path | None) -> None:
         return
     if form == "junit":
         assert output is not None
-        write_certificate(output.parent, {output.name: junit_xml(document)})
+        write_named(output, junit_xml(document))
         click.echo(str(output))
         return
     named = output or (Path(os.environ[SUMMARY_VARIABLE]) if os.environ.get(SUMMARY_VARIABLE) else None)

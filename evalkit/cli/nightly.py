@@ -22,6 +22,7 @@ from evalkit.cli.options import (
     definitions_option,
     existing_file,
     json_option,
+    ledger_at,
     print_json,
     quiet_option,
     say,
@@ -131,6 +132,7 @@ def _night(file: Path, given: Mapping[str, Any]) -> tuple[Night, Workshop]:
         command=command_line(),
         overrides=suite.assets,
         execution=suite.execution,
+        ledger=ledger_at(None, suite.outputs),
     )
     return open_night(suite, load_policy(given["policy"] or suite.policy), settings), workshop
 

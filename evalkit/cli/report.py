@@ -33,7 +33,7 @@ def command(certificate: Path, form: str, page: Path | None, evidence: bool, **g
     Everything that was decided comes from the certificate. Items that changed, conversations and commands come from the
     run folders beside it, which must be those it was decided on; without them the report says so.
     """
-    from evalkit.cli.report_files import read_certificate
+    from evalkit.cli.report_files import read_certificate, write_named
 
     document = read_certificate(certificate)
     try:
@@ -43,9 +43,7 @@ def command(certificate: Path, form: str, page: Path | None, evidence: bool, **g
     if page is None:
         click.echo(text, nl=False)
         return
-    from evalkit.certify.deciding import write_certificate
-
-    write_certificate(page.parent, {page.name: text})
+    write_named(page, text)
     say(f"written: {page}")
 
 

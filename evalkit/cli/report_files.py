@@ -67,3 +67,26 @@ def report_texts(document: dict[str, Any], evidence: Evidence, throughput: dict[
         "report.md": as_markdown(whole_sections(document, evidence, throughput, curves)),
         "report.html": html_report(document, evidence=evidence, throughput=throughput, curves=curves),
     }
+
+
+def write_named(path: Path, text: str) -> None:
+    """Write a file that was named by hand; what is there already with other content is kept beside it, and named.
+
+    Raises:
+        StoreError: it cannot be written, or what is there cannot be kept.
+    """
+    from evalkit.certify.deciding import write_certificate
+    from evalkit.cli.options import say, with_urls
+    from evalkit.records import text_digest
+
+    try:
+        before = path.read_bytes().decode(errors="replace") if path.is_file() else text
+        if before != text:
+            aside = path.with_name(f"{path.stem}.before-{text_digest(before)[:8]}{path.suffix}")
+            path.replace(aside)
+            say(f"{with_urls(path)} was there with other content; it is kept as {aside.name}")
+    except OSError as error:
+        raise StoreError(
+            f"{path}: what is there cannot be kept: {error.strerror or error}; nothing was lost"
+        ) from error
+    write_certificate(path.parent, {path.name: text})

@@ -44,7 +44,7 @@ def command(
     `evalkit certify` and `evalkit report` show throughput.json that lies beside the certificate, apart from everything
     evalkit itself says: speed takes no part in a verdict.
     """
-    from evalkit.certify.deciding import write_certificate
+    from evalkit.cli.report_files import write_named
     from evalkit.throughput import import_throughput, read_throughput, throughput_json, throughput_tables
     from evalkit.throughput.measurement import OWN
 
@@ -61,7 +61,7 @@ def command(
         found += [one for one in read_throughput(output) if one.tool == OWN]
     text = throughput_json(found)
     if output is not None:
-        write_certificate(output.parent, {output.name: text})
+        write_named(output, text)
         say(f"written: {output}")
     shown = throughput_tables(found, baseline=baseline)
     if as_json:

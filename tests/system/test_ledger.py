@@ -266,3 +266,61 @@ def test_a_certificate_of_other_runs_is_not_overwritten(author: Author, capsys: 
     assert cli.main([*argv, "--force", "--post-hoc"]) == ExitCode.INCONCLUSIVE
     (kept,) = (author.outputs / "_earlier").glob("*/certificate.json")
     assert kept.read_bytes() == before
+
+
+def seal(author: Author, what: Path, *more: str) -> None:
+    assert cli.main(["seal", str(what), *more]) == 0
+    author._capsys.readouterr()
+
+
+def test_a_policy_sealed_before_the_runs(author: Author) -> None:
+    author.world.key("other", author.world.flipped(losses=12, gains=2, seed=8))
+    author.certify(author.suite("before", "other", "other"))
+    suite = author.suite()
+    seal(author, suite)
+    _, screen, document = author.certify(suite)
+    told = " ".join(screen.split())
+    assert (
+        f"which was fixed before the runs (sealed, ledger entry {document['ledger']['seals'][0]['sequence']})" in told
+    )
+    assert author.verify()[0] == ExitCode.CERTIFIED
+
+
+def test_a_seal_that_began_the_ledger_excludes_no_earlier_run(author: Author) -> None:
+    seal(author, author.folder / "policy.yaml")  # bound to nobody
+    _, screen, _ = author.certify(author.suite())
+    told = " ".join(screen.split())
+    assert "which is sealed before these runs (ledger entry 1); earlier runs cannot be excluded" in told
+
+
+@pytest.mark.parametrize("bound", [True, False])
+def test_another_policy_than_the_sealed_one(author: Author, bound: bool) -> None:
+    author.policy(3.0)
+    suite = author.suite()
+    seal(author, suite if bound else author.folder / "policy.yaml")
+    author.policy(MARGIN)
+    code, screen, _ = author.certify(suite)
+    assert code == ExitCode.CERTIFIED
+    assert "the policy that was sealed (ledger entry 1) is another one (mmlu margins_points 3 -> 6)" in first_lines(
+        screen
+    )
+
+
+def test_a_signed_seal_is_told_and_a_forged_one_found(author: Author) -> None:
+    pytest.importorskip("cryptography")
+    assert cli.main(["keygen", str(author.folder / "chief.pem")]) == 0
+    seal(author, author.suite(), "--key", str(author.folder / "chief.pem"))
+    author.certify(author.suite())
+    public = author.folder / "chief.pub.pem"
+    assert cli.main(["sign", str(author.outputs / "trial"), "--key", str(author.folder / "chief.pem")]) == 0
+    author._capsys.readouterr()
+    assert cli.main(["verify", str(author.outputs / "trial"), "--key", str(public)]) == 0
+    assert "entry 1 of the ledger seals a policy, signed by key" in author._capsys.readouterr().out
+    entries = Ledger(author.outputs / "ledger.jsonl").entries()
+    forged = {**entries[1].data, "policy_sha256": "0" * 64, "name": "own"}
+    ledger = author.outputs / "forged.jsonl"
+    Ledger(ledger).append("seal", {**forged, "after": Ledger(ledger).opened()[0].sha256})
+    code = cli.main(["certify", str(author.suite()), "--from", "--quiet", "--ledger", str(ledger)])
+    assert code == ExitCode.CERTIFIED
+    code, said = author.verify()
+    assert (code, "seal-invalid" in said) == (ExitCode.INVALID, True)

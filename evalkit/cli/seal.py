@@ -1,0 +1,86 @@
+"""`evalkit seal`: put a policy on record before the runs it will judge.
+
+In: a policy or a suite, a private key where the seal is to be signed. Out: an entry of the ledger.
+May not know: how a ledger is kept, how signatures work.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from evalkit.cli.keygen import PASSWORD_VARIABLE
+from evalkit.cli.options import existing_file, json_option, ledger_at, ledger_option, print_json, with_urls
+from evalkit.cli.remote import opened, url_place, with_places
+
+if TYPE_CHECKING:
+    from evalkit.ledger import Ledger
+
+OUTPUTS = Path("outputs")
+
+
+@click.command(epilog="Example: evalkit seal examples/cpu-demo.yaml")
+@click.argument("policy", metavar="POLICY|SUITE")
+@click.option("--key", type=existing_file, help="Private key to sign the seal with, which need not be the author's.")
+@ledger_option
+@json_option
+@with_places
+def command(policy: str, key: Path | None, ledger: Path | None, as_json: bool) -> None:
+    """Write a policy's digest into the ledger, before the runs.
+
+    A suite's policy is bound to its baseline and recipes; a policy alone is sealed for whomever it will judge. A
+    certificate then says whether its own policy is the sealed one, and whether the seal stands before the runs.
+    """
+    from evalkit.certify.recording import sealed
+
+    bound, document, book = _policy(policy, ledger)
+    data = sealed(document)
+    if key is not None:
+        data |= _signed(data, book, key)
+    entry = book.append("seal", data)
+    said = {"policy": data["name"], "policy_sha256": data["policy_sha256"], "bound": bound, "entry": entry.sequence}
+    said |= {"sha256": entry.sha256, "ledger": with_urls(book.path), "signers": data["signers"]}
+    if as_json:
+        print_json(said)
+        return
+    whom = "bound to the suite's baseline and recipes" if bound else "bound to nobody"
+    click.echo(f"policy '{data['name']}', {whom}: sha256 {data['policy_sha256']}")
+    by = f", signed by key {data['signers'][0][:16]}" if data["signers"] else ""
+    click.echo(f"sealed as entry {entry.sequence} of {with_urls(book.path)}{by}: sha256 {entry.sha256}")
+
+
+def _policy(given: str, ledger: Path | None) -> tuple[bool, dict[str, Any], Ledger]:
+    """Return whether the policy is bound, its document, and the ledger it belongs into."""
+    from evalkit.configuration import read_yaml
+    from evalkit.policy import bind, load_policy
+    from evalkit.suite import load_suite
+
+    file = Path(given)
+    row = read_yaml(file) if file.is_file() else None
+    if not (isinstance(row, dict) and "baseline" in row and "endpoints" not in row):
+        loaded = load_policy(given)
+        return loaded.release is not None, loaded.model_dump(mode="json"), ledger_at(ledger, OUTPUTS / "policy")
+    suite = load_suite(file, place=url_place)
+    bound = bind(
+        load_policy(suite.policy),
+        suite.baseline.name,
+        [spec.name for spec in suite.candidates],
+        [spec.name for spec in suite.controls],
+    )
+    return True, dict(bound.document), ledger_at(ledger, opened(suite.outputs))
+
+
+def _signed(data: dict[str, Any], book: Ledger, key: Path) -> dict[str, Any]:
+    from evalkit.attestation.envelope import sign
+    from evalkit.attestation.keys import key_id, read_private
+    from evalkit.attestation.recorded import seal_payload
+
+    text = key.read_text(encoding="utf-8", errors="replace")
+    private = read_private(text, str(key), os.environ.get(PASSWORD_VARIABLE) or None)
+    after = {"after": book.opened()[-1].sha256}
+    envelope = sign(seal_payload({**data, **after}), private)
+    return {**after, "signers": [key_id(private.public_key())], "envelope": json.loads(envelope.to_json())}
