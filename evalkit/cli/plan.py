@@ -62,6 +62,7 @@ def command(context: click.Context, /, suite_file: Path | None, policy_name: str
     from evalkit.policy import load_policy
     from evalkit.store import read_run
     from evalkit.suite import load_suite
+    from evalkit.verdict.words import standard_cautions
 
     suite = load_suite(suite_file, place=url_place) if suite_file else None
     if policy_name is None and suite is None:
@@ -78,12 +79,13 @@ def command(context: click.Context, /, suite_file: Path | None, policy_name: str
         judgments=suite.judge.repeats if suite and suite.judge else None,
         gaps=suite_gaps(policy, suite) if suite else (),
     )
+    cautions = [f"CAUTION, {one.code}: {one.message}" for one in standard_cautions(policy)]
     if given["as_json"]:
         print_json({**planned.to_dict(), "measured": {name: asdict(one) for name, one in found.items()}})
-        for warning in planned.warnings:
-            say(f"WARNING: {warning}")
+        for line in (*cautions, *(f"WARNING: {warning}" for warning in planned.warnings)):
+            say(line)
     else:
-        click.echo("\n".join(plan_lines(planned, found)))
+        click.echo("\n".join((*cautions, *plan_lines(planned, found))))
     if given["strict"] and not planned.promises:
         say("evalkit: --strict: no verdict can be promised; next step: resolve the warnings above")
         context.exit(ExitCode.USAGE)

@@ -14,8 +14,7 @@ from evalkit.errors import UsageError, suggestion
 from evalkit.planning.endpoint import Given, plan_endpoint
 from evalkit.planning.figures import EndpointPlan
 from evalkit.planning.shortfalls import control_shortfall
-from evalkit.policy import Policy, ProportionEndpoint
-from evalkit.records import digest
+from evalkit.policy import Policy, ProportionEndpoint, rules_sha256
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -24,7 +23,7 @@ class Plan:
 
     Attributes:
         policy: name of the policy.
-        policy_sha256: digest of its rules as read, before they are bound to a release.
+        policy_sha256: digest of its rules, the `rules_sha256` of every certificate by it.
         recipes: number of candidates.
         power_min: power a promise needs.
         endpoints: one for each endpoint of the policy, in its order.
@@ -89,7 +88,7 @@ def plan(
     reasons = (*gaps, *_reasons(policy, planned, power))
     return Plan(
         policy=policy.name,
-        policy_sha256=digest(policy.model_dump(mode="json")),
+        policy_sha256=rules_sha256(policy),
         recipes=recipes,
         power_min=policy.planning.power,
         endpoints=planned,

@@ -231,6 +231,10 @@ def _more_endpoint(
     """Hold an endpoint that the standard does not know against the standard's of its unit: margin and alpha."""
     rated = isinstance(endpoint, MeanEndpoint)
     like = [one for one in standard.endpoints.values() if one.gating and isinstance(one, MeanEndpoint) is rated]
+    if rated and endpoint.metric not in {one.metric for one in like}:
+        message = f"margin {_shown(endpoint.margins[0])} of {name} on a scale of '{endpoint.metric}' (standard: none)"
+        yield Weakness(field=f"endpoints.{name}.margin", value=endpoint.margins[0], standard=None, message=message)
+        return
     if not like:
         return
     loosest = max(like, key=lambda one: one.margins)

@@ -87,6 +87,20 @@ def test_warnings_are_loud_in_text_and_beside_json(suite: Path, capsys: pytest.C
     assert "WARNING: mmlu" in both.err
 
 
+def test_a_weaker_policy_in_the_standard_s_words_is_told_before_the_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = (Path(__file__).resolve().parents[3] / "evalkit" / "policy" / "library" / "release.yaml").read_text("utf-8")
+    (tmp_path / "p.yaml").write_text(text.replace("family_alpha: 0.05 ", "family_alpha: 0.15 "), "utf-8")
+    assert cli.main(["plan", "--policy", str(tmp_path / "p.yaml"), "--recipes", "2"]) == 0
+    said = "CAUTION, weaker-than-standard: policy 'release' uses the words"
+    first = capsys.readouterr().out.splitlines()[0]
+    assert first.startswith(said)
+    assert "alpha of the family 0.15 (standard: 0.05)" in first
+    assert cli.main(["plan", "--policy", "release", "--recipes", "2"]) == 0
+    assert "CAUTION" not in capsys.readouterr().out
+
+
 def test_the_plot_has_at_most_twelve_lines_and_shows_pass_and_fail(capsys: pytest.CaptureFixture[str]) -> None:
     cli.main(["plan", "--policy", "release"])
     lines = capsys.readouterr().out.splitlines()

@@ -221,6 +221,14 @@ def test_an_endpoint_that_is_added_keeps_the_margin_and_alpha_of_its_kind() -> N
     assert weaknesses(parsed(document)) == ()
 
 
+def test_a_score_on_another_scale_has_no_margin_of_the_standard() -> None:
+    document = load_policy("release").model_dump(mode="json")
+    document["endpoints"]["rouge"] = document["endpoints"]["mt_bench"] | {"task": "summaries", "metric": "rougeL"}
+    assert [one.message for one in weaknesses(parsed(document))] == [
+        "margin 0.3 of rouge on a scale of 'rougeL' (standard: none)"
+    ]
+
+
 def test_another_kind_of_test_is_named() -> None:
     document = load_policy("release").model_dump(mode="json")
     document["endpoints"]["mmlu"] |= {"kind": "soft_accuracy"}
