@@ -20,7 +20,7 @@ import yaml
 
 from evalkit import cli
 from evalkit.policy import ResolvedPolicy, bind, load_policy
-from evalkit.records import Item, digest
+from evalkit.records import Item, content_digest, digest, text_digest
 from evalkit.store import RunFolder
 
 
@@ -105,6 +105,8 @@ def make_release(
     marks = (rng.random(items) < 0.7).astype(float)
     scores = rng.integers(4, 8, size=(questions, 2, 3)).astype(float)
 
+    rows = _items(items, subjects, questions, said, made)
+
     def write(name: str, flips: tuple[int, int], shift: float, seed: int, bound: str | None, recipe: str) -> None:
         moved = np.clip(scores + shift + (seed > 1) * rng.choice([-1, 0, 0, 1], size=scores.shape), 1, 10)
         run = made.make_run(
@@ -115,8 +117,7 @@ def make_release(
             policy_sha256=bound,
             recipe=recipe,
         )
-        rows = _items(items, subjects, questions, said, made)
-        _write(folder / name, _of_items(_with_texts(run, said, subjects, made), rows), rows)
+        _write(folder / name, _of_items(_with_texts(run, said, rows, made), rows), rows)
 
     write("official", (0, 0), 0.0, 1, None, "official-fp8")
     write("official-rerun", (1, 1), 0.0, 2, None, "official-fp8")
@@ -148,34 +149,41 @@ def _flipped(marks: np.ndarray, losses: int, gains: int, *, seed: int) -> np.nda
 
 def _items(n: int, subjects: int, questions: int, texts: Texts, made: ModuleType) -> dict[str, list[Item]]:
     rows = {made.MMLU: [], made.MT_BENCH: []}
+    asked: dict[str, int] = {}
     for at in range(n):
-        subject, sha, prompt, target = made.item(made.MMLU, at, made.SUBJECTS)
+        subject, *_ = made.item(made.MMLU, at, made.SUBJECTS)
+        context, options = texts.context(at), tuple(texts.choice(k) for k in range(4))
+        doc = {"number": at, "answer": at % 4}
         rows[made.MMLU].append(
             Item(
                 task=made.MMLU,
                 subject=texts.subject(_place(subject, subjects)),
-                item_sha256=sha,
+                item_sha256=content_digest(doc),
                 occurrence=0,
-                prompt_sha256=prompt,
-                target_sha256=target,
-                doc={"number": at},
-                context=texts.context(at),
-                continuations=tuple(texts.choice(k) for k in range(4)),
+                prompt_sha256=digest([[context] * 4, list(options), None]),
+                target_sha256=text_digest(str(at % 4)),
+                doc=doc,
+                context=context,
+                continuations=options,
                 target=at % 4,
+                details={"target": str(at % 4), "lengths": [len(text) - 1 for text in options]},
             )
         )
     for at in range(questions):
-        subject, sha, prompt, target = made.item(made.MT_BENCH, at, 8)
+        subject, *_ = made.item(made.MT_BENCH, at, 8)
+        turns = [texts.question(at, turn) for turn in range(2)]
+        key = texts.subject(subject) + digest(turns)
+        asked[key] = asked.get(key, -1) + 1
         rows[made.MT_BENCH].append(
             Item(
                 task=made.MT_BENCH,
                 subject=texts.subject(subject),
-                item_sha256=sha,
-                occurrence=0,
-                prompt_sha256=prompt,
-                target_sha256=target,
+                item_sha256=content_digest({"turns": turns}),
+                occurrence=asked[key],
+                prompt_sha256=digest(turns),
+                target_sha256=digest(None),
                 doc={"number": at},
-                turns=tuple(texts.question(at, turn) for turn in range(2)),
+                turns=tuple(turns),
             )
         )
     return rows
@@ -185,44 +193,56 @@ def _place(subject: str, subjects: int) -> str:
     return f"subject-{int(subject.rpartition('-')[2]) % subjects:02d}"
 
 
-def _with_texts(run: Any, texts: Texts, subjects: int, made: ModuleType) -> Any:
-    records, judgments = {}, {}
+def _with_texts(run: Any, texts: Texts, rows: Mapping[str, list[Item]], made: ModuleType) -> Any:
+    """The run, of exactly these items and in these words; records come in the order of their items."""
+    records, judgments, of = {}, {}, {}
     for task, found in run.records.items():
-        named = _place if task == made.MMLU else (lambda subject, _n: subject)
-        records[task] = tuple(
-            replace(
-                record,
-                subject=texts.subject(named(record.subject, subjects)),
-                reply=replace(
-                    record.reply,
-                    turns=tuple(replace(turn, text=texts.answer(turn.text)) for turn in record.reply.turns),
-                )
-                if task == made.MT_BENCH
-                else record.reply,
-            )
-            for record in found
-        )
-    answers = {record.item_sha256: record for record in records.get(made.MT_BENCH, ())}
+        pairs = list(zip(found, rows[task], strict=True))
+        of[task] = {record.item_sha256: item for record, item in pairs}
+        records[task] = tuple(_of_item(record, item, texts, made) for record, item in pairs)
+    answers = {record.key.rpartition("/")[0]: record for record in records.get(made.MT_BENCH, ())}
     for task, found in run.judgments.items():
+        items = [of[task][judgment.item_sha256] for judgment in found]
         judgments[task] = tuple(
             replace(
                 judgment,
-                subject=texts.subject(judgment.subject),
+                subject=item.subject,
+                item_sha256=item.item_sha256,
+                occurrence=item.occurrence,
                 text=texts.judged,
-                answer_sha256=digest(
-                    [turn.text for turn in answers[judgment.item_sha256].reply.turns][: judgment.turn]
-                ),
+                answer_sha256=digest([turn.text for turn in answers[item.key].reply.turns][: judgment.turn]),
             )
-            for judgment in found
+            for judgment, item in zip(found, items, strict=True)
         )
     engine = replace(run.manifest.engine, model=texts.model)
     return replace(run, manifest=replace(run.manifest, engine=engine), records=records, judgments=judgments)
 
 
+def _of_item(record: Any, item: Item, texts: Texts, made: ModuleType) -> Any:
+    reply = record.reply
+    if record.task == made.MT_BENCH:
+        reply = replace(reply, turns=tuple(replace(turn, text=texts.answer(turn.text)) for turn in reply.turns))
+    elif reply is not None:
+        reply = replace(reply, lengths=tuple(item.details["lengths"]), target=item.target)
+    return replace(
+        record,
+        subject=item.subject,
+        item_sha256=item.item_sha256,
+        occurrence=item.occurrence,
+        prompt_sha256=item.prompt_sha256,
+        target_sha256=item.target_sha256,
+        reply=reply,
+    )
+
+
 def _of_items(run: Any, rows: Mapping[str, list[Item]]) -> Any:
     """The run, planned for exactly these items."""
     tasks = {
-        name: replace(task, item_set_sha256=digest(sorted(item.key for item in rows[name])))
+        name: replace(
+            task,
+            item_set_sha256=digest(sorted(item.key for item in rows[name])),
+            prompts_sha256=digest(sorted([item.key, item.prompt_sha256] for item in rows[name])),
+        )
         for name, task in run.manifest.tasks.items()
     }
     return replace(run, manifest=replace(run.manifest, tasks=tasks))

@@ -48,6 +48,8 @@ class MadeRun:
     def facts(self, task: str) -> dict[str, ItemFacts]:
         return self.known.get(task, {})
 
+    contradictions: dict[str, tuple[str, ...]] = field(default_factory=dict)
+
 
 def policy(name: str = "release", recipes: Sequence[str] = ("candidate",), **endpoint_changes: Any) -> ResolvedPolicy:
     """A library policy bound to `baseline`, `recipes`, control `broken`; changes are {endpoint: {key: value}}."""

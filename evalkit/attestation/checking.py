@@ -64,7 +64,9 @@ class Check:
         return not self.findings
 
 
-def check_folder(folder: Path, keys: Sequence[Ed25519PublicKey] | None, *, other_version: bool = False) -> Check:
+def check_folder(
+    folder: Path, keys: Sequence[Ed25519PublicKey] | None, *, other_version: bool = False, signing: bool = False
+) -> Check:
     """Check a certificate: signature, digests of every file, every statistic, the verdict, the reports.
 
     Args:
@@ -72,11 +74,12 @@ def check_folder(folder: Path, keys: Sequence[Ed25519PublicKey] | None, *, other
         keys: public keys that one trusts; None checks everything but the signature.
         other_version: accept that another evalkit made the certificate, whose reports cannot be written again here;
             they are then told as unchecked. Without it that is a finding.
+        signing: somebody is about to sign: a picture whose lines cannot be compared is then a finding.
 
     Raises:
         StoreError: a file cannot be read.
     """
-    seen = _Seen(other_version=other_version)
+    seen = _Seen(other_version=other_version, signing=signing)
     statement = None
     try:
         if keys is None:
@@ -106,6 +109,7 @@ class _Seen:
     """What a check has seen so far; the fields are those of `Check`."""
 
     other_version: bool
+    signing: bool
     findings: list[Finding] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     unchecked: list[str] = field(default_factory=list)
@@ -141,10 +145,13 @@ def _checked(
             seen.unchecked.append("numbers and verdicts: what the decision saw of the ledger is not there")
         seen.findings += absent or ([] if chain else recomputed(document, folder, same_version=same))
         if same and not absent:
-            again = rewritten(document, folder, signed=statement is not None)
+            again = rewritten(document, folder, signed=statement is not None, signing=seen.signing)
             seen.findings += again.findings
             seen.notes += again.notes
             seen.unchecked += again.unchecked
+        for name, run in document["runs"].items():
+            for task, said in (run.get("not_recomputed") or {}).items():
+                seen.unchecked += [f"{name}, task '{task}': {what}" for what in said]
         if document["title"]:
             seen.notes.append(f"the title is its author's own words, nothing computed: {document['title']!r}")
     except (AttributeError, DataError, KeyError, TypeError) as error:

@@ -42,13 +42,14 @@ class Rewriting:
     unchecked: tuple[str, ...] = ()
 
 
-def rewritten(document: Mapping[str, Any], folder: Path, *, signed: bool) -> Rewriting:
+def rewritten(document: Mapping[str, Any], folder: Path, *, signed: bool, signing: bool = False) -> Rewriting:
     """Write the reports again and compare them byte for byte, pictures as `pictures` says.
 
     Args:
         document: what `certificate.json` holds, of this version of evalkit.
         folder: where it lies.
         signed: a trusted signature covers these bytes; whoever signed compared the pictures with pictures of their own.
+        signing: somebody is about to sign, and must compare them.
 
     Raises:
         DataError: a report is a link, no regular file or no UTF-8.
@@ -77,7 +78,7 @@ def rewritten(document: Mapping[str, Any], folder: Path, *, signed: bool) -> Rew
     if page.pictures:
         wrong, other = compare_pictures(page, again if drawn == "drawn" else None)
         findings += [Finding(code="report-differs", where="report.html", message=message) for message in wrong]
-        if other and drawn == "blank" and not signed:
+        if other and (signing or (drawn == "blank" and not signed)):
             message = f"{other[0]}; next step: pip install 'evalkit-quant[plots]', or write the report again here"
             findings.append(Finding(code="report-unchecked", where="report.html", message=message))
         unchecked = tuple(other)

@@ -37,6 +37,7 @@ from evalkit.definitions import TaskDefinition
 from evalkit.degeneration import degeneration
 from evalkit.errors import DataError, UsageError, suggestion
 from evalkit.records import ChoiceReply, Item, TaskRun, TextReply, content_digest
+from evalkit.records.consistency import OWN_MARKING
 
 _FALLBACK = "[invalid]"
 """What lm-eval's extraction filters return for a text without an answer."""
@@ -226,6 +227,8 @@ def _task_run(
     }
     if any(draws_at_random(task) for task in tasks.values()):
         settings["fewshot_seed"] = FEWSHOT_SEED
+    if "choice" in kinds and any(callable(task.config.process_results) for task in tasks.values()):
+        settings[OWN_MARKING] = "the task's own code"
     return TaskRun(
         definition_sha256=definition.sha256,
         kind="text" if "text" in kinds else "choice",

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from evalkit import __version__
+from evalkit.certify.reading import read_checked
 from evalkit.comparison import PublishedAccuracy, compare_endpoints
 from evalkit.comparison.runs import citable_judge, citable_task
 from evalkit.errors import ExitCode, StoreError, UsageError
@@ -34,7 +35,7 @@ from evalkit.policy import Policy, ResolvedPolicy
 from evalkit.qualification import Qualification, read_qualification
 from evalkit.records import digest
 from evalkit.redaction import redact_values
-from evalkit.store import Run, read_run
+from evalkit.store import Run
 from evalkit.store.door import open_plain
 from evalkit.suite import Suite
 from evalkit.verdict import Decision, Evidence, Reason, Tried, decide, decide_unpaired
@@ -136,9 +137,9 @@ def decide_runs(
         DataError: a folder is damaged; names file and line.
     """
     _check_folders(runs)
-    baseline = read_run(runs.baseline)
-    others = {name: read_run(path) for name, path in {**runs.candidates, **runs.controls}.items()}
-    rerun = read_run(runs.rerun) if runs.rerun is not None else None
+    baseline = read_checked(runs.baseline)
+    others = {name: read_checked(path) for name, path in {**runs.candidates, **runs.controls}.items()}
+    rerun = read_checked(runs.rerun) if runs.rerun is not None else None
     compared = {name: compare_endpoints(policy, baseline, run) for name, run in others.items()}
     again = compare_endpoints(policy, baseline, rerun) if rerun is not None else None
     tried = [read_qualification(path) for path in runs.qualifications]
@@ -291,7 +292,7 @@ def decide_published(
         UsageError: a number belongs to no accuracy endpoint.
         DataError: the folder is damaged; names file and line.
     """
-    run = read_run(path)
+    run = read_checked(path)
     decision = decide_unpaired(policy, published, run, recipe)
     plain = policy.model_dump(mode="json")
     document: dict[str, Any] = {
@@ -331,6 +332,11 @@ def _provenance(run: Run) -> dict[str, Any]:
         "judges": {name: asdict(citable_judge(judge)) for name, judge in manifest.judges.items()},
         "records_sha256": {task: run.records_sha256(task) for task in manifest.tasks},
         "judgments_sha256": {task: run.judgments_sha256(task) for task in manifest.judges},
+        **(
+            {"not_recomputed": {task: list(said) for task, said in sorted(run.unchecked.items())}}
+            if run.unchecked
+            else {}
+        ),
     }
 
 

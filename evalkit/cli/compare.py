@@ -28,11 +28,11 @@ def command(baseline: Path, candidate: Path, tasks: tuple[str, ...], subjects: b
     It estimates and explains; a verdict needs a policy written down before the run: evalkit certify.
     Exit code 0, or 4 if some task may not be compared (the reasons are printed).
     """
+    from evalkit.certify.reading import read_checked
     from evalkit.comparison import compare
     from evalkit.report import as_text, comparison_sections
-    from evalkit.store import read_run
 
-    runs = read_run(baseline), read_run(candidate)
+    runs = read_checked(baseline), read_checked(candidate)
     shared = sorted(set(runs[0].manifest.tasks) & set(runs[1].manifest.tasks))
     chosen = list(tasks) or shared
     if not chosen:
@@ -41,6 +41,10 @@ def command(baseline: Path, candidate: Path, tasks: tuple[str, ...], subjects: b
     if not tasks:
         for name in sorted(set(runs[0].manifest.tasks) ^ set(runs[1].manifest.tasks)):
             say(f"not compared: only {baseline if name in runs[0].manifest.tasks else candidate} has task '{name}'")
+    for path, run in ((baseline, runs[0]), (candidate, runs[1])):
+        for name in chosen:
+            for what in run.unchecked.get(name, ()):
+                say(f"{path}: task '{name}', not computed again: {what}")
     found = [compare(runs[0], runs[1], task) for task in chosen]
     if as_json:
         print_json([comparison.to_dict() for comparison in found])

@@ -140,7 +140,7 @@ def export_folder(source: Path, output: Path, tasks: Sequence[str], given: Mappi
     from evalkit.interop.fastchat_export import export_fastchat
     from evalkit.store import read_run
 
-    run = read_run(source)
+    run = read_run(source).trusted()
     found = list(tasks) or [name for name, task in run.manifest.tasks.items() if task.kind == "conversation"]
     if len(found) != 1:
         raise click.UsageError(f"FastChat's folder holds one task; name one with --task: {', '.join(found) or 'none'}")

@@ -42,6 +42,8 @@ def command(folder: Path, key: Path | None) -> None:
     envelope, check = sign_folder(folder, private)
     dropped = dropped_keys(folder / ENVELOPE, envelope)
     write_certificate(folder, {ENVELOPE: envelope.to_json()})
+    for what in check.unchecked:
+        say(f"not computed again: {what}")
     for note in check.notes:
         if "signature" not in note:
             say(f"note: {note}")

@@ -22,7 +22,7 @@ from evalkit.comparison.pairing import pair
 from evalkit.comparison.pairwise import PairwiseComparison
 from evalkit.comparison.plain import to_plain
 from evalkit.comparison.proportions import ProportionComparison
-from evalkit.comparison.runs import Fault, RunLabel, RunView, citable_judge, citable_task, label
+from evalkit.comparison.runs import Fault, RunLabel, RunView, citable_judge, citable_task, contradicted, label
 from evalkit.comparison.settings import ComparisonSettings, settings_for
 from evalkit.comparison.units import unit_codes
 from evalkit.records import JudgeRun, TaskRun
@@ -116,6 +116,8 @@ def compare(baseline: RunView, candidate: RunView, task: str, settings: Comparis
         return _without_task(baseline, candidate, task, chosen)
     pairs = pair(task, (left, baseline.records.get(task, ())), (right, candidate.records.get(task, ())))
     faults = [
+        *contradicted("baseline", baseline, task),
+        *contradicted("candidate", candidate, task),
         *pairs.faults,
         *broken_engine("baseline", pairs.baseline),
         *broken_engine("candidate", pairs.candidate),

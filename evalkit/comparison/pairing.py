@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from evalkit.comparison.runs import Fault
-from evalkit.records import Record, TaskRun, digest
+from evalkit.records import Record, TaskRun, TextReply, digest
 
 Key: TypeAlias = tuple[str, str, int, int]
 """Subject, digest, occurrence, sample."""
@@ -72,7 +72,8 @@ def pair(
             "next step: compare runs of one and the same item set"
         )
         faults.append(Fault(code="pairing", message=message))
-    faults += _disagreements(left, right)
+    by_rule = all("lm_eval_task" in run.settings for run, _ in (baseline, candidate))
+    faults += _disagreements(left, right, by_rule=by_rule)
     return Pairs(
         keys=keys,
         baseline=tuple(left.get(key) for key in keys),
@@ -137,15 +138,25 @@ def _wrong_set(task: str, side: str, run: TaskRun, index: Mapping[Key, Record]) 
     return [Fault(code="pairing", message=message)]
 
 
-def _disagreements(left: Mapping[Key, Record], right: Mapping[Key, Record]) -> list[Fault]:
-    prompts, targets = [], []
+def _disagreements(left: Mapping[Key, Record], right: Mapping[Key, Record], *, by_rule: bool) -> list[Fault]:
+    """Say what differs that must agree; `by_rule`: marks follow from the answer's words alone, as lm-eval's do."""
+    prompts, targets, marks = [], [], []
     for key in left.keys() & right.keys():
         a, b = left[key], right[key]
+        if by_rule and a.marks != b.marks and _same_words(a.reply, b.reply) and a.marks.keys() == b.marks.keys():
+            marks.append(key)
         if a.prompt_sha256 != b.prompt_sha256:
             prompts.append(key)
         if a.target_sha256 != b.target_sha256:
             targets.append(key)
-    return [
+    contradictions = []
+    if marks:
+        message = (
+            f"{len(marks)} pair(s) have the same answer to the letter and different marks, the first {min(marks)}; "
+            "next step: restore the run folders"
+        )
+        contradictions.append(Fault(code="contradiction", message=message))
+    return contradictions + [
         Fault(
             code="not-comparable",
             message=f"{len(keys)} pair(s) have different {what}, the first {min(keys)}; next step: run both sides anew",
@@ -153,3 +164,12 @@ def _disagreements(left: Mapping[Key, Record], right: Mapping[Key, Record]) -> l
         for what, keys in (("prompts", prompts), ("targets", targets))
         if keys
     ]
+
+
+def _same_words(left: object, right: object) -> bool:
+    """Say whether two replies are answers that are equal to the letter; marks of equal answers are equal."""
+    return (
+        isinstance(left, TextReply)
+        and isinstance(right, TextReply)
+        and [turn.text for turn in left.turns] == [turn.text for turn in right.turns]
+    )

@@ -123,9 +123,23 @@ class Fault:
     """Why data may not be judged.
 
     Attributes:
-        code: reason code of a verdict INVALID ("pairing", "coverage", "non-finite", "not-comparable", "estimate").
+        code: reason code of a verdict INVALID ("pairing", "coverage", "non-finite", "not-comparable", "estimate",
+            "contradiction").
         message: what is wrong and the next step.
     """
 
     code: str
     message: str
+
+
+def contradicted(side: str, run: RunView, task: str) -> list[Fault]:
+    """Return a fault if a run's records of a task contradict their items, replies or digests.
+
+    A run that was read from a folder knows (`evalkit.store.Run.contradictions`); one made in memory has no files.
+    """
+    found: Sequence[str] = getattr(run, "contradictions", {}).get(task, ())
+    if not found:
+        return []
+    more = f", and {len(found) - 1:,} more" if len(found) > 1 else ""
+    message = f"{side}: {found[0]}{more}; next step: restore the run folder, or run it again"
+    return [Fault(code="contradiction", message=message)]

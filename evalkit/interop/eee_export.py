@@ -78,7 +78,7 @@ def export_eee(
         DataError: nothing was scored, or the folder has no items.
         StoreError: a file cannot be written.
     """
-    found = read_run(run)
+    found = read_run(run).trusted()
     names = _chosen(found, tasks)
     model = model or model_id(found.manifest)
     if not re.fullmatch(r"[^/\s]+/[^\s]+", model):

@@ -51,7 +51,7 @@ def eval_results_yaml(run: Path, task: str, benchmark: Benchmark) -> str:
         UsageError: an unknown task, or a rating on a scale of accuracies.
         DataError: the task is not complete: a part of it is no score of the benchmark.
     """
-    found = read_run(run)
+    found = read_run(run).trusted()
     if task not in found.manifest.tasks:
         raise UsageError(f"{run}: no task '{task}'{suggestion(task, sorted(found.manifest.tasks))}")
     asked, engine = found.manifest.tasks[task], found.manifest.engine

@@ -60,7 +60,7 @@ def export_lm_eval(run_path: Path, folder: Path, *, tasks: Sequence[str] | None 
         DataError: the run is damaged.
         StoreError: a file cannot be written.
     """
-    run = read_run(run_path)
+    run = read_run(run_path).trusted()
     parts, notes = parts_of(run, tasks)
     rows: dict[str, list[dict[str, Any]]] = {}
     unordered = 0

@@ -24,6 +24,7 @@ from evalkit.interop.lm_eval_leaves import Leaf, put_together, read_leaf
 from evalkit.interop.lm_eval_notes import notes_on
 from evalkit.interop.lm_eval_samples import Sample
 from evalkit.records import Fidelity, Item, Manifest, Record, TaskRun, digest
+from evalkit.records.consistency import OWN_MARKING
 from evalkit.store import RunFolder
 
 
@@ -203,6 +204,7 @@ def _task_run(files: LmEvalFiles, task: str, leaves: Sequence[Leaf], items: Sequ
             "chat_template_sha": results.get("chat_template_sha"),
             "system_instruction_sha": results.get("system_instruction_sha"),
             "fewshot_as_multiturn": bool(results.get("fewshot_as_multiturn")),
+            **({OWN_MARKING: "the task's own code"} if any(leaf.own_marking for leaf in leaves) else {}),
         },
     )
 

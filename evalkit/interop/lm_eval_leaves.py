@@ -49,6 +49,7 @@ class Leaf:
         samples: filter to rows, in the order of `doc_id`.
         asked: what the task's configuration says is asked.
         higher_is_better: metric to whether more of it is better, as far as the files say.
+        own_marking: the task brings its own code to mark replies.
         occurrences: in files that evalkit wrote, row number to occurrence where it is not 0; else None.
     """
 
@@ -61,6 +62,7 @@ class Leaf:
     samples: Mapping[str, Sequence[Sample]]
     asked: Mapping[str, Any]
     higher_is_better: Mapping[str, bool]
+    own_marking: bool
     occurrences: Mapping[str, Any] | None = None
 
 
@@ -96,6 +98,7 @@ def read_leaf(files: LmEvalFiles, name: str) -> Leaf:
         samples=by_filter,
         asked=_asked(_mapping(_mapping(files.results.get("configs")).get(name))),
         higher_is_better=_directions(files, name),
+        own_marking=bool(_mapping(_mapping(files.results.get("configs")).get(name)).get("process_results")),
         occurrences=_mapping(_mapping(files.results["evalkit_occurrences"]).get(name))
         if "evalkit_occurrences" in files.results
         else None,

@@ -11,12 +11,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from evalkit.certify import RunSet, Workshop, run_engine, suite_runs
+from evalkit.certify.reading import read_checked
 from evalkit.comparison import Comparison, compare_endpoints
 from evalkit.errors import IdentityMismatchError
 from evalkit.nightly.outcome import NightReason
 from evalkit.policy import ResolvedPolicy
 from evalkit.records import Manifest, canonical_json
-from evalkit.store import Run, read_manifest, read_run
+from evalkit.store import Run, read_manifest
 from evalkit.store.layout import task_file
 from evalkit.store.lines import count_lines
 from evalkit.suite import EngineSpec, Suite
@@ -113,9 +114,9 @@ def check_baseline(
         return tuple(reasons)
     stored: RunSet = suite_runs(suite)
     compared: dict[str, dict[str, Comparison]] = {
-        name: compare_endpoints(policy, baseline, read_run(path)) for name, path in stored.controls.items()
+        name: compare_endpoints(policy, baseline, read_checked(path)) for name, path in stored.controls.items()
     }
-    again = compare_endpoints(policy, baseline, read_run(stored.rerun)) if stored.rerun is not None else None
+    again = compare_endpoints(policy, baseline, read_checked(stored.rerun)) if stored.rerun is not None else None
     report = assess(policy, list(endpoints), rerun=again, controls=compared, samples=[alone])
     failed = {check.message for check in report.checks if check.check == "aa" and check.passed is False}
     return tuple(

@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from evalkit.certify import Workshop
+from evalkit.certify.reading import read_checked
 from evalkit.errors import AssetError, DataError, EngineError, IdentityMismatchError
 from evalkit.nightly.baseline import bring_baseline, check_baseline
 from evalkit.nightly.marks import designated
@@ -25,7 +26,7 @@ from evalkit.nightly.outcome import NightOutcome, NightReason
 from evalkit.nightly.recipe import watch_recipe
 from evalkit.nightly.result import RESULT, failed_result, read_result, write_result
 from evalkit.records import canonical_json, parse_object
-from evalkit.store import Run, read_run
+from evalkit.store import Run
 from evalkit.store.lines import write_atomic
 from evalkit.suite import EngineSpec
 
@@ -97,7 +98,7 @@ class _Ready:
         bound = night.bound(night.suite.candidates[0].name)
         try:
             bring_baseline(night.suite, bound, night.tasks, workshop)
-            self.baseline = read_run(night.suite.outputs / night.suite.baseline.name)
+            self.baseline = read_checked(night.suite.outputs / night.suite.baseline.name)
             self.orders = _orders(night, self.baseline)
             self.started_at = _begin(night, self.baseline, self.orders, plan)
             self.reasons = check_baseline(bound, list(night.endpoints), night.suite, self.baseline)

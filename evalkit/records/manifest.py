@@ -7,6 +7,7 @@ May not know: the folder.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
@@ -14,6 +15,8 @@ from typing import Any, Literal
 from evalkit.errors import DataError
 from evalkit.records.identity import EngineIdentity
 from evalkit.records.parsing import build, parse_object, tuple_of
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 FORMAT = 1
 """Version of the run-folder format; a folder with another number is refused."""
@@ -147,6 +150,7 @@ class Manifest:
         row = parse_object(text, "a manifest")
         if row.get("format") != FORMAT:
             raise DataError(f"run format {row.get('format')!r} is not {FORMAT}; read it with the evalkit that wrote it")
+        _refuse_paths(row)
         row["engine"] = build(EngineIdentity, row.get("engine", {}))
         row["tasks"] = {name: _task_run(task) for name, task in row.get("tasks", {}).items()}
         row["judges"] = {name: _judge_run(judge) for name, judge in row.get("judges", {}).items()}
@@ -160,6 +164,15 @@ def _task_run(row: Mapping[str, Any]) -> TaskRun:
     if fixed.get("score_range") is not None:
         fixed["score_range"] = tuple(fixed["score_range"])
     return build(TaskRun, fixed)
+
+
+def _refuse_paths(row: Mapping[str, Any]) -> None:
+    """Refuse a name that an export would make a file name of, if it could lead out of a folder."""
+    asked = row.get("requested")
+    engine = asked.get("engine") if isinstance(asked, Mapping) else None
+    name = engine.get("name") if isinstance(engine, Mapping) else None
+    if isinstance(name, str) and (len(name) > 100 or not _NAME.fullmatch(name)):
+        raise DataError(f"requested.engine.name: {name!r:.120} is no name of an engine: letters, digits and '._-'")
 
 
 def _judge_run(row: Mapping[str, Any]) -> JudgeRun:

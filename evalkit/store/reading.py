@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Protocol, TypeVar
 
 from evalkit.errors import DataError, UsageError
-from evalkit.records import Item, ItemFacts, Judgment, Manifest, Record, item_facts, judged_task
+from evalkit.records import Item, ItemFacts, Judgment, Manifest, Record, judged_task
+from evalkit.store.checked import checked_task, item_file
 from evalkit.store.door import exists, read_text, refuse_irregular
 from evalkit.store.layout import MANIFEST, Kind, task_file, task_of
 from evalkit.store.lines import read_lines
@@ -39,6 +40,9 @@ class Run:
         records: task name to records sorted by `Record.key`; a task without records has an empty tuple.
         judgments: judging name to judgments sorted by `judgment_key`; only judged tasks.
         items: task name to items, for conversations alone: what is said about answers needs their questions.
+        contradictions: task name to what its records contradict, or are contradicted by: one sentence each, with file
+            and line. Nothing may be decided on such a task.
+        unchecked: task name to what no check could compute again, one sentence each.
     """
 
     path: Path
@@ -46,25 +50,33 @@ class Run:
     records: Mapping[str, tuple[Record, ...]]
     judgments: Mapping[str, tuple[Judgment, ...]]
     items: Mapping[str, tuple[Item, ...]] = field(default_factory=dict)
-    _facts: dict[str, Mapping[str, ItemFacts]] = field(default_factory=dict, repr=False, compare=False)
+    contradictions: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    unchecked: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def facts(self, task: str) -> Mapping[str, ItemFacts]:
-        """Return item key to what the item shares with others, read once; empty where the folder holds no items.
+        """Return item key to what the item shares with others; empty where the folder holds no items.
 
         Raises:
             DataError: a line is torn or garbled; names file and line.
             StoreError: the file cannot be read.
         """
-        if task not in self._facts:
-            file = task_file(self.path, "items", task)
-            with _collector_paused():
-                lines = parsed(file, task, Item.from_json) if exists(file) else ()
-                self._facts[task] = {item.key: item_facts(item) for _, item in lines}
-        return self._facts[task]
+        found = item_file(self.path, task)
+        return found.facts if found is not None else {}
 
     def records_sha256(self, task: str) -> str:
         """Digest of a task's record lines in sorted order: equal for equal replies, whatever the order of work."""
         return _lines_sha256(record.to_json() for record in self.records[task])
+
+    def trusted(self) -> Run:
+        """Return the run itself, if nothing in it contradicts what it was made from.
+
+        Raises:
+            DataError: names the first contradiction.
+        """
+        for task, found in self.contradictions.items():
+            more = f", and {len(found) - 1:,} more" if len(found) > 1 else ""
+            raise DataError(f"{self.path}: task '{task}': {found[0]}{more}; next step: restore the run folder")
+        return self
 
     def judgments_sha256(self, task: str) -> str:
         """Digest of a task's judgment lines in sorted order."""
@@ -113,10 +125,14 @@ def read_run(path: Path) -> Run:
     manifest = read_manifest(path)
     _refuse_strangers(path, manifest)
     with _collector_paused():
+        numbered = {task: _numbered(path, task) for task in sorted(manifest.tasks)}
+        checked = {task: checked_task(path, task, manifest.tasks[task], found) for task, found in numbered.items()}
         return Run(
             path=path,
             manifest=manifest,
-            records={task: read_records(path, task) for task in sorted(manifest.tasks)},
+            records={task: tuple(record for _, record in found) for task, found in numbered.items()},
+            contradictions={task: found.contradictions for task, found in checked.items() if found.contradictions},
+            unchecked={task: found.unchecked for task, found in checked.items() if found.unchecked},
             judgments={task: read_judgments(path, task) for task in sorted(manifest.judges)},
             items={
                 task: read_items(path, task)
@@ -147,6 +163,11 @@ def _refuse_strangers(path: Path, manifest: Manifest) -> None:
 
 def read_records(path: Path, task: str) -> tuple[Record, ...]:
     """Read one task's records, sorted by key; errors as `read_run`."""
+    return tuple(record for _, record in _numbered(path, task))
+
+
+def _numbered(path: Path, task: str) -> list[tuple[int, Record]]:
+    """Return a task's records with the lines they stand on, sorted by key."""
     return _sorted_unique(path, "records", task, Record.from_json, lambda record: record.key)
 
 
@@ -168,7 +189,7 @@ def record_keys(path: Path, task: str) -> frozenset[str]:
 
 def read_judgments(path: Path, task: str) -> tuple[Judgment, ...]:
     """Read the judgments of one judging (a task, or `judging_name`), sorted by `judgment_key`; errors as `read_run`."""
-    return _sorted_unique(path, "judgments", task, Judgment.from_json, judgment_key)
+    return tuple(found for _, found in _sorted_unique(path, "judgments", task, Judgment.from_json, judgment_key))
 
 
 def read_items(path: Path, task: str) -> tuple[Item, ...]:
@@ -197,15 +218,16 @@ def parsed(file: Path, task: str, parse: Callable[[str], T]) -> Iterator[tuple[i
 
 def _sorted_unique(
     path: Path, kind: Kind, task: str, parse: Callable[[str], T], key: Callable[[T], str]
-) -> tuple[T, ...]:
+) -> list[tuple[int, T]]:
+    """Return a file's values with the lines they stand on, sorted by key."""
     file = task_file(path, kind, task)
-    found: dict[str, T] = {}
+    found: dict[str, tuple[int, T]] = {}
     for number, value in parsed(file, task, parse):
         name = key(value)
         if name in found:
             raise DataError(f"{file}:{number}: a second line with the key {name!r}; next step: restore the file")
-        found[name] = value
-    return tuple(found[name] for name in sorted(found))
+        found[name] = (number, value)
+    return [found[name] for name in sorted(found)]
 
 
 def _lines_sha256(lines: Iterator[str]) -> str:

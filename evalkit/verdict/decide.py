@@ -253,7 +253,8 @@ def _case(
                 results.append(result)
             except EstimateError as error:
                 found = [Reason(code="estimate", message=f"{endpoint}: {error}", endpoint=endpoint)]
-        (invalid if endpoint in gating else advisory).extend(found)
+        for reason in found:  # who contradicts himself anywhere is believed nowhere
+            (invalid if endpoint in gating or reason.code == "contradiction" else advisory).append(reason)
     p = ones if invalid else _claims_p(policy, [result for result in results if result.name in gating])
     return _Case(invalid=tuple(invalid), advisory=tuple(advisory), endpoints=tuple(results), guards=tuple(guards), p=p)
 

@@ -38,6 +38,7 @@ REASONS: Mapping[str, str] = {
     "not-run": "the policy names the recipe, and there is no run of it",
     "not-comparable": "the two runs, or a run and the policy, differ in something that must agree",
     "coverage": "too much of what was planned is missing, or the number of items is not the policy's",
+    "contradiction": "a stored value is not the one that its own reply, item, text or digest gives",
     "non-finite": "a run met a number that is not finite, or an option without a token",
     "pairing": "keys are duplicate, unmatched or of other items",
     "estimate": "an estimate that the verdict rests on cannot be made",

@@ -16,7 +16,7 @@ from typing import Any
 from evalkit.comparison import AggregateComparison, PublishedAccuracy, compare_aggregate, to_plain
 from evalkit.comparison.aggregate import independent_interval
 from evalkit.comparison.coverage import broken_engine
-from evalkit.comparison.runs import RunView
+from evalkit.comparison.runs import RunView, contradicted
 from evalkit.errors import EstimateError, ExitCode, UsageError, suggestion
 from evalkit.policy import Policy, ProportionEndpoint
 from evalkit.statistics.interval import Interval
@@ -163,7 +163,10 @@ def _data_reasons(policy: Policy, name: str, endpoint: ProportionEndpoint, run: 
     if asked is None:
         message = f"{name}: the run lacks task '{endpoint.task}'; next step: run it"
         return [Reason(code="coverage", message=message, endpoint=name)]
-    reasons = []
+    reasons = [
+        Reason(code=found.code, message=f"{name}: {found.message}", endpoint=name)
+        for found in contradicted("candidate", run, endpoint.task)
+    ]
     if asked.protocol != endpoint.protocol:
         message = f"{name}: the policy wants protocol {endpoint.protocol}, the run has {asked.protocol}"
         reasons.append(Reason(code="not-comparable", message=message, endpoint=name))

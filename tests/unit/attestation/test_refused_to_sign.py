@@ -174,7 +174,7 @@ def test_lines_drawn_by_another_library_are_told_and_not_signed(release, signed)
     check = check_folder(release, None)
     assert check.sound
     assert "were not compared: drawn by matplotlib 0.0.1" in check.unchecked[0]
-    with pytest.raises(DataError, match="unchecked"):
+    with pytest.raises(DataError, match="report-unchecked"):
         sign_folder(release, signed.key)
     page = page_of((release / "report.html").read_text("utf-8"), BLANK)
     assert compare_pictures(page, None)[0] == [], "a machine that draws nothing sees that nothing foreign is in them"

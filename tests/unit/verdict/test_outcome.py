@@ -51,6 +51,11 @@ def an_item_twice(make: Make) -> Any:
     return bench.verdict(replace(run, records={**run.records, "mmlu": records}))
 
 
+def a_mark_its_reply_contradicts(make: Make) -> Any:
+    bench = make()
+    return bench.verdict(replace(bench.run(), contradictions={"mmlu": ("candidate/records/mmlu.jsonl:7: mark 'acc'",)}))
+
+
 def marks_without_bounds(make: Make) -> Any:
     bench = make()
     run = bench.hide(bench.run(), "mmlu", 1)
@@ -237,6 +242,7 @@ CASES: dict[str, tuple[Outcome, Callable[[Make], Any]]] = {
     "coverage": (INVALID, many_items_missing),
     "non-finite": (INVALID, one_number_not_finite),
     "pairing": (INVALID, an_item_twice),
+    "contradiction": (INVALID, a_mark_its_reply_contradicts),
     "estimate": (INVALID, marks_without_bounds),
     "too-few": (INVALID, five_items),
     "repeated-items": (INVALID, every_question_twice),
