@@ -20,7 +20,7 @@ from typing import Any
 from evalkit.attestation.findings import Finding
 from evalkit.certify.deciding import QUALIFICATIONS, qualifications_in
 from evalkit.errors import DataError, StoreError
-from evalkit.ledger import COPY
+from evalkit.ledger import COPY, LEDGER
 from evalkit.store.door import exists, irregular, open_plain
 from evalkit.store.layout import LOCK
 
@@ -32,6 +32,8 @@ ENVELOPE = "certificate.dsse.json"
 """The signature, beside the certificate."""
 
 _PARTS = (CERTIFICATE, *REPORTS, *BESIDE, ENVELOPE)
+_LEDGER = (LEDGER, Path(LEDGER).with_suffix(".lock").name)
+"""The ledger where it lies beside a certificate; it is compared with the copy of it."""
 _SHOWN = (".html", ".htm", ".xhtml", ".svg", ".pdf", ".mhtml")
 """Endings of what a person opens by a click, and would take for the report."""
 
@@ -92,7 +94,7 @@ def irregular_parts(document: Mapping[str, Any], folder: Path) -> Iterator[Findi
 
 def strangers(document: Mapping[str, Any], folder: Path) -> tuple[list[Finding], list[str]]:
     """Return what lies beside a certificate and is no part of it: what could be taken for one, and all else by name."""
-    parts = {*_PARTS, *run_folder_names(document).values(), QUALIFICATIONS}
+    parts = {*_PARTS, *run_folder_names(document).values(), QUALIFICATIONS, *_LEDGER}
     others = [entry.name for entry in _entries(folder) if entry.name not in parts]
     taken = [name for name in others if _reads_like_a_part(name, parts)]
     message = "it is no part of the certificate, and nobody checked what it says; next step: move it elsewhere"

@@ -183,7 +183,7 @@ def test_lines_drawn_by_another_library_are_told_and_not_signed(release, signed)
 def test_what_lies_beside_is_told(release) -> None:
     (release / "another-run").mkdir()
     notes = " ".join(check_folder(release, None).notes)
-    assert "no part of it: another-run, ledger.jsonl, ledger.lock, policy.yaml" in notes
+    assert "no part of it: another-run, policy.yaml" in notes
     assert "the title is" not in notes, "this release has none"
 
 
