@@ -59,7 +59,7 @@ def command(context: click.Context, /, suite_file: Path | None, policy_name: str
     from evalkit.cli.plan_text import plan_lines
     from evalkit.cli.remote import url_place
     from evalkit.planning import measure, plan, suite_gaps
-    from evalkit.policy import load_policy
+    from evalkit.policy import load_policy, standing
     from evalkit.store import read_run
     from evalkit.suite import load_suite
     from evalkit.verdict.words import standard_cautions
@@ -79,7 +79,7 @@ def command(context: click.Context, /, suite_file: Path | None, policy_name: str
         judgments=suite.judge.repeats if suite and suite.judge else None,
         gaps=suite_gaps(policy, suite) if suite else (),
     )
-    cautions = [f"CAUTION, {one.code}: {one.message}" for one in standard_cautions(policy)]
+    cautions = [f"CAUTION, {one.code}: {one.message}" for one in standard_cautions(policy, standing(policy))]
     if given["as_json"]:
         print_json({**planned.to_dict(), "measured": {name: asdict(one) for name, one in found.items()}})
         for line in (*cautions, *(f"WARNING: {warning}" for warning in planned.warnings)):

@@ -112,6 +112,7 @@ def _standard_sha256() -> str:
 _ALIKE = str.maketrans({"0": "o", "1": "l", "i": "l", "|": "l", "3": "e", "4": "a", "5": "s", "7": "t"})
 
 
+@lru_cache(maxsize=1024)
 def _skeleton(word: str) -> str:
     """Return what a word looks like: names are ASCII, and in ASCII these characters are taken for one another.
 

