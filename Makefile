@@ -1,6 +1,7 @@
 # make demo   set up and run the main job: certify three real recipes of a real model on this CPU
 # make test   set up and run the tests
 # make check  lint, types, layers, docs
+# make matrix run the numeric tests under other instruction sets, by hand (docs/performance.md)
 # make docs   write the generated blocks of the documents
 SHELL := /bin/bash
 PYTHON ?= python3
@@ -8,7 +9,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 .DELETE_ON_ERROR:
-.PHONY: demo test check docs format clean help
+.PHONY: demo test check matrix docs format clean help
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
@@ -33,6 +34,9 @@ demo: $(VENV)/.run
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest
+
+matrix: $(VENV)/.dev
+	$(BIN)/python benchmarks/matrix.py
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -43,6 +43,9 @@ _LEVELS: tuple[tuple[str, Collection[str]], ...] = (
 )
 """Levels of instructions of x86, each with the flags of Linux that it needs, the lowest first."""
 
+LEVELS = tuple(name for name, _ in _LEVELS)
+"""Their names, the lowest first."""
+
 _ARM = ("asimd", "bf16", "i8mm", "sve", "sve2", "svebf16", "svei8mm", "sme", "sme2")
 """Features of ARM that choose kernels."""
 
@@ -81,8 +84,7 @@ def instructions(flags: str, limit: str = "") -> str:
     ('avx2', 'sse41', 'asimd bf16')
     """
     has = set(flags.split())
-    names = [name for name, _ in _LEVELS]
-    most = names.index(limit.lower()) if limit.lower() in names else len(names)
+    most = LEVELS.index(limit.lower()) if limit.lower() in LEVELS else len(LEVELS)
     known = [name for place, (name, needs) in enumerate(_LEVELS) if place <= most and has.issuperset(needs)]
     return known[-1] if known else " ".join(name for name in _ARM if name in has) or "unknown"
 
