@@ -19,10 +19,21 @@ def pytest_addoption(parser):
 
 def pytest_configure(config):
     """Hear Ctrl-C even in a job of the background, which begins with it ignored and hands that on to its children."""
+    never_by_the_clock()
     if config.getoption("--other-processor"):
         simulate(config)
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def never_by_the_clock():
+    """Let Hypothesis judge no example by how long it took: on a machine that is busy that is chance."""
+    if importlib.util.find_spec("hypothesis") is None:
+        return
+    from hypothesis import HealthCheck, settings  # noqa: PLC0415 - not every install has it
+
+    settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    settings.load_profile("any machine")
 
 
 def simulate(config):

@@ -112,7 +112,7 @@ class _Handler(BaseHTTPRequestHandler):
         headers = {name: self.headers[name] for name in ("content-type", "authorization") if self.headers[name]}
         request = urllib.request.Request(self.owner.target + self.path, body, headers)
         try:
-            with urllib.request.urlopen(request, timeout=60) as reply:
+            with urllib.request.urlopen(request, timeout=600) as reply:
                 return reply.status, reply.read()
         except urllib.error.HTTPError as error:
             with error:

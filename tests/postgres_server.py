@@ -79,7 +79,7 @@ class Server:
         command = [self.programs / "postgres", "-D", self.data, "-k", self.root, "-h", "", "-F"]
         with (self.root / "log").open("ab") as log:
             self.process = subprocess.Popen(command, stdout=log, stderr=log, cwd=self.root, **self.as_user)
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 600
         while not self._answers():
             if self.process.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError((self.root / "log").read_text(errors="replace")[-2000:])
@@ -97,7 +97,7 @@ class Server:
         """Kill the server at once, in whatever it does; its children see it and end."""
         self.process.send_signal(signal.SIGKILL)
         self.process.wait(30)
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 600
         while self._children() and time.monotonic() < deadline:
             time.sleep(0.02)
 

@@ -159,7 +159,7 @@ class Nursery:
 
     def close(self):
         self._process.stdin.close()
-        self._process.wait(timeout=60)
+        self._process.wait(timeout=600)
         self._process.stdout.close()
 
 
@@ -176,7 +176,7 @@ def child(path, kind, delay=0.0, order_seed="none"):
 
 
 def finish(process):
-    out, error = process.communicate(timeout=120)
+    out, error = process.communicate(timeout=600)
     assert process.returncode == 0, error
     return out
 
@@ -196,7 +196,7 @@ def wait_for(process, path, count):
         time.sleep(0.001)
 
 
-def wait_until(seen, timeout_s=60.0):
+def wait_until(seen, timeout_s=600.0):
     end = time.monotonic() + timeout_s
     while not seen():
         assert time.monotonic() < end
@@ -269,7 +269,7 @@ def test_a_process_that_was_killed_is_reported_by_the_next_one(tmp_path):
     process = child(tmp_path / "run", "choice", delay=0.005)
     wait_for(process, tmp_path / "run", 1)
     process.kill()
-    process.communicate(timeout=60)
+    process.communicate(timeout=600)
     assert "repairs 1" in finish(child(tmp_path / "run", "choice"))
 
 
@@ -277,7 +277,7 @@ def test_ctrl_c_keeps_every_finished_record(tmp_path):
     process = child(tmp_path / "run", "choice", delay=0.005)
     wait_for(process, tmp_path / "run", 1)
     process.send_signal(signal.SIGINT)
-    _, error = process.communicate(timeout=60)
+    _, error = process.communicate(timeout=600)
     assert "InterruptedRunError: stopped on request" in error
     kept = records(tmp_path / "run").decode().removesuffix("\n").split("\n")
     assert f"{len(kept)} of {ITEMS} records" in error

@@ -79,7 +79,7 @@ def test_a_run_on_a_disk_that_fills_up(tmp_path, alone, size, when):
     for name in ("small", "large"):
         (tmp_path / name).mkdir()
     command = [*alone, sys.executable, "-c", CHILD, str(tmp_path / "small"), str(tmp_path / "large"), size]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stderr
     fault, whole, resumed, same = done.stdout.splitlines()
     assert "No space left on device" in fault

@@ -27,7 +27,7 @@ FILE = Path(__file__).resolve().parents[1] / "release_folders.py"
 def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("eee")
     argv = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--python-version", "3.12"]
-    out = subprocess.run([*argv, WANTED, "-d", str(folder)], capture_output=True, text=True, check=False, timeout=120)
+    out = subprocess.run([*argv, WANTED, "-d", str(folder)], capture_output=True, text=True, check=False, timeout=600)
     wheels = list(folder.glob("*.whl"))
     if not wheels:
         pytest.skip(f"{WANTED} cannot be had: {out.stderr[-200:]}")
@@ -72,7 +72,7 @@ def test_its_own_validator_has_no_word_against_them(package: Path, exported: tup
     root = exported[0].parents[4]
     files = [str(file.relative_to(root)) for file in exported]
     out = subprocess.run(
-        [sys.executable, "-c", code, *files], cwd=root, capture_output=True, text=True, check=False, timeout=120
+        [sys.executable, "-c", code, *files], cwd=root, capture_output=True, text=True, check=False, timeout=600
     )
     if "ModuleNotFoundError" in out.stderr or "ImportError" in out.stderr:
         pytest.skip(f"the validator's own packages are not here: {out.stderr.splitlines()[-1]}")

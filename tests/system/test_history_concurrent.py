@@ -94,7 +94,7 @@ def test_concurrent_writers_lose_nothing_and_count_nothing_twice(url):
     for writer in writers:  # all at once, into a database without a table
         writer.stdin.write("go\n")
         writer.stdin.flush()
-    found = [writer.communicate(timeout=120) for writer in writers]
+    found = [writer.communicate(timeout=600) for writer in writers]
     assert [writer.returncode for writer in writers] == [0] * WRITERS, [error for _, error in found]
     new, known = (sum(int(out.split()[at]) for out, _ in found) for at in (0, 1))
     assert (new, known) == ((WRITERS + 1) * NIGHTS, (WRITERS - 1) * NIGHTS)

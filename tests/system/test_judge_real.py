@@ -95,7 +95,7 @@ def killed(definitions: Path, file: Path, *words: object) -> int:
             time.sleep(0.01)
         with contextlib.suppress(ProcessLookupError):
             process.send_signal(signal.SIGKILL)
-        process.wait(timeout=60)
+        process.wait(timeout=600)
     return file.read_bytes().count(b"\n")
 
 

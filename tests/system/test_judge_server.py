@@ -58,7 +58,7 @@ def judging_server(say: Any) -> Any:
             if said in (429, 500):
                 raise servers.HttpError(said, "not now")
             if said == "silence":
-                time.sleep(1.5)
+                time.sleep(6)
             if said == "nothing":
                 return {**reply, "choices": [], "usage": USAGE}
             message = {"role": "assistant", "content": None if said == "refused" else said}
@@ -156,7 +156,7 @@ def test_no_judgment_is_lost_on_a_broken_line(answers, monkeypatch):
             return "I would rather not say a number."
         return rated(text, messages)
 
-    quick = ["retries=1", "backoff_s=0", "timeout_s=1", "concurrency=4", "scoring=none"]
+    quick = ["retries=1", "backoff_s=0", "timeout_s=5", "concurrency=4", "scoring=none"]
     options = [word for one in quick for word in ("--option", one)]
     with judging_server(say) as server:
         monkeypatch.setenv("OPENAI_BASE_URL", server.url)

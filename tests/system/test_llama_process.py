@@ -91,7 +91,7 @@ def test_a_parent_that_is_killed_leaves_no_server_behind(gguf):
         child = int(parent.stdout.readline())
         assert _alive(child)
         parent.kill()
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 600
     while _alive(child) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not _alive(child)

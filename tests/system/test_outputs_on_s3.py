@@ -135,7 +135,7 @@ def child(place, spool, environment, hangs_at=-1):
 
 
 def finish(process):
-    out, error = process.communicate(timeout=120)
+    out, error = process.communicate(timeout=600)
     assert process.returncode == 0, error
     return out
 
@@ -154,7 +154,7 @@ def test_a_driver_that_is_killed_is_gone_on_with_from_another_machine(tmp_path, 
     while sent_lines(bucket) < 100:
         assert first.poll() is None, first.communicate()
     first.send_signal(signal.SIGKILL)
-    first.communicate(timeout=60)
+    first.communicate(timeout=600)
     kept = sent_lines(bucket)
     assert 100 <= kept < ITEMS
     said = finish(child(url, tmp_path / "spool-2", environment))
@@ -183,7 +183,7 @@ def test_a_driver_that_is_killed_is_gone_on_with_at_once_on_the_same_machine(tmp
     while sent_lines(bucket) < 30:
         assert first.poll() is None, first.communicate()
     first.send_signal(signal.SIGKILL)
-    first.communicate(timeout=60)
+    first.communicate(timeout=600)
     here = next((tmp_path / "spool").glob("*/fp8/records/quiz.jsonl")).read_bytes().count(b"\n")
     said = finish(child(url, tmp_path / "spool", environment))
     assert f"found {here}\n" in said, "also what was written here and not sent is kept"
@@ -197,7 +197,7 @@ def test_a_second_writer_is_refused_and_a_reader_is_not(tmp_path, bucket, enviro
         (held.root / "certificate.json").write_text("{}")
         held.send()
         second = child(url, tmp_path / "spool-2", environment)
-        _, error = second.communicate(timeout=120)
+        _, error = second.communicate(timeout=600)
         assert second.returncode != 0
         assert f"{url}: process {os.getpid()} on host" in error
         assert "is writing to this folder" in error

@@ -115,7 +115,7 @@ def processes(word: str) -> list[str]:
     return found
 
 
-def gone(word: str, within_s: float = 20.0) -> bool:
+def gone(word: str, within_s: float = 600.0) -> bool:
     """Wait until no process holds a word any more."""
     until = time.monotonic() + within_s
     while processes(word) and time.monotonic() < until:
@@ -173,7 +173,7 @@ def patiently(ask):
     """Ray gives a node half a minute to start, which a busy machine may not have."""
 
     def asked(*words):
-        until = time.monotonic() + 240
+        until = time.monotonic() + 600
         while True:
             try:
                 return ask(*words)
@@ -204,7 +204,7 @@ def test_a_node_dies_another_comes_and_the_bytes_are_those_of_one_machine(nodes,
     said = []
     with fleet(nodes.address, Placement(replicas=4, num_cpus=0, resources={"slot": 1}), said) as opened:
         found = run(Watched(opened), tmp_path / "ray", Quiz())
-        assert opened.gather(4, 60.0) == 4
+        assert opened.gather(4, 600.0) == 4
         warnings = opened.warnings
     assert found == local(tmp_path / "local")
     assert any("was lost and its work was done again" in line for line in warnings), warnings
@@ -259,7 +259,7 @@ def test_ctrl_c_keeps_what_is_finished_and_one_machine_resumes(nodes, path_with_
     process = child(nodes.address, 2, tmp_path / "run")
     wait_for_lines(process, tmp_path / "run", 64)
     process.send_signal(signal.SIGINT)
-    _, error = process.communicate(timeout=60)
+    _, error = process.communicate(timeout=600)
     assert "InterruptedRunError: stopped on request" in error
     kept = records(tmp_path / "run").count(b"\n")
     assert f"{kept} of {ITEMS} records" in error
@@ -271,8 +271,8 @@ def test_faulty_replicas_are_finished_without_counted_and_named(nodes, tmp_path,
     placement = Placement(replicas=4, num_cpus=0)
     engine = spec(delay_s=0.005, trouble=trouble)
     said = []
-    with fleet(nodes.address, placement, said, engine, timeout_s=3.0, restarts=12, shard=6) as opened:
-        assert opened.gather(4, 60.0) == 4
+    with fleet(nodes.address, placement, said, engine, timeout_s=10.0, restarts=12, shard=6) as opened:
+        assert opened.gather(4, 600.0) == 4
         found = run(opened, tmp_path / "ray", Quiz())
         warnings = "\n".join(opened.warnings)
     assert found == local(tmp_path / "local")

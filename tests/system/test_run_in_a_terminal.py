@@ -57,7 +57,7 @@ class Terminal:
         )
         os.close(inside)
 
-    def read_until(self, pattern: str, timeout_s: float = 60.0) -> None:
+    def read_until(self, pattern: str, timeout_s: float = 600.0) -> None:
         """Read what is shown until it matches; an end before that is a failure."""
         end = time.monotonic() + timeout_s
         while not re.search(pattern, self.seen):
@@ -66,7 +66,7 @@ class Terminal:
     def press_ctrl_c(self) -> None:
         os.write(self.keyboard, b"\x03")
 
-    def ended(self, timeout_s: float = 60.0) -> int:
+    def ended(self, timeout_s: float = 600.0) -> int:
         """Read to the end; return the exit code."""
         end = time.monotonic() + timeout_s
         while self._read(end):
@@ -137,11 +137,11 @@ def test_a_run_in_a_terminal_is_stopped_by_ctrl_c_and_resumed_by_the_command_it_
     before = int(re.findall(r"(\d+) failed", begun.seen)[-1]) if "failed" in begun.seen else 0
     assert f"{failed - before} failed" in bars[-1]
 
-    whole = subprocess.run(words("whole", 0.0), capture_output=True, text=True, timeout=60, check=False)
+    whole = subprocess.run(words("whole", 0.0), capture_output=True, text=True, timeout=600, check=False)
     assert whole.returncode == 0, whole.stderr
     assert records(tmp_path / "whole") == records(tmp_path / "run")
     again = subprocess.run(
-        [*words("whole", 0.0), "--check-batches", "9"], capture_output=True, text=True, timeout=60, check=False
+        [*words("whole", 0.0), "--check-batches", "9"], capture_output=True, text=True, timeout=600, check=False
     )
     assert re.search(r"mt-bench, asked again alone: 0 of [1-9] answers change", again.stdout), again.stderr
     assert records(tmp_path / "whole") == records(tmp_path / "run")

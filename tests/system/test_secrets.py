@@ -79,7 +79,7 @@ class _Repeater(BaseHTTPRequestHandler):
         headers = {name: self.headers[name] for name in wanted if name in self.headers}
         request = urllib.request.Request(self.target + self.path, data=body, headers=headers)
         try:
-            with urllib.request.urlopen(request, timeout=30) as reply:
+            with urllib.request.urlopen(request, timeout=600) as reply:
                 self._answer(reply.status, reply.read())
         except urllib.error.HTTPError as error:
             self._answer(error.code, error.read())

@@ -123,7 +123,7 @@ def test_verify_needs_no_engine_no_plots_and_no_network(release, signed, tmp_pat
         f"sys.exit(cli.main(['verify', '.', '--key', {str(key)!r}]))"
     )
     out = subprocess.run(
-        [sys.executable, "-c", program], cwd=release, capture_output=True, text=True, check=False, timeout=120
+        [sys.executable, "-c", program], cwd=release, capture_output=True, text=True, check=False, timeout=600
     )
     assert out.returncode == 0, out.stdout + out.stderr
     assert "HOLDS" in out.stdout

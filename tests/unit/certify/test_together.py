@@ -26,7 +26,7 @@ class Waiting:
 
 
 def test_all_jobs_run_at_the_same_time():
-    barrier = threading.Barrier(3, timeout=30)
+    barrier = threading.Barrier(3, timeout=600)
     done = []
 
     def job(name):
@@ -51,7 +51,7 @@ def test_the_first_error_stops_the_others_and_is_raised_when_all_have_ended():
 
 def test_further_errors_are_said():
     said = []
-    both = threading.Barrier(2, timeout=30)
+    both = threading.Barrier(2, timeout=600)
 
     def broken(name):
         both.wait()

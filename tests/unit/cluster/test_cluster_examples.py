@@ -110,7 +110,7 @@ def fake(tmp_path):
 
 
 def run(*command, **given):
-    return subprocess.run(command, check=False, capture_output=True, text=True, timeout=60, **given)
+    return subprocess.run(command, check=False, capture_output=True, text=True, timeout=600, **given)
 
 
 def options_of(text):
@@ -159,12 +159,12 @@ def test_slurm_s_warning_reaches_evalkit_and_the_job_is_queued_again(fake):
     job = subprocess.Popen(
         ["bash", str(CLUSTER / "slurm.sh")], env={**env, "FAKE_WAIT": "1"}, stdout=subprocess.PIPE, text=True
     )
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 600
     while not log.exists() or "waiting" not in log.read_text():
         assert time.monotonic() < deadline
         time.sleep(0.02)
     job.send_signal(signal.SIGINT)
-    out, _ = job.communicate(timeout=60)
+    out, _ = job.communicate(timeout=600)
     assert job.returncode == 5
     assert "interrupted" in log.read_text()
     assert "scontrol requeue 7" in log.read_text()

@@ -48,7 +48,7 @@ def fake(tmp_path):
 
 
 def run(*command: str, **given) -> subprocess.CompletedProcess:
-    return subprocess.run(command, check=False, capture_output=True, text=True, timeout=60, **given)
+    return subprocess.run(command, check=False, capture_output=True, text=True, timeout=600, **given)
 
 
 def options_of(text: str) -> set[str]:
@@ -185,12 +185,12 @@ def test_slurm_s_warning_reaches_evalkit(fake):
     job = subprocess.Popen(
         ["bash", str(CI / "slurm.sh")], env={**env, "FAKE_WAIT": "1"}, stdout=subprocess.PIPE, text=True
     )
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 600
     while not (tmp_path / "log").exists() or "waiting" not in (tmp_path / "log").read_text():
         assert time.monotonic() < deadline
         time.sleep(0.02)
     job.send_signal(signal.SIGTERM)
-    out, _ = job.communicate(timeout=60)
+    out, _ = job.communicate(timeout=600)
     assert job.returncode == 5
     assert "interrupted" in (tmp_path / "log").read_text()
     assert "goes on" in out

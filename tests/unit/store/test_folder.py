@@ -163,7 +163,7 @@ def test_a_second_writer_is_refused_with_the_holder(tmp_path, make):
     )
     with RunFolder.create_or_resume(tmp_path, make["manifest"]()):
         seen = subprocess.run(
-            [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True, timeout=60
+            [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True, timeout=600
         ).stdout
     assert "StoreError" in seen
     assert f"process {os.getpid()} on host {os.uname().nodename}" in seen
@@ -175,7 +175,7 @@ def test_the_lock_of_a_dead_process_is_taken_over_and_reported(tmp_path, make):
         "import os, sys; from pathlib import Path; from evalkit.store.lock import acquire\n"
         "acquire(Path(sys.argv[1]) / 'lock'); os._exit(9)"
     )
-    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False, timeout=60)
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False, timeout=600)
     assert "pid" in (tmp_path / "lock").read_text()
     with RunFolder.create_or_resume(tmp_path, make["manifest"]()) as folder:
         assert "had died" in folder.repairs[0]
