@@ -107,7 +107,10 @@ def _attention(
     attn_mask: Any = None,
     scale: float | None = None,
 ) -> tuple[Any, Any]:
-    """Attend as `scaled_dot_product_attention` says it does, in products of whole matrices."""
+    """Attend as `scaled_dot_product_attention` says it does, in products of whole matrices; groups may share keys."""
+    share = query.shape[1] // key.shape[1]
+    if share > 1:
+        key, value = key.repeat_interleave(share, dim=1), value.repeat_interleave(share, dim=1)
     scores = _product(query, key.transpose(-1, -2)).float() * (scale or 1 / math.sqrt(query.shape[-1]))
     if is_causal:
         hidden = torch.ones(scores.shape[-2:], dtype=torch.bool).tril().logical_not()

@@ -63,11 +63,17 @@ def _sentences(certificate: Data) -> Iterator[str]:
     yield from caution_lines(decision)
     gating = ", ".join(decision["gating"]) or "no endpoint"
     yield (
-        f"Baseline: {engine['model']}, recipe {engine['recipe']}, fidelity {engine['fidelity']}. "
+        f"Baseline: {engine['model']}, recipe {engine['recipe']}, fidelity {engine['fidelity']}{_on(engine)}. "
         f"Decided on {gating} by policy '{decision['policy']}' "
         f"(tier {certificate['policy']['document']['tier']}), {when_fixed(certificate)}: "
         f"sha256 {decision['policy_sha256']}."
     )
+
+
+def _on(engine: Data) -> str:
+    """Name the processor, whose rounding accuracies depend on; nothing for GPUs and where nobody says."""
+    found = engine.get("processor")
+    return f", computed on {found.get('name')} ({found.get('instructions')})" if isinstance(found, Mapping) else ""
 
 
 def caution_lines(decision: Data) -> Iterator[str]:

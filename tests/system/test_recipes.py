@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import yaml
@@ -40,13 +40,21 @@ REQUESTS = [
     ScoreRequest(context="Question: Why does bread rise?\nAnswer:", continuations=(" Yeast", " The sea")),
 ]
 E4M3 = {"num_bits": "e4m3", "axis": None}
+FP32_OF_LOGITS = 1000 * 2.0**-24
+"""Nats: ten log-probabilities of logits below 64, each right to a few units in its last place of fp32."""
 
 
 @pytest.fixture(scope="module")
 def load(tiny_folder):
     resources = Resources(assets=AssetStore(ROOT))
 
-    def load(recipe: str | Path, model: Path = tiny_folder, adapter: str = "modelopt", **options: Any) -> Any:
+    def load(
+        recipe: str | Path,
+        model: Path = tiny_folder,
+        adapter: str = "modelopt",
+        dtype: Literal["float32", "float64"] = "float32",
+        **options: Any,
+    ) -> Any:
         if adapter == "modelopt":
             options = {"calibration": CALIBRATION, **options}
         spec = EngineSpec(
@@ -54,7 +62,7 @@ def load(tiny_folder):
             adapter=adapter,
             model=str(model),
             recipe=str(recipe),
-            dtype="float32",
+            dtype=dtype,
             device="cpu",
             options={"threads": 1, **options},
         )
@@ -186,9 +194,11 @@ def test_an_engine_with_a_recipe_gives_other_numbers_and_finite_ones(engines, re
 
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_loading_again_gives_the_same_engine(engines, load, recipe):
-    again = load(recipe, max_batch_tokens=7, generate_rows=2)
-    assert again.identity.sha256 == engines(recipe).identity.sha256
-    assert scores(again) == pytest.approx(scores(engines(recipe)), abs=1e-3)
+    assert load(recipe).identity.sha256 == engines(recipe).identity.sha256
+    # Other batches add in another order. In float64 no sum moves by a step of FP8; what is left is the fp32 of logits.
+    once, again = (load(recipe, dtype="float64", **limits) for limits in ({}, {"max_batch_tokens": 7}))
+    assert again.identity.sha256 == once.identity.sha256
+    assert scores(again) == pytest.approx(scores(once), abs=FP32_OF_LOGITS)
 
 
 def test_no_two_recipes_make_the_same_engine(engines):

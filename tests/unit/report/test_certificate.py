@@ -364,3 +364,11 @@ def test_a_comparison_with_faults_tells_them_before_any_number(made: ModuleType,
         fault, first_number = text.index("INVALID, pairing: one is missing"), text.index("598")
         assert fault < text.index("note: device") < text.index("DIFFERENCE: shots: baseline has 5") < first_number
         assert "tolerated difference: dtype" in text
+
+
+def test_the_processor_is_named_where_it_is_known(document: dict[str, Any], write: Any) -> None:
+    assert "computed on" not in write(certificate_sections(document))
+    known = json.loads(json.dumps(document))
+    facts = {"name": "AMD EPYC", "vendor": "AuthenticAMD", "model": "1", "instructions": "avx2", "settings": {}}
+    known["runs"]["baseline"]["engine"]["processor"] = facts
+    assert "computed on AMD EPYC (avx2)" in write(certificate_sections(known))
