@@ -33,6 +33,7 @@ def test_it_compares_two_recipes_with_the_official_one_in_the_same_engine(suite)
         "modelopt-fp8-kv": "modelopt-fp8-kv",
         "int4-awq": "int4-awq",
         "control": "control-fp8-saturated",
+        "near-control": "control-fp8-clipped",
     }
     assert {engine.adapter for engine in engines.values()} == {"tensorrt_llm"}
     read = {name: read_options(TensorRTOptions, engine) for name, engine in engines.items()}
@@ -41,6 +42,7 @@ def test_it_compares_two_recipes_with_the_official_one_in_the_same_engine(suite)
         "modelopt-fp8-kv": 8,
         "int4-awq": 2,
         "control": 8,
+        "near-control": 8,
     }
     assert {options.max_length for options in read.values()} == {8192}, "limits that differ would differ in what fails"
     read_options(TensorRTOptions, suite.rerun_engine)
