@@ -19,6 +19,8 @@ import pytest
 
 from evalkit import cli
 from evalkit.errors import ExitCode
+from evalkit.records import Item
+from evalkit.store import RunFolder
 from evalkit.verdict import REASONS
 
 REFUSED = "refused"
@@ -76,6 +78,13 @@ ROWS: dict[str, tuple[int, str]] = {
     "The two runs were judged by different judges.": (4, "not-comparable"),
     "One item is of another set.": (4, "pairing"),
     "An engine gave a number that is not finite.": (4, "non-finite"),
+    # Items that are not what they look like.
+    "75 questions are put eight times each, under other subjects and numbers.": (4, "repeated-items"),
+    "The policy's cluster is a field that items do not have.": (4, "no-cluster"),
+    "600 items are 40 passages, and the policy says so.": (4, "too-few"),
+    "Nobody says whether more or less of the metric is better.": (4, "no-direction"),
+    "Less of the metric is better, and the recipe has more.": (1, "endpoint-fail"),
+    "Answers to items of one passage flip together, and the policy names no cluster.": (3, "guard:design-effect"),
     # The wrong run in the wrong place.
     "The baseline's engine was run again under the candidate's name.": (4, "same-model"),
     "All replies of the candidate are those of the baseline.": (4, "same-model"),
@@ -434,6 +443,81 @@ def _never_judged(bench: Bench) -> list[str]:
         role: replace(run, manifest=replace(run.manifest, judges={}), judgments={}) for role, run in runs.items()
     }
     return bench.argv(unjudged)
+
+
+def with_items(bench: Bench, runs: dict[str, Any], doc: Callable[[int], dict[str, Any]]) -> list[str]:
+    """Write the runs of a release with items whose source rows are `doc(place)`; return the command."""
+    paths = bench.made.write_release(bench.folder / "runs", runs)
+    for role, run in runs.items():
+        items = [
+            Item(
+                task="mmlu",
+                subject=record.subject,
+                item_sha256=record.item_sha256,
+                occurrence=record.occurrence,
+                prompt_sha256=record.prompt_sha256,
+                target_sha256=record.target_sha256,
+                doc=doc(at),
+                context=f"A question about {record.subject}.\n\n{doc(at)['question']}\nAnswer:",
+                continuations=(" A", " B", " C", " D"),
+                details={"doc_id": at},
+            )
+            for at, record in enumerate(run.records["mmlu"])
+        ]
+        with RunFolder.create_or_resume(paths[role], run.manifest) as folder:
+            folder.write_items("mmlu", items)
+    return bench.command(paths)
+
+
+@scene("75 questions are put eight times each, under other subjects and numbers.")
+def _repeated(bench: Bench) -> list[str]:
+    return with_items(bench, bench.runs(), lambda at: {"id": f"q{at}", "question": f"What is {at % 75} and one more?"})
+
+
+@scene("The policy's cluster is a field that items do not have.")
+def _no_such_field(bench: Bench) -> list[str]:
+    runs = bench.runs(text=bench.made.SMALL_POLICY.replace("chance: 0.25", "chance: 0.25, cluster: passage_id"))
+    return with_items(bench, runs, lambda at: {"question": f"What is {at} and one more?"})
+
+
+@scene("600 items are 40 passages, and the policy says so.")
+def _forty_passages(bench: Bench) -> list[str]:
+    runs = bench.runs(text=bench.made.SMALL_POLICY.replace("chance: 0.25", "chance: 0.25, cluster: passage_id"))
+    return with_items(bench, runs, lambda at: {"question": f"What is {at} and one more?", "passage_id": at % 40})
+
+
+@scene("Answers to items of one passage flip together, and the policy names no cluster.")
+def _passages(bench: Bench) -> list[str]:
+    runs = bench.runs()
+    marks = [[record.marks["acc"] for record in runs[role].records["mmlu"]] for role in ("baseline", "candidate")]
+    lost = [at for at in range(600) if marks[0][at] > marks[1][at]]
+    won = [at for at in range(600) if marks[0][at] < marks[1][at]]
+    passage = {at: f"lost-{n // 3}" for n, at in enumerate(lost)} | {at: f"won-{n // 3}" for n, at in enumerate(won)}
+    return with_items(
+        bench,
+        runs,
+        lambda at: {"question": f"What is {at} and one more?", "source": passage.get(at, f"rest-{at // 3}")},
+    )
+
+
+def _told(bench: Bench, metric: str, said: dict[str, bool], **changes: Any) -> list[str]:
+    """A release in which a metric of another name counts what accuracy does not, and what its task says of it."""
+    runs = bench.runs(text=bench.made.SMALL_POLICY.replace("metric: acc", f"metric: {metric}"), **changes)
+    for role, run in runs.items():
+        records = tuple(replace(record, marks={metric: 1.0 - record.marks["acc"]}) for record in run.records["mmlu"])
+        told = task_changed(run, metric=metric, higher_is_better=said, chance=0.75)
+        runs[role] = replace(told, records={**run.records, "mmlu": records})
+    return bench.argv(runs)
+
+
+@scene("Nobody says whether more or less of the metric is better.")
+def _no_direction(bench: Bench) -> list[str]:
+    return _told(bench, "novelty", {})
+
+
+@scene("Less of the metric is better, and the recipe has more.")
+def _more_harm(bench: Bench) -> list[str]:
+    return _told(bench, "harm", {"harm": False}, losses=70, gains=10)
 
 
 @scene("The policy names no endpoint.")
