@@ -14,6 +14,7 @@ import numpy as np
 
 from evalkit.comparison.means import MeanComparison, fill, mean_comparison
 from evalkit.comparison.runs import Fault
+from evalkit.comparison.units import UnitCodes
 from evalkit.records import ChoiceReply, Record
 from evalkit.statistics.checks import Floats
 from evalkit.statistics.distributions import ChoiceShift, choice_shift, soft_accuracy
@@ -98,7 +99,12 @@ def _group_shift(pairs: Sequence[tuple[ChoiceReply, ChoiceReply]]) -> ChoiceShif
 
 
 def compare_soft_accuracy(
-    baseline: Sequence[Record | None], candidate: Sequence[Record | None], unseen: int, *, level: float
+    baseline: Sequence[Record | None],
+    candidate: Sequence[Record | None],
+    unseen: int,
+    *,
+    level: float,
+    codes: UnitCodes | None = None,
 ) -> MeanComparison | None:
     """Compare the probability of the right choice, missing ones filled with 0 and 1; None without choice replies."""
     left, right = _soft(baseline), _soft(candidate)
@@ -106,7 +112,7 @@ def compare_soft_accuracy(
         return None
     scale = (0.0, 1.0)
     differences = fill(left, right, unseen, scale)
-    return mean_comparison("soft accuracy", left, right, differences, scale=scale, level=level)
+    return mean_comparison("soft accuracy", left, right, differences, scale=scale, level=level, codes=codes)
 
 
 def _soft(records: Sequence[Record | None]) -> Floats:

@@ -25,6 +25,7 @@ from evalkit.comparison.ratings import (
     spread_of_generations,
     spread_of_judgments,
 )
+from evalkit.comparison.units import UnitCodes
 from evalkit.comparison.variance import VarianceParts, variance_parts
 from evalkit.statistics.bootstrap import bootstrap_mean_interval
 from evalkit.statistics.checks import ROUNDING, Floats
@@ -114,6 +115,7 @@ def compare_ratings(  # noqa: PLR0913 (two sides and how to read them)
     seed: int,
     judge: tuple[str, str],
     means: tuple[Floats, Floats, FilledDifferences] | None = None,
+    codes: UnitCodes | None = None,
 ) -> RatingComparison:
     """Compare two sides' scores on one grid.
 
@@ -129,6 +131,7 @@ def compare_ratings(  # noqa: PLR0913 (two sides and how to read them)
         judge: model and profile.
         means: of the questions, baseline and candidate, with their filled differences, where they are not simply the
             means of all scores (a panel); None otherwise.
+        codes: what the planned questions share, those of the grid first; None where each is a unit of its own.
     """
     attempts = Attempts()
     left, right = question_means(baseline.values), question_means(candidate.values)
@@ -137,7 +140,7 @@ def compare_ratings(  # noqa: PLR0913 (two sides and how to read them)
         differences = filled_differences(grid, baseline.values, candidate.values, unseen, scale)
     else:
         left, right, differences = means
-    mean = mean_comparison("rating", left, right, differences, scale=scale, level=level)
+    mean = mean_comparison("rating", left, right, differences, scale=scale, level=level, codes=codes)
     observed = differences.observed
     both = np.stack([baseline.values, candidate.values])
     spread = spread_of_judgments(both.reshape(-1, both.shape[-1]))

@@ -21,9 +21,10 @@ from evalkit.comparison.gates import compare_gates
 from evalkit.comparison.pairing import Pairs, samples
 from evalkit.comparison.pairwise import PairwiseComparison, compare_pairs
 from evalkit.comparison.panel import PanelSide, combine, panel_means, panel_of
-from evalkit.comparison.ratings import Scores, place_scores, score_grid, spread_of_judgments
+from evalkit.comparison.ratings import Grid, Scores, place_scores, score_grid, spread_of_judgments
 from evalkit.comparison.runs import Fault, RunView
 from evalkit.comparison.settings import ComparisonSettings
+from evalkit.comparison.units import UnitCodes, unit_codes
 from evalkit.comparison.variance import variance_parts
 from evalkit.records import Item, JudgeRun, judged_task
 from evalkit.statistics.checks import Floats
@@ -115,11 +116,18 @@ def _ratings(
         "seed": settings.seed,
         "judge": (judges[0].identity.model, judges[0].profile),
     }
-    rating = compare_ratings(first.grid, *scores, **options)
+    facts = baseline.facts(task) or candidate.facts(task)
+
+    def codes(grid: Grid) -> UnitCodes:
+        unseen = max(0, planned - len(grid.questions))
+        return unit_codes(task, grid.questions, unseen, facts, cluster=settings.cluster, strata=settings.strata)
+
+    rating = compare_ratings(first.grid, *scores, codes=codes(first.grid), **options)
     if len(sides) == 1:
         return rating, scores
     grid, left, right = combine(sides)
-    together = compare_ratings(grid, left, right, means=panel_means(sides, planned, options["scale"]), **options)
+    means = panel_means(sides, planned, options["scale"])
+    together = compare_ratings(grid, left, right, means=means, codes=codes(grid), **options)
     spreads = [spread_of_judgments(_both(side)) for side in sides]
     bounds = [_bounds(side, planned, options["scale"]) for side in sides]
     return (

@@ -55,7 +55,9 @@ def marked_parts(
     }
     try:
         if comparable:
-            parts["soft"] = compare_soft_accuracy(pairs.baseline, pairs.candidate, pairs.unseen, level=settings.level)
+            parts["soft"] = compare_soft_accuracy(
+                pairs.baseline, pairs.candidate, pairs.unseen, level=settings.level, codes=codes
+            )
             parts["shift"] = distribution_shift(pairs.baseline, pairs.candidate)
         scale = run.score_range if metric == run.metric else None
         sides = (left, right)
@@ -104,7 +106,7 @@ def _estimates(
     if lower_is_better:
         left, right = scale[0] + scale[1] - left, scale[0] + scale[1] - right
     differences = fill(left, right, pairs.unseen, scale)
-    return {"mean": mean_comparison(metric, left, right, differences, scale=scale, level=settings.level)}
+    return {"mean": mean_comparison(metric, left, right, differences, scale=scale, level=settings.level, codes=codes)}
 
 
 def _marks(records: Sequence[Record | None], metric: str) -> Floats:

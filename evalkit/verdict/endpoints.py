@@ -315,7 +315,8 @@ def units_of(endpoint: Endpoint, comparison: Comparison) -> Units | None:
     """Return what counts as one in an endpoint; None without data."""
     if isinstance(endpoint, ProportionEndpoint):
         return comparison.proportion.units if comparison.proportion is not None else None
-    return None
+    mean = mean_of(endpoint, comparison)
+    return mean.units if mean is not None else None
 
 
 def observed_pairs(endpoint: Endpoint, comparison: Comparison) -> int:

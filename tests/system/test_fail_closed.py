@@ -19,7 +19,7 @@ import pytest
 
 from evalkit import cli
 from evalkit.errors import ExitCode
-from evalkit.records import Item
+from evalkit.records import Item, content_digest, digest, text_digest
 from evalkit.store import RunFolder
 from evalkit.verdict import REASONS
 
@@ -447,23 +447,36 @@ def _never_judged(bench: Bench) -> list[str]:
 
 def with_items(bench: Bench, runs: dict[str, Any], doc: Callable[[int], dict[str, Any]]) -> list[str]:
     """Write the runs of a release with items whose source rows are `doc(place)`; return the command."""
-    paths = bench.made.write_release(bench.folder / "runs", runs)
-    for role, run in runs.items():
-        items = [
+    letters = (" A", " B", " C", " D")
+    items: list[Item] = []
+    for at, record in enumerate(runs["baseline"].records["mmlu"]):
+        context = f"A question about {record.subject}.\n\n{doc(at)['question']}\nAnswer:"
+        items.append(
             Item(
                 task="mmlu",
                 subject=record.subject,
-                item_sha256=record.item_sha256,
-                occurrence=record.occurrence,
-                prompt_sha256=record.prompt_sha256,
-                target_sha256=record.target_sha256,
+                item_sha256=content_digest(doc(at)),
+                occurrence=0,
+                prompt_sha256=digest([[context] * 4, list(letters), None]),
+                target_sha256=text_digest(str(record.reply.target)),
                 doc=doc(at),
-                context=f"A question about {record.subject}.\n\n{doc(at)['question']}\nAnswer:",
-                continuations=(" A", " B", " C", " D"),
-                details={"doc_id": at},
+                context=context,
+                continuations=letters,
+                target=record.reply.target,
+                details={"doc_id": at, "lengths": [1, 1, 1, 1], "target": str(record.reply.target)},
             )
-            for at, record in enumerate(run.records["mmlu"])
-        ]
+        )
+    asked = {
+        "item_set_sha256": digest(sorted(item.key for item in items)),
+        "prompts_sha256": digest(sorted([item.key, item.prompt_sha256] for item in items)),
+    }
+    said = ("item_sha256", "prompt_sha256", "target_sha256")
+    for role, run in runs.items():
+        pairs = zip(run.records["mmlu"], items, strict=True)
+        records = tuple(replace(record, **{name: getattr(item, name) for name in said}) for record, item in pairs)
+        runs[role] = replace(task_changed(run, **asked), records={**run.records, "mmlu": records})
+    paths = bench.made.write_release(bench.folder / "runs", runs)
+    for role, run in runs.items():
         with RunFolder.create_or_resume(paths[role], run.manifest) as folder:
             folder.write_items("mmlu", items)
     return bench.command(paths)
@@ -502,7 +515,8 @@ def _passages(bench: Bench) -> list[str]:
 
 def _told(bench: Bench, metric: str, said: dict[str, bool], **changes: Any) -> list[str]:
     """A release in which a metric of another name counts what accuracy does not, and what its task says of it."""
-    runs = bench.runs(text=bench.made.SMALL_POLICY.replace("metric: acc", f"metric: {metric}"), **changes)
+    text = bench.made.SMALL_POLICY.replace("metric: acc", f"metric: {metric}").replace("chance: 0.25", "chance: 0.75")
+    runs = bench.runs(text=text, **changes)
     for role, run in runs.items():
         records = tuple(replace(record, marks={metric: 1.0 - record.marks["acc"]}) for record in run.records["mmlu"])
         told = task_changed(run, metric=metric, higher_is_better=said, chance=0.75)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy import stats
 
+from evalkit.comparison.means import fill, mean_comparison
 from evalkit.comparison.units import unit_codes, view_units
 from evalkit.records import ItemFacts
 
@@ -79,3 +81,28 @@ def test_fields_that_say_nothing_are_not_looked_at(labels):
     units = view_units(codes_of([labels(at) for at in range(n)]), np.ones(n, dtype=bool), differences(n)).units
     assert units.groupings == ()
     assert (units.items, units.contents, units.clusters, units.effective) == (n, n, n, n)
+
+
+def test_means_are_tested_by_cluster_and_each_cluster_has_the_same_weight():
+    rng = np.random.default_rng(6)
+    sizes = rng.integers(1, 7, size=60)
+    labels = [{"passage": str(at)} for at, size in enumerate(sizes) for _ in range(size)]
+    shared = np.repeat(rng.normal(0.0, 0.1, size=60), sizes)
+    baseline = rng.uniform(0.3, 0.7, size=len(labels))
+    candidate = np.clip(baseline + shared + rng.normal(0.0, 0.02, size=len(labels)), 0.0, 1.0)
+    baseline[5] = np.nan
+    filled = fill(baseline, candidate, 0, (0.0, 1.0))
+    codes = codes_of(labels, cluster="passage")
+    found = mean_comparison("soft", baseline, candidate, filled, scale=(0.0, 1.0), level=0.95, codes=codes)
+    d, seen = candidate - baseline, ~np.isnan(baseline)
+    passages = np.array([label["passage"] for label in labels])
+    means = np.array([d[(passages == name) & seen].mean() for name in dict.fromkeys(passages[seen])])
+    assert (found.n, found.planned, found.units.clusters) == (len(labels) - 1, len(labels), means.size)
+    assert found.difference == pytest.approx(means.mean())
+    assert found.difference == pytest.approx(found.candidate_mean - found.baseline_mean)
+    interval = stats.t.interval(0.95, means.size - 1, means.mean(), stats.sem(means))
+    assert (found.interval.lower, found.interval.upper) == pytest.approx(interval)
+    assert found.differences.unfavourable.size == 60
+    assert found.differences.unfavourable.mean() < found.difference < found.differences.favourable.mean()
+    alone = mean_comparison("soft", baseline, candidate, filled, scale=(0.0, 1.0), level=0.95)
+    assert alone.interval.upper - alone.interval.lower < 0.75 * (found.interval.upper - found.interval.lower)

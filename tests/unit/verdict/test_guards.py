@@ -45,7 +45,7 @@ def dropped(bench: Any, count: int, drop: float = 4.0) -> Any:
 
 def test_a_sound_run_breaches_nothing(bench: Any) -> None:
     assert set(guards(bench, bench.run())) == {
-        *("implausible-gain", "length", "invalid-answers", "unreadable", "catastrophic"),
+        *("implausible-gain", "length", "invalid-answers", "unreadable", "catastrophic", "design-effect"),
     }
     assert not any(found.breached for found in guards(bench, bench.run()).values())
     assert set(guards(bench, bench.run(), "mmlu")) == {"implausible-gain", "design-effect"}
