@@ -37,6 +37,7 @@ def record_begun(ledger: Ledger, folder: RunFolder, tasks: Sequence[str]) -> Non
     if not missing:
         return
     data = {**_run(folder.path, folder.manifest), "tasks": _tasks(folder.manifest, missing)}
+    data["passed_over"] = ledger.passed_over is not None
     data["found"] = sum(len(folder.done_keys(task)) for task in missing)
     cite(folder.path, ledger.append("run-begun", data))
 

@@ -71,7 +71,10 @@ def ledger_at(named: Path | None, outputs: Path) -> Ledger:
     named = named or (Path(variable).expanduser() if variable else None)
     if url_of(outputs) is not None:  # what lies above a spool is nobody's, and is not sent
         return Ledger(named or outputs / LEDGER)
-    return Ledger(place_of(outputs, named=named, default=outputs.absolute().parent / LEDGER))
+    nearest = place_of(outputs, named=None, default=outputs.absolute().parent / LEDGER)
+    if named is None or named.absolute() == nearest.absolute():
+        return Ledger(nearest)
+    return Ledger(named, passed_over=nearest if nearest.exists() else None)
 
 
 def command_line() -> str:

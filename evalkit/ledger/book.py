@@ -90,10 +90,11 @@ class Ledger:
 
     Args:
         path: its file; it is made by the first entry.
+        passed_over: another ledger, which lies above the outputs and would have been theirs; None for none.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, *, passed_over: Path | None = None) -> None:
+        self.path, self.passed_over = path, passed_over
 
     def entries(self) -> tuple[Entry, ...]:
         """Read everything and check the chain.

@@ -466,6 +466,11 @@ def _citations(entries: Sequence[Entry], subject: Subject, began: Mapping[str, S
             f"{_listed(never)} {_cites(never)} no ledger entry: when they began, and what was tried before, is not on "
             "record",
         )
+    if any(entry.data["passed_over"] for cited in began.values() for entry in cited):
+        found.add(
+            "ledger-passed-over",
+            "another ledger lies above the runs, and they were put on record in one that was named instead",
+        )
     others = entries[0].data["others"] if entries else []
     if others:
         names = sorted({str(one["in"]) for one in others})

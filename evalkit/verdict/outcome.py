@@ -91,6 +91,7 @@ CAUTIONS: Mapping[str, str] = {
     "ledger-none": "no ledger, or none for some runs: what was tried before is not on record",
     "ledger-missing": "a run cites ledger entries that are not there",
     "ledger-anew": "the ledger was begun anew, beside what cites an earlier one",
+    "ledger-passed-over": "the runs were put on record in a ledger that was named, and another one lies above them",
     "ledger-began": "the ledger began with these runs",
     "assumption": "a test takes for granted what its questions are too few to show",
     # Could this measurement have mattered?

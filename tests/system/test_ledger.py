@@ -160,6 +160,17 @@ def test_the_ledger_deleted_too(author: Author) -> None:
     assert "fixed before the runs" not in screen
 
 
+def test_another_ledger_named_in_place_of_the_one_above(author: Author) -> None:
+    author.policy(3.0)
+    suite = author.suite()
+    author.certify(suite)
+    author.policy(MARGIN)
+    shutil.rmtree(author.outputs / "trial")
+    code, screen, _ = author.certify(suite, "--ledger", str(author.folder / "fresh" / "ledger.jsonl"))
+    assert code == ExitCode.CERTIFIED
+    assert "another ledger lies above the runs" in first_lines(screen)
+
+
 def test_everything_deleted(author: Author) -> None:
     author.policy(3.0)
     suite = author.suite()
