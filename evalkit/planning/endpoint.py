@@ -81,7 +81,7 @@ def plan_endpoint(policy: Policy, name: str, given: Given) -> EndpointPlan:
         curve=tuple(design.at(8 * step, k * step) for k in CURVE_STEPS if design.possible(k * step)),
         power=0.0 if out else margins[0].equal.passes_first_step,
         faults=faults,
-        notes=notes,
+        notes=(*notes, *_left_out(endpoint)),
     )
 
 
@@ -200,6 +200,23 @@ def _words(endpoint: Endpoint, size: int, spread: float) -> Words:
         else f"with a standard deviation of {spread:.3g}",
         population=endpoint.population,
     )
+
+
+def _left_out(endpoint: Endpoint) -> tuple[str, ...]:
+    """Say what the verdict asks and these probabilities do not hold."""
+    found = []
+    if endpoint.cluster is not None:
+        found.append(
+            f"the probabilities are those of items that flip independently; items of one '{endpoint.cluster}' that "
+            "flip together count as fewer: divide the size by their design effect, at most by the size of a cluster"
+        )
+    asked = endpoint.recovery_min if isinstance(endpoint, ProportionEndpoint) else None
+    if asked is not None:
+        found.append(
+            f"the recovery of {asked:g} that the policy asks for is not in the probabilities; it is like a margin of "
+            f"{100 * (1 - asked):.3g} points times the baseline's accuracy"
+        )
+    return tuple(found)
 
 
 def _shortfalls(

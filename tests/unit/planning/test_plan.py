@@ -225,3 +225,13 @@ def test_plain_data_is_json_without_rounding(make_policy: MakePolicy) -> None:
     data = json.loads(json.dumps(planned.to_dict(), allow_nan=False))
     assert data["endpoints"][0]["margins"][0]["powers"][0]["passes"] == only(planned, "mmlu").margins[0].equal.passes
     assert data["policy"] == "planned"
+
+
+def test_a_plan_says_what_it_leaves_out(make_policy: MakePolicy) -> None:
+    policy = make_policy(mt_bench=None)
+    asked = {"cluster": "passage", "recovery_min": 0.99}
+    changed = policy.model_copy(update={"endpoints": {"mmlu": policy.endpoints["mmlu"].model_copy(update=asked)}})
+    notes = " ".join(only(plan(changed, {}, discordance={"mmlu": 0.03}), "mmlu").notes)
+    assert "'passage'" in notes
+    assert "a margin of 1 points" in notes
+    assert "passage" not in " ".join(only(plan(policy, {}, discordance={"mmlu": 0.03}), "mmlu").notes)
