@@ -55,12 +55,19 @@ def policy(name: str = "release", recipes: Sequence[str] = ("candidate",), **end
     """A library policy bound to `baseline`, `recipes`, control `broken`; changes are {endpoint: {key: value}}."""
     loaded = load_policy(name)
     endpoints = {
-        key: endpoint.model_copy(update=endpoint_changes.get(key, {})) for key, endpoint in loaded.endpoints.items()
+        key: endpoint.model_copy(
+            update={**(GREEDY if name == "release" and key == "mt_bench" else {}), **endpoint_changes.get(key, {})}
+        )
+        for key, endpoint in loaded.endpoints.items()
     }
     known = {"reference_accuracy": {"mmlu": Reference(accuracy=0.86, source="the bench")}}
     assay = loaded.assay.model_copy(update={**known, "baseline_recipes": ("baseline", OFFICIAL)})
     changed = {"endpoints": endpoints, "judge": None, "assay": assay}  # whether its judges may judge is another matter
     return bind(loaded.model_copy(update=changed), "baseline", recipes, ["broken"])
+
+
+GREEDY = {"task": "mt-bench", "protocol": "mt-bench-greedy", "generations": 1, "judgments": 3, "planning_sd": 1.4}
+"""MT-Bench as the runs made here have it: one greedy answer to each question, judged three times."""
 
 
 def identity(recipe: str = "official-fp8", **changes: Any) -> EngineIdentity:

@@ -112,6 +112,8 @@ class MtBenchBenchmark:
     def _temperature(self, item: Item) -> float:
         if self._settings.generation == "greedy":
             return 0.0
+        if self._settings.generation == "sampled":
+            return OTHER_TEMPERATURE
         return TEMPERATURES.get(item.subject, OTHER_TEMPERATURE)
 
 

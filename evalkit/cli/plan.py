@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from evalkit.store import Run
     from evalkit.suite import Suite
 
+MT_BENCH_CATEGORIES = ("writing", "roleplay", "reasoning", "math", "coding", "extraction", "stem", "humanities")
+
 
 @click.command(epilog="Example: evalkit plan --policy release --recipes 2 --discordance 0.03")
 @click.argument("suite_file", metavar="[SUITE]", type=existing_file, required=False)
@@ -78,6 +80,7 @@ def command(context: click.Context, /, suite_file: Path | None, policy_name: str
         planning_sd={**_used(found, "sd"), **_spreads(given["sd"])},
         judgments=suite.judge.repeats if suite and suite.judge else None,
         gaps=suite_gaps(policy, suite) if suite else (),
+        ranges=_ranges(policy, suite, given["definitions"]),
     )
     cautions = [f"CAUTION, {one.code}: {one.message}" for one in standard_cautions(policy, standing(policy))]
     if given["as_json"]:
@@ -86,6 +89,12 @@ def command(context: click.Context, /, suite_file: Path | None, policy_name: str
             say(line)
     else:
         click.echo("\n".join((*cautions, *plan_lines(planned, found))))
+    if planned.impossible:
+        say(
+            "evalkit: refused: under this policy, at this size, no recipe could ever be certified; next step: resolve "
+            "the warnings above before a run is paid for"
+        )
+        context.exit(ExitCode.USAGE)
     if given["strict"] and not planned.promises:
         say("evalkit: --strict: no verdict can be promised; next step: resolve the warnings above")
         context.exit(ExitCode.USAGE)
@@ -114,8 +123,28 @@ def _known_sizes(
     return sizes
 
 
+def _ranges(policy: Policy, suite: Suite | None, definitions: Path | None) -> dict[str, tuple[float, float]]:
+    """Return the range of every mean that is declared: by the suite's judge profile, or by the task."""
+    from evalkit.definitions import find_definitions
+
+    found = find_definitions(definitions or (suite.definitions if suite else None))
+    ranges: dict[str, tuple[float, float]] = {}
+    for name, endpoint in policy.endpoints.items():
+        if endpoint.kind != "paired_mean":
+            continue
+        task = found.task(endpoint.task)
+        declared = task.metric_range if task.metric == endpoint.metric else None
+        if task.kind == "conversation" and suite is not None and suite.judge is not None:
+            scale = found.judge(suite.judge.profile).scale
+            declared = (float(scale[0]), float(scale[1]))
+        ranges.update({} if declared is None else {name: declared})
+    return ranges
+
+
 def _task_size(task: TaskDefinition) -> int | None:
     if task.mt_bench is not None:
+        if task.mt_bench.per_category is not None:
+            return len(task.subjects or MT_BENCH_CATEGORIES) * task.mt_bench.per_category
         return len(task.mt_bench.questions) if task.mt_bench.questions else None
     if task.subjects is None or task.items_per_subject is None:
         return None

@@ -142,11 +142,20 @@ def _cell(truth: TruePoint, row: int) -> str:
 
 
 def _outcome(plan: Plan) -> Iterator[str]:
+    yield from (f"TAKEN FOR GRANTED: {assumption}" for assumption in plan.assumptions)
     bound = "-" if plan.certify_power is None else _probability(plan.certify_power)
+    all_of_them = "An equal recipe is" if plan.recipes == 1 else f"If all {plan.recipes} recipes are equal, all are"
     if plan.promises:
-        yield f"An equal candidate is certified with probability {bound} at least, if the assumptions hold."
+        yield f"{all_of_them} certified with probability {bound}, if the assumptions hold."
     else:
-        yield f"NO VERDICT CAN BE PROMISED (an equal candidate passes everything with probability {bound} at least)."
+        said = f"{all_of_them[0].lower()}{all_of_them[1:]} certified with probability {bound}"
+        yield f"NO VERDICT CAN BE PROMISED ({said})."
+    if plan.reach is not None:
+        guarded = f", {plan.reach.guarded:.3f} are kept from it by a guard alone" if plan.reach.guarded else ""
+        yield (
+            f"Drawn {plan.reach.draws} times: the whole verdict, Holm and guards included; each equal recipe is "
+            f"certified with probability {_probability(plan.reach.each)}{guarded}."
+        )
     for warning in plan.warnings:
         yield f"WARNING: {warning}"
 

@@ -47,7 +47,8 @@ class MtBenchTask(Section):
     """The part of a task file for MT-Bench.
 
     Attributes:
-        generation: "greedy" (temperature 0 throughout) or "fastchat" (one temperature for each category).
+        generation: "greedy" (temperature 0 throughout), "fastchat" (one temperature for each category) or "sampled"
+            (temperature 0.7 throughout, so that every further answer averages the luck of one away).
         max_tokens: limit of each answer, tokens.
         generations: answers sampled for each question.
         questions: question numbers to ask; None for all.
@@ -57,7 +58,7 @@ class MtBenchTask(Section):
             answers of old models were made; None for the chat template of the model's own tokenizer.
     """
 
-    generation: Literal["greedy", "fastchat"] = "greedy"
+    generation: Literal["greedy", "fastchat", "sampled"] = "greedy"
     max_tokens: Annotated[int, Field(ge=1)] = 1024
     generations: Annotated[int, Field(ge=1)] = 1
     questions: tuple[int, ...] | None = None

@@ -12,8 +12,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
+from scipy.special import stdtrit
+
 from evalkit.errors import EstimateError
 from evalkit.planning.figures import TruePoint
+from evalkit.statistics.checks import Floats
 from evalkit.statistics.power import (
     approximate_items_needed,
     exact_power,
@@ -25,9 +29,13 @@ from evalkit.statistics.power import (
     questions_needed,
     rejection_power,
 )
+from evalkit.verdict.gate import MeanRule, mean_p, mean_rejecting, mean_statistics
 
 POINT = 0.01
 """One point of accuracy."""
+
+MOST_DRAWN_UNITS = 50_000
+"""Units above which no number is named for a mean."""
 
 MOST_EXACT_ITEMS = 30_000
 """Above this the items needed are the normal approximation: exact ones take seconds and differ by less than 1 %."""
@@ -105,17 +113,24 @@ class ProportionDesign:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MeanDesign:
-    """One difference for each of n units with standard deviation `sd`; margins and differences in the unit of `sd`."""
+    """One difference for each of n units with standard deviation `sd`; margins and differences in the unit of `sd`.
+
+    Probabilities are those of the t test alone where the policy assumes rare collapses away (then it decides, but for
+    skewed losses); otherwise they are drawn, since the bet against unseen losses asks for more.
+    """
 
     n: int
     sd: float
     alpha: float
     first_step_alpha: float
     power: float
+    rule: MeanRule
 
     def at(self, margin: float, true_difference: float) -> TruePoint:
         """Return what happens at one true difference; errors as `noncentral_power_t`."""
         n, sd, true = self.n, self.sd, true_difference
+        if self.rule.largest_loss is not None and n >= 2:
+            return self._drawn_at(margin, true)
         return TruePoint(
             true_difference=true,
             passes=noncentral_power_t(n, sd, margin, self.alpha, true_difference=true),
@@ -124,6 +139,23 @@ class MeanDesign:
             fails=noncentral_power_t(n, sd, margin, self.alpha, true_difference=-true - 2 * margin),
         )
 
+    def _drawn_at(self, margin: float, true: float) -> TruePoint:
+        d = self._noise(self.n) + true
+        largest = self.rule.largest_loss or 0.0
+        d = np.clip(d, -largest, largest)
+        found = mean_statistics(d, margin, self.rule).certifying if margin < largest else np.full(len(d), -np.inf)
+        levels = [float(stdtrit(self.n - 1, 1.0 - alpha)) for alpha in (self.alpha, self.first_step_alpha)]
+        return TruePoint(
+            true_difference=true,
+            passes=float(np.mean(found > levels[0])),
+            passes_first_step=float(np.mean(found > levels[1])),
+            fails=float(np.mean(mean_rejecting(d, margin) < -levels[0])),
+        )
+
+    def _noise(self, n: int) -> Floats:
+        draws = max(200, min(2_000, 1_000_000 // n))
+        return self.sd * np.random.default_rng(n).standard_normal((draws, n))
+
     def possible(self, true_difference: float) -> bool:  # noqa: ARG002 - a mean can be anything
         """Return True."""
         return True
@@ -131,13 +163,34 @@ class MeanDesign:
     def needed(self, margin: float, alpha: float) -> tuple[int | None, bool]:
         """Return units needed; None above the number that no data set has."""
         try:
-            return questions_needed(self.sd, margin, alpha=alpha, power=self.power), True
+            least = questions_needed(self.sd, margin, alpha=alpha, power=self.power)
         except EstimateError:
             return None, True
+        largest = self.rule.largest_loss
+        if largest is None or margin >= largest:
+            return (max(least, self.rule.fewest(margin)), True) if largest is None else (None, True)
+        critical = alpha
+        low, high = 1, max(least, self.rule.fewest(margin))
+        while self._share(high, margin, critical) < self.power:
+            low, high = high, 2 * high
+            if high > MOST_DRAWN_UNITS:
+                return None, True
+        while high - low > max(1, high // 50):
+            middle = (low + high) // 2
+            low, high = (low, middle) if self._share(middle, margin, critical) >= self.power else (middle, high)
+        return high, False
 
-    def minimum(self, margin: float, alpha: float) -> int | None:  # noqa: ARG002 - a perfect copy has no variance
-        """Return None."""
-        return None
+    def _share(self, n: int, margin: float, alpha: float) -> float:
+        if n < self.rule.fewest(margin):
+            return 0.0
+        largest = self.rule.largest_loss or 0.0
+        d = np.clip(self._noise(n), -largest, largest)
+        return float(np.mean(mean_p(mean_statistics(d, margin, self.rule).certifying, n) < alpha))
+
+    def minimum(self, margin: float, alpha: float) -> int | None:  # noqa: ARG002 - the rule knows all levels
+        """Return the fewest units that may carry a verdict in a release of so many recipes."""
+        largest = self.rule.largest_loss
+        return self.rule.fewest(margin) if largest is None or margin < largest else None
 
     def detectable(self) -> float | None:
         """Return the smallest margin with the wanted power: power depends on margin/sd alone."""

@@ -6,19 +6,24 @@ May not know: the other endpoints, or how a plan is shown.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from evalkit.errors import UsageError
 from evalkit.planning.designs import POINT, Design, MeanDesign, ProportionDesign
 from evalkit.planning.figures import ControlPlan, EndpointPlan, JudgingPlan, MarginPlan
 from evalkit.planning.shortfalls import Words, margin_shortfalls
 from evalkit.policy import Endpoint, MeanEndpoint, Policy, ProportionEndpoint, SoftAccuracyEndpoint
+from evalkit.verdict.endpoints import mean_rule
+from evalkit.verdict.gate import MeanRule
 
 ASKED_FRACTIONS = (0.0, -0.25, -0.5)
 """True differences, in margins, at which the power is given."""
 
 CURVE_STEPS = range(-16, 5)
 """True differences of the curve, in eighths of the deciding margin."""
+
+RATING_SCALE = (1.0, 10.0)
+"""Scale of every shipped judge profile for one answer."""
 
 TURNS = 2
 """Turns of a conversation; each is judged."""
@@ -34,12 +39,28 @@ class Given:
             policy's.
         recipes: number of candidates.
         judgments: judgments of each answer; None: the policy's.
+        scale: lowest and highest score of a mean; None: that of soft accuracy or of ratings.
     """
 
     size: int
     spread: float | None
     recipes: int
     judgments: int | None = None
+    scale: tuple[float, float] | None = None
+
+
+def mean_range(endpoint: Endpoint, given: Given) -> tuple[float, float] | None:
+    """Return the range of an endpoint's score: as given, that of soft accuracy, or of the shipped judges' ratings."""
+    if isinstance(endpoint, SoftAccuracyEndpoint):
+        return (0.0, 1.0)
+    return given.scale or (RATING_SCALE if endpoint.metric == "rating" else None)
+
+
+def planned_rule(endpoint: MeanEndpoint | SoftAccuracyEndpoint, given: Given, unit: float = 1.0) -> MeanRule:
+    """Return how a mean is tested, with its range in units of `unit`."""
+    scale = mean_range(endpoint, given)
+    rule = mean_rule(endpoint, given.recipes, scale)
+    return rule if rule.largest_loss is None else replace(rule, largest_loss=rule.largest_loss / unit)
 
 
 def plan_endpoint(policy: Policy, name: str, given: Given) -> EndpointPlan:
@@ -52,12 +73,17 @@ def plan_endpoint(policy: Policy, name: str, given: Given) -> EndpointPlan:
     power_min = _power_min(policy, endpoint)
     spread = _spread(policy, name, endpoint, given)
     strict = endpoint.alpha / given.recipes
-    design = _design(endpoint, given.size, spread, strict, power_min)
+    design = _design(endpoint, given, spread, strict, power_min)
     margins = tuple(
         _margin(design, margin, claim, endpoint.alpha, strict)
         for margin, claim in zip(_margins(endpoint), policy.claims, strict=False)
     )
     judging = _judging(endpoint, margins[0], given) if isinstance(endpoint, MeanEndpoint) else None
+    if isinstance(endpoint, MeanEndpoint) and endpoint.gating and mean_range(endpoint, given) is None:
+        raise UsageError(
+            f"endpoint '{name}': nobody declared how low and high '{endpoint.metric}' can be, so its mean cannot gate; "
+            f"next step: score_range: [lowest, highest] in the task file of '{endpoint.task}'"
+        )
     faults, notes = _shortfalls(endpoint, margins, judging, _words(endpoint, given.size, spread), power_min)
     out = judging is not None and judging.low_power and judging.low_power_choice != "advisory"
     step = margins[0].margin / 8
@@ -119,10 +145,12 @@ def _spread(policy: Policy, name: str, endpoint: Endpoint, given: Given) -> floa
     return sd / POINT if isinstance(endpoint, SoftAccuracyEndpoint) else sd
 
 
-def _design(endpoint: Endpoint, size: int, spread: float, strict: float, power: float) -> Design:
+def _design(endpoint: Endpoint, given: Given, spread: float, strict: float, power: float) -> Design:
+    size, alpha = given.size, endpoint.alpha
     if isinstance(endpoint, ProportionEndpoint):
-        return ProportionDesign(n=size, discordance=spread, alpha=endpoint.alpha, first_step_alpha=strict, power=power)
-    return MeanDesign(n=size, sd=spread, alpha=endpoint.alpha, first_step_alpha=strict, power=power)
+        return ProportionDesign(n=size, discordance=spread, alpha=alpha, first_step_alpha=strict, power=power)
+    rule = planned_rule(endpoint, given, POINT if isinstance(endpoint, SoftAccuracyEndpoint) else 1.0)
+    return MeanDesign(n=size, sd=spread, alpha=alpha, first_step_alpha=strict, power=power, rule=rule)
 
 
 def _margin(design: Design, margin: float, claim: str, alpha: float, strict: float) -> MarginPlan:

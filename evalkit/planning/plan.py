@@ -6,15 +6,18 @@ May not know: engines, benchmarks, clocks, or how a plan is shown.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from evalkit.errors import UsageError, suggestion
-from evalkit.planning.endpoint import Given, plan_endpoint
+from evalkit.planning.designs import POINT
+from evalkit.planning.endpoint import Given, mean_range, plan_endpoint, planned_rule
 from evalkit.planning.figures import EndpointPlan
 from evalkit.planning.shortfalls import control_shortfall
-from evalkit.policy import Policy, ProportionEndpoint, rules_sha256
+from evalkit.planning.simulation import Drawn, Reach, simulate
+from evalkit.policy import MeanEndpoint, Policy, ProportionEndpoint, rules_sha256
+from evalkit.verdict.endpoints import assumed
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -26,9 +29,13 @@ class Plan:
         policy_sha256: digest of its rules, the `rules_sha256` of every certificate by it.
         recipes: number of candidates.
         power_min: power a promise needs.
+        certifies: whether the policy certifies at all.
         endpoints: one for each endpoint of the policy, in its order.
-        certify_power: lower bound of the chance that an equal candidate passes every deciding endpoint, whatever the
-            dependence among them and whatever becomes of the other recipes; None if none decides.
+        certify_power: chance that every recipe of a release is certified if all are equal to the baseline: the whole
+            verdict, guards included, drawn many times (`reach`); None if no endpoint decides. Where nothing was drawn,
+            a lower bound for one recipe.
+        reach: what was drawn; None if nothing was.
+        assumptions: what deciding endpoints take for granted, in sentences.
         warnings: every reason not to promise a verdict, then whatever else falls short.
         promises: whether there is no such reason.
     """
@@ -37,17 +44,25 @@ class Plan:
     policy_sha256: str
     recipes: int
     power_min: float
+    certifies: bool
     endpoints: tuple[EndpointPlan, ...]
     certify_power: float | None
+    reach: Reach | None
+    assumptions: tuple[str, ...]
     warnings: tuple[str, ...]
     promises: bool
+
+    @property
+    def impossible(self) -> bool:
+        """Whether the policy certifies, and yet at these sizes not even a perfect copy could be certified."""
+        return self.certifies and any(one.decides and not one.possible for one in self.endpoints)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data, nothing rounded."""
         return asdict(self)
 
 
-def plan(
+def plan(  # noqa: PLR0913 - every planning value by its name
     policy: Policy,
     items: Mapping[str, int],
     *,
@@ -56,6 +71,8 @@ def plan(
     planning_sd: Mapping[str, float] | None = None,
     judgments: int | None = None,
     gaps: Sequence[str] = (),
+    ranges: Mapping[str, tuple[float, float]] | None = None,
+    simulated: bool = True,
 ) -> Plan:
     """Plan a release.
 
@@ -68,6 +85,8 @@ def plan(
             (proportion); otherwise the policy's.
         judgments: judgments of each answer; otherwise the policy's, or 1.
         gaps: further reasons not to promise, such as those of `suite_gaps`.
+        ranges: endpoint to lowest and highest score of its mean, as tasks and judges declare it.
+        simulated: draw whole verdicts; False where only the curves are wanted.
 
     Raises:
         UsageError: an unknown endpoint, a missing size, or a planning value that makes no sense; names it.
@@ -76,26 +95,65 @@ def plan(
     sizes = _sizes(policy, items)
     if recipes < 1:
         raise UsageError(f"{recipes} recipes: a release has at least 1")
-    planned = tuple(
-        plan_endpoint(
-            policy,
-            name,
-            Given(size=sizes[name], spread=spreads.get(name), recipes=recipes, judgments=judgments),
+    given = {
+        name: Given(
+            size=sizes[name],
+            spread=spreads.get(name),
+            recipes=recipes,
+            judgments=judgments,
+            scale=(ranges or {}).get(name),
         )
         for name in policy.endpoints
+    }
+    planned = tuple(plan_endpoint(policy, name, given[name]) for name in policy.endpoints)
+    drawn = {one.name: _drawn(policy, one, given[one.name]) for one in planned if one.decides}
+    capped = any(one.decides and one.power == 0.0 for one in planned)
+    possible = all(one.possible for one in planned if one.decides)
+    reach = (
+        simulate(policy, list(drawn.values()), recipes, capped=capped or not possible) if simulated and drawn else None
     )
-    power = _certify_power(planned)
+    power = reach.every if reach is not None else _certify_power(planned)
     reasons = (*gaps, *_reasons(policy, planned, power))
     return Plan(
         policy=policy.name,
         policy_sha256=rules_sha256(policy),
         recipes=recipes,
         power_min=policy.planning.power,
+        certifies=policy.certifies,
         endpoints=planned,
         certify_power=power,
+        reach=reach,
+        assumptions=tuple(_assumptions(policy, given, [one for one in planned if one.decides])),
         warnings=(*reasons, *_remarks(planned)),
         promises=not reasons,
     )
+
+
+def _drawn(policy: Policy, one: EndpointPlan, given: Given) -> Drawn:
+    endpoint = policy.endpoints[one.name]
+    unit = 1.0 if isinstance(endpoint, MeanEndpoint) else POINT
+    if isinstance(endpoint, ProportionEndpoint):
+        rule, spread, scale = None, one.spread, 1.0
+    else:
+        low, high = mean_range(endpoint, given) or (0.0, float("inf"))
+        rule, spread, scale = planned_rule(endpoint, given), one.spread * unit, high - low
+    return Drawn(
+        size=one.size,
+        margin=one.margins[0].margin * unit,
+        spread=spread,
+        alpha=one.alpha,
+        rule=rule,
+        rating=isinstance(endpoint, MeanEndpoint),
+        scale=scale,
+    )
+
+
+def _assumptions(policy: Policy, given: Mapping[str, Given], deciding: Sequence[EndpointPlan]) -> Iterator[str]:
+    for one in deciding:
+        endpoint = policy.endpoints[one.name]
+        scale = mean_range(endpoint, given[one.name])
+        if isinstance(endpoint, MeanEndpoint) and endpoint.assumption != "none" and scale is not None:
+            yield assumed(one.name, endpoint, one.size, scale, given[one.name].recipes)
 
 
 def _spreads(policy: Policy, discordance: Mapping[str, float], planning_sd: Mapping[str, float]) -> dict[str, float]:
@@ -145,8 +203,8 @@ def _reasons(policy: Policy, planned: Sequence[EndpointPlan], power: float | Non
         reasons.append(f"policy '{policy.name}': no endpoint decides, so every verdict would be INVALID (no-endpoint)")
     elif power < wanted and not reasons:
         reasons.append(
-            f"an equal candidate passes all deciding endpoints together with probability {power:.3f} at least, less "
-            f"than {wanted:g}"
+            f"all equal recipes together are certified with probability {power:.3f}, less than {wanted:g}; next step: "
+            "more items, questions, generations or judgments, or fewer recipes in one release"
         )
     return (*reasons, *_control_reasons(policy, [one for one in planned if one.decides]))
 

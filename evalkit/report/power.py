@@ -72,7 +72,7 @@ def power_curves(document: Data) -> tuple[PowerCurve, ...]:
         if seen and not shares and not deviations:
             continue
         try:
-            made = plan(policy, sizes, discordance=shares, planning_sd=deviations, recipes=recipes)
+            made = plan(policy, sizes, discordance=shares, planning_sd=deviations, recipes=recipes, simulated=False)
         except EvalkitError:
             continue
         curves += [

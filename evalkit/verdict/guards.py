@@ -160,7 +160,7 @@ def _invalid_increase(policy: ResolvedPolicy, result: EndpointResult, answers: A
         GuardResult(
             guard="invalid-answers",
             endpoint=result.name,
-            breached=upper >= limit,
+            breached=increase.lower > 0.0 and upper >= limit,
             value=upper,
             limit=limit,
             message=message,

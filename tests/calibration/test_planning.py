@@ -22,7 +22,7 @@ def planned(name: str, changes: dict[str, Any], recipes: int, **spread: Any) -> 
     loaded = load_policy("release")
     endpoint = loaded.endpoints[name].model_copy(update=changes)
     policy = loaded.model_copy(update={"endpoints": {name: endpoint}})
-    return plan(policy, {}, recipes=recipes, **spread).endpoints[0]
+    return plan(policy, {}, recipes=recipes, simulated=False, **spread).endpoints[0]
 
 
 def at(points: tuple[TruePoint, ...], true_difference: float) -> TruePoint:

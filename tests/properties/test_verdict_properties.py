@@ -49,7 +49,7 @@ def policy(recipes: tuple[str, ...] = ("candidate",)) -> ResolvedPolicy:
     loaded = load_policy("release").model_copy(update={"judge": None})
     mmlu = loaded.endpoints["mmlu"].model_copy(update={"items": ITEMS, "margins_points": (20.0, 15.0)})
     chat = loaded.endpoints["mt_bench"].model_copy(
-        update={"questions": QUESTIONS, "judgments": 1, "margin": 1.0, "planning_sd": 0.9}
+        update={**made().GREEDY, "questions": QUESTIONS, "judgments": 1, "margin": 1.0, "planning_sd": 0.9}
     )
     soft = SoftAccuracyEndpoint(
         kind="soft_accuracy",

@@ -69,10 +69,28 @@ def test_without_a_size_nothing_is_planned(suite: Path, capsys: pytest.CaptureFi
 
 def test_strict_exits_with_2_when_nothing_can_be_promised(suite: Path, capsys: pytest.CaptureFixture[str]) -> None:
     argv = ["plan", "--policy", str(suite.with_name("policy.yaml")), "--items"]
-    assert cli.main([*argv, "mmlu=90", "--strict"]) == ExitCode.USAGE
-    assert cli.main([*argv, "mmlu=90"]) == ExitCode.CERTIFIED
+    assert cli.main([*argv, "mmlu=400", "--strict"]) == ExitCode.USAGE
+    assert cli.main([*argv, "mmlu=400"]) == ExitCode.CERTIFIED
     assert cli.main([*argv, "mmlu=5000", "--strict"]) == ExitCode.CERTIFIED
     capsys.readouterr()
+
+
+def test_a_policy_that_could_never_certify_is_refused(suite: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    argv = ["plan", "--policy", str(suite.with_name("policy.yaml")), "--items", "mmlu=124"]
+    assert cli.main(argv) == ExitCode.USAGE
+    captured = capsys.readouterr()
+    assert "at least 125 are needed" in captured.out
+    assert "no recipe could ever be certified" in captured.err
+
+
+@pytest.mark.parametrize("example", ["llama-3.1-405b-h200", "llama-3.1-405b-ray", "cpu-demo", "cpu-qwen"])
+def test_equal_recipes_of_every_shipped_suite_are_certified_four_times_in_five(
+    example: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = planned(capsys, str(Path(__file__).parents[3] / "examples" / f"{example}.yaml"))
+    assert found["promises"] is True
+    assert found["certify_power"] >= 0.8
+    assert bool(found["assumptions"]) is example.startswith("llama")
 
 
 def test_warnings_are_loud_in_text_and_beside_json(suite: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -37,6 +37,7 @@ RULES: dict[str, Any] = {
             "margin": 0.3,
             "planning_sd": 1.0,
             "low_power_choice": "cap",
+            "assumption": "no-rare-collapse",
         },
     },
 }

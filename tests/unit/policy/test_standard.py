@@ -30,6 +30,7 @@ WEAKER: dict[str, tuple[Any, str]] = {
     "endpoints.mmlu.margins_points": ([7.0, 0.5], "margin 7 points of mmlu for 'comparable' (standard: 1)"),
     "endpoints.mt_bench.margin": (2.0, "margin 2 rating of mt_bench for 'comparable' (standard: 0.3)"),
     "endpoints.mt_bench.questions": (9, "questions of mt_bench 9"),
+    "endpoints.mt_bench.generations": (1, "answers to a question of mt_bench 1"),
     "endpoints.mt_bench.planning_sd": (0.2, "planning SD of mt_bench 0.2"),
     "endpoints.mt_bench.planned_power_min": (0.1, "planned power of mt_bench 0.1"),
     "endpoints.mt_bench.low_power_choice": ("advisory", "choice at low power of mt_bench advisory"),
@@ -84,7 +85,7 @@ ASKS_NOTHING = {
 }
 """Fields that the standard leaves open: any value there asks more, never less."""
 
-AT_THE_LEAST = {"endpoints.mt_bench.generations"}
+AT_THE_LEAST: set[str] = set()
 """Fields in which the standard has the smallest value there is."""
 
 

@@ -66,7 +66,7 @@ def test_its_control_is_the_baselines_model_so_that_tokenizer_and_template_are_t
 def test_its_tasks_are_those_its_policy_decides_by(suite):
     policy = load_policy(suite.policy)
     assert policy.name == "release"
-    assert {endpoint.task for endpoint in policy.endpoints.values()} <= set(suite.tasks) == {"mmlu", "mt-bench"}
+    assert {endpoint.task for endpoint in policy.endpoints.values()} <= set(suite.tasks) == {"mmlu", "mt-bench-sampled"}
     definitions = find_definitions()
     protocols = {endpoint.task: endpoint.protocol for endpoint in policy.endpoints.values()}
     assert {task: definitions.task(task).protocol for task in suite.tasks} == protocols
@@ -77,7 +77,7 @@ def test_its_tasks_are_those_its_policy_decides_by(suite):
 def test_its_judge_is_reached_over_http_and_asked_as_often_as_the_policy_wants(suite):
     assert suite.judge.engine.adapter == "openai_server"
     read_options(ServerOptions, suite.judge.engine)
-    assert suite.judge.repeats == 3
+    assert suite.judge.repeats == 2
     assert suite.judge.qualify
 
 

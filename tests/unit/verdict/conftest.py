@@ -79,7 +79,7 @@ class Bench:
         loaded = loaded.model_copy(update={"assay": loaded.assay.model_copy(update=known)})
         changes = {
             "mmlu": {"items": ITEMS, "population": 20_000, "margins_points": (3.0, 2.0), **(mmlu or {})},
-            "mt_bench": {"planning_sd": 1.0, **(mt_bench or {})},
+            "mt_bench": {**made.GREEDY, "planning_sd": 1.0, **(mt_bench or {})},
         }
         endpoints = {name: loaded.endpoints[name].model_copy(update=changes[name]) for name in changes}
         changed = {
