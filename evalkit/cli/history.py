@@ -63,15 +63,13 @@ def command(url: str | None, as_json: bool, form: str, **given: Any) -> int:
 
 
 def _record(history: History, file: Path, given: dict[str, Any]) -> None:
-    from evalkit.errors import DataError, EvalkitError
+    from evalkit.cli.report_files import read_certificate
+    from evalkit.errors import EvalkitError
     from evalkit.history import write_certificate_run
     from evalkit.history.certificates import certified_runs
-    from evalkit.records import parse_object
     from evalkit.store import read_manifest
 
-    document = parse_object(file.read_text(encoding="utf-8"), str(file))
-    if document.get("certificate_version") != 1:
-        raise DataError(f"{file}: certificate_version is {document.get('certificate_version')!r}, not 1")
+    document = read_certificate(file)
     begun = {}
     for name, run in document.get("runs", {}).items():
         try:

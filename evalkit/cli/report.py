@@ -14,7 +14,6 @@ import click
 
 from evalkit.cli.options import any_path, existing_file, safe_json, say
 from evalkit.cli.remote import read_file, read_folder, with_places
-from evalkit.errors import DataError
 
 
 @click.command(epilog="Example: evalkit report outputs/cpu-demo/certificate.json --format text")
@@ -36,10 +35,7 @@ def command(certificate: Path, form: str, page: Path | None, evidence: bool, **g
     from evalkit.cli.report_files import read_certificate, write_named
 
     document = read_certificate(certificate)
-    try:
-        text = _text(document, certificate, form, page, evidence=evidence, given=given)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise DataError(f"{certificate}: no whole certificate ({error!r}); next step: certify again") from error
+    text = _text(document, certificate, form, page, evidence=evidence, given=given)
     if page is None:
         click.echo(text, nl=False)
         return

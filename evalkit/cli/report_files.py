@@ -23,9 +23,10 @@ def read_certificate(path: Path) -> dict[str, Any]:
 
     Raises:
         StoreError: it cannot be read.
-        DataError: it is no certificate of this version.
+        DataError: it is no certificate of this version, or damaged; names the file and the key.
     """
     from evalkit.records import parse_object
+    from evalkit.report.document import checked
 
     try:
         document = parse_object(path.read_text(encoding="utf-8"), f"{path}")
@@ -35,7 +36,7 @@ def read_certificate(path: Path) -> dict[str, Any]:
         raise StoreError(f"{path}: cannot be read: {error.strerror or error}") from error
     if document.get("certificate_version") != 1:
         raise DataError(f"{path}: certificate_version is {document.get('certificate_version')!r}, not 1")
-    return document
+    return checked(document, str(path))
 
 
 def read_tables(path: Path | None, document: dict[str, Any]) -> dict[str, Any] | None:

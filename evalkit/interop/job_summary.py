@@ -1,7 +1,7 @@
 """A certificate as the Markdown summary of a CI job (GitHub's `GITHUB_STEP_SUMMARY`).
 
 In: `certificate.json` as data. Out: Markdown, verdict first, far below the size at which a summary is dropped.
-May not know: environment variables; how anything was decided.
+Must not depend on: environment variables; how anything was decided.
 
 A summary that is too large fails to upload while its step still passes, so it is cut here and never the only place of a
 verdict. Text from outside is escaped; it can open no tag, table cell, mention or code span.
@@ -10,12 +10,13 @@ verdict. Text from outside is escaped; it can open no tag, table cell, mention o
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from evalkit.errors import StoreError
-from evalkit.signed import signed
+from evalkit.report.document import certificate_view
+from evalkit.report.view import View
 
 Data = Mapping[str, Any]
 
@@ -32,21 +33,13 @@ def job_summary(document: Data, *, limit_bytes: int = LIMIT_BYTES) -> str:
     Args:
         document: what `certificate.json` holds.
         limit_bytes: longest summary, UTF-8 bytes; what is beyond is cut and said to be cut.
+
+    Raises:
+        DataError: the document is incomplete or damaged; names the key.
     """
-    decision = document["decision"]
-    verdicts = [decision] if document.get("kind") == "unpaired" else decision["verdicts"]
-    parts = [f"## {escaped(headline(document))}", *_opening(document), _table(verdicts), *_reasons(verdicts)]
+    view = certificate_view(document)
+    parts = [f"## {escaped(view.headline)}", *_opening(view), _table(view), _checks(view), *_reasons(view)]
     return cut("\n\n".join(part for part in parts if part) + "\n", limit_bytes)
-
-
-def headline(document: Data) -> str:
-    """Return the verdicts in one line, the worst first."""
-    decision = document["decision"]
-    verdicts = [decision] if document.get("kind") == "unpaired" else decision["verdicts"]
-    order = ("INVALID", "REJECTED", "INCONCLUSIVE", "CERTIFIED")
-    found = {word: [str(v["recipe"]) for v in verdicts if v["outcome"] == word] for word in order}
-    told = "; ".join(f"{word}: {', '.join(names)}" for word, names in found.items() if names)
-    return f"EXPLORATORY {told}" if decision.get("exploratory") else told or "INVALID: no recipe was judged"
 
 
 def escaped(text: str) -> str:
@@ -86,56 +79,52 @@ def append_summary(path: Path, text: str) -> None:
         raise StoreError(f"{path}: the summary cannot be written: {error.strerror or error}") from error
 
 
-def _opening(document: Data) -> Iterator[str]:
-    decision, title = document["decision"], document.get("title")
-    if title:
-        yield escaped(str(title))
-    if document.get("kind") == "unpaired":
+def _opening(view: View) -> Iterator[str]:
+    lines = [f"- **{escaped(line)}**" for line in view.caution_lines]
+    if lines:
+        yield "\n".join(lines)
+    if view.title:
+        yield escaped(view.title)
+    if not view.paired:
         yield "Unpaired: the baseline is a published number. This is no certificate."
         return
-    engine = document["runs"]["baseline"]["engine"]
-    gating = escaped(", ".join(decision["gating"]) or "no endpoint")
-    yield (
-        f"Baseline {escaped(engine['model'])}, recipe {escaped(engine['recipe'])}, fidelity {engine['fidelity']}. "
-        f"Decided on {gating} by policy {escaped(decision['policy'])}."
+    baseline = next(run for run in view.runs if run.name == "baseline")
+    policy, gating = view.policy, escaped(", ".join(view.gating) or "no endpoint")
+    told = (
+        f"Baseline {escaped(baseline.model)}, recipe {escaped(baseline.recipe)}, fidelity "
+        f"{escaped(baseline.fidelity)}. Decided on {gating} by policy {escaped(policy.name)} (tier "
+        f"{escaped(policy.tier)}, sha256 {escaped(policy.sha256[:12])}), {escaped(policy.timing)}."
     )
+    tolerated = escaped(", ".join(view.policy.tolerances))
+    yield told + (f" Tolerated differences of the runs: {tolerated}." if tolerated else "")
 
 
-def _table(verdicts: Sequence[Data]) -> str:
-    lines = ["| recipe | verdict | endpoint | difference | interval | n |", "|---|---|---|---|---|---|"]
-    for verdict in verdicts:
-        claim = f" ({escaped(verdict['claim'])})" if verdict.get("claim") else ""
-        told = f"{escaped(str(verdict['recipe']))} | **{verdict['outcome']}**{claim}"
-        rows = [*_endpoints(verdict), *_published(verdict)] or ["| | |"]
-        lines += [f"| {told} | {row} |" for row in rows]
+def _table(view: View) -> str:
+    heads = ("recipe", "verdict", "endpoint", "n", "baseline → run", "difference", "interval", "margin", "alpha")
+    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    for verdict in view.verdicts:
+        claim = f" ({escaped(verdict.claim)})" if verdict.claim else ""
+        told = (escaped(verdict.recipe), f"**{verdict.word}**{claim}")
+        for row in verdict.endpoints:
+            cells = (f"{row.endpoint}: {row.state_text}", row.n_text, row.levels_text.replace("->", "→"))
+            moved = "; ".join(filter(None, (row.difference_text, row.recovery_text)))
+            more = (moved, row.interval_text, row.margin_text, row.alpha_text)
+            lines.append(f"| {' | '.join((*told, *(escaped(cell) for cell in (*cells, *more))))} |")
+        if not verdict.endpoints:
+            lines.append(f"| {' | '.join((*told, *[''] * (len(heads) - 2)))} |")
     return "\n".join(lines)
 
 
-def _endpoints(verdict: Data) -> Iterator[str]:
-    for result in verdict.get("endpoints", ()):
-        scale, unit = (1.0, "") if result["unit"] == "rating" else (100.0, " points")
-        interval = result["interval"]
-        limits = ""
-        if interval is not None:
-            limits = f"[{signed(scale * interval['lower'])}, {signed(scale * interval['upper'])}]"
-        state = result["state"] + ("" if result["role"]["gating"] else ", decides nothing")
-        difference = f"{signed(scale * result['difference'])}{unit}"
-        yield f"{escaped(result['name'])}: {state} | {difference} | {limits} | {result['pairs']:,}"
+def _checks(view: View) -> str:
+    """Return every check of the evaluation with its result, those that were not made too."""
+    told = [f"{check.check} ({check.target or 'all'}) {check.result}" for check in view.checks]
+    return f"Checks of the evaluation: {escaped('; '.join(told))}." if told else ""
 
 
-def _published(decision: Data) -> Iterator[str]:
-    """Return the rows of a run against published numbers."""
-    for found in decision.get("results", ()):
-        comparison, interval = found["comparison"], found["comparison"]["interval"]
-        limits = f"[{signed(100 * interval['lower'])}, {signed(100 * interval['upper'])}]" if interval else ""
-        scored = comparison["coverage"]["scored"]
-        told = f"{escaped(found['endpoint'])}: {found['state']}, unpaired"
-        yield f"{told} | {signed(100 * comparison['difference'])} points | {limits} | {scored:,}"
-
-
-def _reasons(verdicts: Sequence[Data]) -> Iterator[str]:
-    for verdict in verdicts:
-        lines = [f"- {reason['code']}: {escaped(reason['message'])}" for reason in verdict["reasons"]]
-        lines += [f"- what would resolve it: {escaped(sentence)}" for sentence in verdict.get("resolve", ())]
+def _reasons(view: View) -> Iterator[str]:
+    for verdict in view.verdicts:
+        lines = [f"- {reason.code}: {escaped(reason.message)}" for reason in verdict.reasons]
+        lines += [f"- what would resolve it: {escaped(sentence)}" for sentence in verdict.resolve]
+        lines += [f"- note: {escaped(note)}" for note in verdict.notes]
         if lines:
-            yield f"**{escaped(str(verdict['recipe']))}**\n\n" + "\n".join(lines)
+            yield f"**{escaped(verdict.recipe)}**\n\n" + "\n".join(lines)

@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 from xml.etree import ElementTree
 
-from evalkit.signed import signed
+from evalkit.report.document import certificate_view
+from evalkit.report.view import CheckRow, EndpointRow, VerdictRow, View
 
 Data = Mapping[str, Any]
 Fault = Literal["failure", "error"]
@@ -60,19 +61,23 @@ def junit_xml(document: Data) -> str:
 
     Args:
         document: what `certificate.json` holds.
+
+    Raises:
+        DataError: the document is incomplete or damaged; names the key.
     """
-    if document.get("kind") == "unpaired":
-        return suites_xml(str(document["decision"]["policy"]), {"verdict": [_verdict_case(document["decision"])]})
-    decision = document["decision"]
-    suites: dict[str, list[Case]] = {"verdict": [_verdict_case(verdict) for verdict in decision["verdicts"]]}
-    for name, endpoint in document["policy"]["document"]["endpoints"].items():
-        cases = [_endpoint_case(verdict, name, decision["gating"]) for verdict in decision["verdicts"]]
-        suites.setdefault(str(endpoint["task"]), []).extend(cases)
-    suites["evaluation"] = [_check_case(check) for check in decision["assay"]["checks"]]
-    if not decision["verdicts"]:
+    view = certificate_view(document)
+    suites: dict[str, list[Case]] = {"verdict": [_verdict_case(view, verdict) for verdict in view.verdicts]}
+    rows = [row for verdict in view.verdicts for row in verdict.endpoints]
+    for name in dict.fromkeys(row.endpoint for row in rows):
+        for row in rows:
+            if row.endpoint == name:
+                suites.setdefault(row.task, []).append(_endpoint_case(row))
+    if view.paired:
+        suites["evaluation"] = [_check_case(check) for check in view.checks]
+    if not view.verdicts:
         nothing = Case(name="any recipe", classname="verdict", fault="error", type="invalid", message="no verdict")
         suites["verdict"].append(nothing)
-    return suites_xml(str(decision["policy"]), suites)
+    return suites_xml(view.policy.name, suites)
 
 
 def suites_xml(name: str, suites: Mapping[str, Sequence[Case]]) -> str:
@@ -135,58 +140,53 @@ def _fault(word: str) -> tuple[Fault | None, str]:
     return (None, "") if word in _SOUND else _FAULTS.get(word, ("error", "unknown-state"))
 
 
-def _verdict_case(verdict: Data) -> Case:
-    outcome = str(verdict["outcome"])
-    fault, kind = _fault(outcome)
-    reasons = [f"{reason['code']}: {reason['message']}" for reason in verdict["reasons"]]
-    claim = f" ({verdict['claim']})" if verdict.get("claim") else ""
-    more = [f"what would resolve it: {sentence}" for sentence in verdict.get("resolve", ())]
+def _verdict_case(view: View, verdict: VerdictRow) -> Case:
+    fault, kind = _fault(verdict.outcome.value)
+    cautions = [f"CAUTION, {one.code}: {one.message}" for one in (*view.cautions, *verdict.cautions)]
+    reasons = [f"{reason.code}: {reason.message}" for reason in verdict.reasons]
+    rows = [f"{row.endpoint}: {row.state_text}: {row.summary}" for row in verdict.deciding]
+    more = [f"what would resolve it: {sentence}" for sentence in verdict.resolve]
+    more += [f"note: {note}" for note in verdict.notes]
     return Case(
-        name=str(verdict["recipe"]),
+        name=verdict.recipe,
         classname="verdict",
         fault=fault,
         type=kind,
-        message=f"{outcome}{claim}" + (f": {reasons[0]}" if reasons else ""),
-        text="\n".join((f"{outcome}{claim}", *reasons, *more)),
+        message=": ".join((verdict.said, *reasons[:1], *cautions[:1])),
+        text="\n".join((f"{verdict.said}: {verdict.meaning}", *cautions, *rows, *reasons, *more)),
     )
 
 
-def _endpoint_case(verdict: Data, endpoint: str, gating: Sequence[str]) -> Case:
-    name, classname = f"{verdict['recipe']}: {endpoint}", f"endpoint.{endpoint}"
-    result = next((found for found in verdict["endpoints"] if found["name"] == endpoint), None)
-    if result is None:
-        why = [reason["message"] for reason in verdict["reasons"] if reason["endpoint"] in (endpoint, None)]
-        message = f"no result: {why[0]}" if why else "no result"
-        if endpoint not in gating:
-            return Case(name=name, classname=classname, text=f"{message} (decides nothing)")
-        return Case(
-            name=name, classname=classname, fault="error", type="not-measured", message=message, text="\n".join(why)
-        )
-    text = "\n".join(_steps(result))
-    if endpoint not in gating:
-        return Case(name=name, classname=classname, text=f"{result['state']} (decides nothing)\n{text}")
-    fault, kind = _fault(str(result["state"]))
-    return Case(name=name, classname=classname, fault=fault, type=kind, message=f"{result['state']}: {text}", text=text)
+def _endpoint_case(row: EndpointRow) -> Case:
+    name, classname = f"{row.run}: {row.endpoint}", f"endpoint.{row.endpoint}"
+    if row.state is None:
+        message = f"no result: {row.why}"
+        if not row.gating:
+            return Case(name=name, classname=classname, text=f"{message} (decides nothing)\n{row.summary}")
+        text = f"{message}\n{row.summary}"
+        return Case(name=name, classname=classname, fault="error", type="not-measured", message=message, text=text)
+    text = "\n".join((row.summary, *_steps(row)))
+    if not row.gating:
+        return Case(name=name, classname=classname, text=f"{row.state.value} (decides nothing)\n{text}")
+    fault, kind = _fault(row.state.value)
+    return Case(
+        name=name, classname=classname, fault=fault, type=kind, message=f"{row.state.value}: {row.summary}", text=text
+    )
 
 
-def _steps(result: Data) -> Iterator[str]:
-    interval = result["interval"]
-    seen = f"difference {signed(result['difference'], 4)}"
-    if interval is not None:
-        seen += (
-            f", {100 * interval['level']:g} % interval {signed(interval['lower'], 4)} to {signed(interval['upper'], 4)}"
-        )
-    yield f"{seen}, n = {result['pairs']} of {result['planned']}"
-    for step in result["steps"][: result["own_margins"]]:
-        yield f"{step['claim']}: {step['state']} at margin {step['margin']:g} (p = {step['p_certify']:.2g})"
+def _steps(row: EndpointRow) -> Iterator[str]:
+    for step in row.margins:
+        if step.state is not None and step.p_certify is not None:
+            margin = row.margin_words(step.margin)
+            yield f"{step.claim}: {step.state.value} at margin {margin} (p = {step.p_certify:.2g})"
 
 
-def _check_case(check: Data) -> Case:
-    where = " ".join(str(part) for part in (check["run"], check["endpoint"]) if part)
-    name, classname = f"{check['check']}: {where}", "evaluation"
-    if check["passed"]:
-        return Case(name=name, classname=classname, text=check["message"])
-    if not check["required"]:
-        return Case(name=name, classname=classname, text=f"{check['message']} (not required)")
-    kind = "not-measured" if check["passed"] is None else "invalid"
-    return Case(name=name, classname=classname, fault="error", type=kind, message=check["message"])
+def _check_case(check: CheckRow) -> Case:
+    name, classname = f"{check.check}: {check.target}", "evaluation"
+    if check.passed:
+        return Case(name=name, classname=classname, text=check.message)
+    if not check.required:
+        text = f"{check.result}: {check.message} (not required)"
+        return Case(name=name, classname=classname, text=text)
+    kind = "not-measured" if check.passed is None else "invalid"
+    return Case(name=name, classname=classname, fault="error", type=kind, message=f"{check.result}: {check.message}")

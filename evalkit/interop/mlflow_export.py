@@ -15,6 +15,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
 from evalkit.errors import DataError
+from evalkit.report.document import Document, certificate_view, checked
+from evalkit.report.view import View
 
 MOST_PARAM, MOST_TAG, MOST_KEY = 500, 5000, 250
 """Characters that every release of MLflow takes whole."""
@@ -57,13 +59,14 @@ def mlflow_entries(document: Data) -> tuple[dict[str, str], dict[str, float], di
     params: dict[str, str] = {}
     metrics: dict[str, float] = {}
     tags: dict[str, str] = {}
-    for key, value in _params(document):
+    view = certificate_view(document)
+    for key, value in _params(view, checked(document)):
         _put(params, key, _short(key, value, MOST_PARAM))
-    for key, number in _metrics(document):
+    for key, number in _metrics(view):
         if isinstance(number, bool) or not math.isfinite(number):
             raise DataError(f"metric '{key}' is {number!r}; only finite numbers are written")
         _put(metrics, key, float(number))
-    for key, value in _tags(document):
+    for key, value in _tags(view):
         _put(tags, key, _short(key, value, MOST_TAG))
     return params, metrics, tags
 
@@ -93,44 +96,62 @@ def _short(name: str, value: str, most: int) -> str:
     return value
 
 
-def _params(document: Data) -> Iterator[tuple[str, str]]:
-    decision = document["decision"]
-    yield "policy", str(decision["policy"])
-    yield "policy_sha256", str(document["policy"]["sha256"])
-    yield "evalkit", str(document["evalkit"])
-    for name, run in document["runs"].items():
-        engine = run["engine"]
+def _params(view: View, document: Document) -> Iterator[tuple[str, str]]:
+    yield "policy", view.policy.name
+    yield "policy_sha256", view.policy.sha256
+    yield "policy_tier", view.policy.tier
+    if view.policy.tolerances:
+        yield "policy_tolerances", ", ".join(view.policy.tolerances)[:MOST_PARAM]
+    yield "evalkit", view.evalkit
+    for row in {row.endpoint: row for row in view.rows}.values():
+        told = f"margin {row.margin_text}, alpha {row.alpha_text}, {row.direction_text}"
+        yield f"endpoint/{row.endpoint}", (told if row.gating else f"{told}, advisory")[:MOST_PARAM]
+    for run in view.runs:
+        engine = document["runs"][run.name]["engine"]
         for key in ("model", "recipe", "fidelity", "dtype", "device", "adapter"):
-            yield f"{name}/{key}", str(engine[key])[:MOST_PARAM]
-        yield f"{name}/identity_sha256", str(run["identity_sha256"])
+            yield f"{run.name}/{key}", str(engine[key])[:MOST_PARAM]
+        yield f"{run.name}/identity_sha256", run.identity_sha256
 
 
-def _metrics(document: Data) -> Iterator[tuple[str, float]]:
-    for run, found in document.get("comparisons", {}).items():
-        for endpoint, comparison in found.items():
-            effects = (comparison["proportion"] or {}).get("effects")
-            if effects:
-                for key in ("baseline_accuracy", "candidate_accuracy", "difference", "n"):
-                    yield f"{run}/{endpoint}/{key}", effects[key]
-                yield f"{run}/{endpoint}/flip_rate", effects["flips"]["rate"]
-                if effects["interval"] is not None:
-                    yield f"{run}/{endpoint}/difference_lower", effects["interval"]["lower"]
-                    yield f"{run}/{endpoint}/difference_upper", effects["interval"]["upper"]
-            mean = (comparison["rating"] or {}).get("mean")
-            if mean and mean["difference"] is not None:
-                yield f"{run}/{endpoint}/rating_difference", mean["difference"]
-    for verdict in document["decision"].get("verdicts", ()):
-        yield f"{verdict['recipe']}/p", verdict["p"]
-        yield f"{verdict['recipe']}/holm_p", verdict["holm_p"]
+def _metrics(view: View) -> Iterator[tuple[str, float]]:
+    for row in view.rows:
+        where = f"{row.run}/{row.endpoint}"
+        if not row.n or row.difference is None:
+            continue
+        yield f"{where}/n", row.n
+        yield f"{where}/difference", row.difference
+        yield f"{where}/alpha", row.alpha
+        if row.margins:
+            yield f"{where}/margin", row.margins[0].margin
+        if row.baseline is not None and row.candidate is not None:
+            yield f"{where}/baseline", row.baseline
+            yield f"{where}/candidate", row.candidate
+        if row.interval is not None:
+            yield f"{where}/difference_lower", row.interval.lower
+            yield f"{where}/difference_upper", row.interval.upper
+            yield f"{where}/interval_level", row.interval.level
+        if row.lost is not None and row.gained is not None:
+            yield f"{where}/flip_rate", (row.lost + row.gained) / row.n
+    for verdict in view.verdicts:
+        if verdict.p is not None and verdict.holm_p is not None:
+            yield f"{verdict.recipe}/p", verdict.p
+            yield f"{verdict.recipe}/holm_p", verdict.holm_p
 
 
-def _tags(document: Data) -> Iterator[tuple[str, str]]:
-    decision = document["decision"]
-    verdicts = [decision] if document.get("kind") == "unpaired" else decision["verdicts"]
-    for verdict in verdicts:
-        yield f"verdict/{verdict['recipe']}", str(verdict["outcome"])
-    if document.get("title"):
-        yield "title", str(document["title"])[:MOST_TAG]
+def _tags(view: View) -> Iterator[tuple[str, str]]:
+    for verdict in view.verdicts:
+        yield f"verdict/{verdict.recipe}", verdict.outcome.value
+        yield f"decided/{verdict.recipe}", f"{verdict.said}: {verdict.meaning}"[:MOST_TAG]
+        for at, reason in enumerate(verdict.reasons, start=1):
+            yield f"reason/{verdict.recipe}/{at}", f"{reason.code}: {reason.message}"[:MOST_TAG]
+        for row in verdict.endpoints:
+            yield f"state/{verdict.recipe}/{row.endpoint}", row.state_text
+    for at, caution in enumerate(view.caution_lines, start=1):
+        yield f"caution/{at}", caution[:MOST_TAG]
+    for check in view.checks:
+        yield f"check/{check.check}/{check.target or 'all'}", check.result
+    if view.title:
+        yield "title", view.title[:MOST_TAG]
 
 
 def _batches(found: Mapping[str, Any], most: int) -> Iterator[list[tuple[str, Any]]]:

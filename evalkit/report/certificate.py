@@ -1,264 +1,291 @@
-"""A certificate, for people.
+"""A certificate, for people: the sections that text, Markdown and HTML share.
 
-In: `certificate.json` as data. Out: sections: the verdict in one sentence, the recipe table, why, checks, evidence.
-May not know: files; how anything was computed.
+In: `certificate.json` as data. Out: sections: verdict, cautions, every endpoint's row, why, checks, evidence.
+Must not depend on: files; how anything was computed. All that was decided comes from the `View`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from evalkit.report.comparison import comparison_sections
-from evalkit.report.figures import count, interval, percent, points, probability, rating
+from evalkit.report.document import Document, certificate_view, checked
+from evalkit.report.figures import count, percent, probability
 from evalkit.report.judging import judge_sentences, judges_section
 from evalkit.report.sections import Section, Table
-from evalkit.signed import signed
+from evalkit.report.unpaired import unpaired_sections
+from evalkit.report.view import EndpointRow, VerdictRow, View, listed
 
 Data = Mapping[str, Any]
 
-MEANING = {
-    "CERTIFIED": "a loss beyond the margin is ruled out",
-    "REJECTED": "a loss beyond the margin is shown",
-    "INCONCLUSIVE": "the data are sound but do not decide",
-    "INVALID": "the data may not be judged",
-}
+ASSAY = "Assay sensitivity"
+"""Title of the section about the checks of the evaluation itself."""
 
 
-def certificate_sections(certificate: Data, *, evidence: bool = True) -> list[Section]:
+def document_sections(document: Data, *, evidence: bool = True) -> list[Section]:
+    """Return the sections of what `certificate.json` holds: a certificate, or a run against published numbers."""
+    data = checked(document)
+    view = certificate_view(data)
+    return certificate_sections(data, view, evidence=evidence) if view.paired else unpaired_sections(data)
+
+
+def certificate_sections(document: Data, view: View | None = None, *, evidence: bool = True) -> list[Section]:
     """Return the sections of a certificate.
 
     Args:
-        certificate: the document.
+        document: what `certificate.json` holds.
+        view: its view, if it was built already.
         evidence: include every comparison and the provenance, not only the first screen.
+
+    Raises:
+        DataError: the document is incomplete or damaged; names the key.
     """
-    decision = certificate["decision"]
-    title = certificate["title"] or f"Certificate under policy {decision['policy']}"
-    if decision["exploratory"]:
-        title = f"EXPLORATORY: {title}"
+    data = checked(document)
+    shown = view or certificate_view(data)
     sections = [
-        Section(title=title, level=1, body=[*_sentences(certificate), _recipes(certificate), *_not_said(certificate)]),
-        Section(title="Why", body=list(_reasons(decision))),
-        Section(title="Could this evaluation have seen a loss?", body=list(_checks(decision["assay"]))),
-        *judges_section(certificate),
+        Section(
+            title=report_title(shown),
+            level=1,
+            body=[*_first_lines(shown), endpoint_table(shown), "What this does not say:", *not_said(shown)],
+        ),
+        Section(title="Why", body=[line for verdict in shown.verdicts for line in _why(verdict)]),
+        Section(title=ASSAY, body=list(_checks(shown))),
+        *judges_section(shown, data),
     ]
     if not evidence:
         return sections
-    for name, comparisons in _in_order(certificate):
+    for name in _in_order(data, shown):
         sections.append(Section(title=f"Evidence: {name}", body=[]))
-        for endpoint, comparison in comparisons.items():
+        for endpoint, comparison in data["comparisons"][name].items():
             sections.append(Section(title=f"Endpoint {endpoint}", body=[], level=3))
             sections += comparison_sections(comparison, level=4)
-    sections += [_tests(decision), _provenance(certificate), _policy(certificate)]
-    return sections
+    return [*sections, _tests(shown), _provenance(data), _policy(shown)]
 
 
-def _sentences(certificate: Data) -> Iterator[str]:
-    decision, baseline = certificate["decision"], certificate["runs"]["baseline"]
-    engine = baseline["engine"]
-    for verdict in decision["verdicts"]:
-        claim = f" ({verdict['claim']})" if verdict["claim"] else ""
-        would = f" (would be {verdict['would_be']})" if verdict.get("would_be") else ""
-        yield f"- {verdict['recipe']}: {verdict['outcome']}{claim}{would}: {MEANING[verdict['outcome']]}."
-    yield from caution_lines(decision)
-    gating = ", ".join(decision["gating"]) or "no endpoint"
-    yield (
-        f"Baseline: {engine['model']}, recipe {engine['recipe']}, fidelity {engine['fidelity']}{_on(engine)}. "
-        f"Decided on {gating} by policy '{decision['policy']}' "
-        f"(tier {certificate['policy']['document']['tier']}), {when_fixed(certificate)}: "
-        f"sha256 {decision['policy_sha256']}."
-    )
+def report_title(view: View) -> str:
+    """Return the title of a report; an exploratory one says there what the data would give."""
+    title = view.title or f"Certificate under policy {view.policy.name}"
+    if not view.exploratory:
+        return title
+    would = view.headline.partition(": ")[2]
+    return f"EXPLORATORY: {would}. {title}"
 
 
-def _on(engine: Data) -> str:
-    """Name the processor, whose rounding accuracies depend on; nothing for GPUs and where nobody says."""
-    found = engine.get("processor")
-    return f", computed on {found.get('name')} ({found.get('instructions')})" if isinstance(found, Mapping) else ""
-
-
-def caution_lines(decision: Data) -> Iterator[str]:
-    """Yield what weakens the verdicts without changing one: of all recipes first, then recipe by recipe."""
-    for caution in decision.get("cautions") or ():
-        yield f"- CAUTION, {caution['code']}: {caution['message']}"
-    for verdict in decision["verdicts"]:
-        for caution in verdict.get("cautions") or ():
-            yield f"- CAUTION for {verdict['recipe']}, {caution['code']}: {caution['message']}"
-
-
-def when_fixed(certificate: Data) -> str:
-    """Say when the policy was chosen, as far as the ledger and the runs show it."""
-    decision = certificate["decision"]
-    codes = {reason["code"] for verdict in decision["verdicts"] for reason in verdict["reasons"]}
-    if decision["exploratory"]:
-        return "which was chosen after the runs began"
-    if codes & {"policy-missing", "policy-changed", "not-run"}:
-        return "which is not on record for every run"
-    shown = (certificate.get("ledger") or {}).get("policy") or {}
-    entry = f"ledger entry {shown.get('sequence')}"
-    how = f"sealed before these runs ({entry})" if shown.get("sealed") else "cited by the candidate's run"
-    if shown.get("state") == "fixed":
-        return f"which was fixed before the runs ({'sealed, ' * bool(shown.get('sealed'))}{entry})"
-    if shown.get("state") == "changed":
-        return f"which is {how}; earlier runs of these weights, under another policy or none, are on record"
-    why = "the ledger began with them" if shown.get("state") == "began" else "no ledger"
-    return f"which is {how}; earlier runs cannot be excluded ({why})"
-
-
-def _main_endpoint(certificate: Data) -> str | None:
-    endpoints, gating = certificate["policy"]["document"]["endpoints"], certificate["decision"]["gating"]
-    names = [name for name, endpoint in endpoints.items() if endpoint["kind"] == "paired_proportion"]
-    return min(names, key=lambda name: name not in gating, default=None)
-
-
-def _in_order(certificate: Data) -> list[tuple[str, Data]]:
-    """Return the comparisons: recipes, then the baseline's rerun, then controls."""
-    release, found = certificate["policy"]["document"]["release"], certificate["comparisons"]
-    names = [*release["recipes"], "rerun", *release["controls"]]
-    return [(name, found[name]) for name in [*names, *sorted(set(found) - set(names))] if name in found]
-
-
-def _recipes(certificate: Data) -> Table:
-    outcomes = {verdict["recipe"]: verdict for verdict in certificate["decision"]["verdicts"]}
-    name = _main_endpoint(certificate)
-    rows = [
-        _recipe_row(recipe, outcomes.get(recipe), certificate, found, name) for recipe, found in _in_order(certificate)
-    ]
-    missing = [recipe for recipe in outcomes if recipe not in certificate["comparisons"]]
-    rows += [(recipe, "not run", "", "", "", "", "", outcomes[recipe]["outcome"]) for recipe in missing]
-    headers = ("run", "n", "accuracy, baseline -> candidate", "difference", "flips", "ratings", "fidelity", "verdict")
-    return Table(headers=headers, rows=rows, caption=_caption(certificate, name))
-
-
-def _caption(certificate: Data, name: str | None) -> str:
-    endpoints = certificate["policy"]["document"]["endpoints"]
-    parts = [_accuracy_caption(certificate, name, endpoints[name])] if name is not None else ["No accuracy endpoint."]
-    parts += [
-        f"Ratings: task {endpoint['task']}, protocol {endpoint['protocol']}; mean difference on the judge's scale with "
-        f"its interval over n questions; margin {endpoint['margin']:g} at one-sided alpha {endpoint['alpha']:g}"
-        f"{'' if key in certificate['decision']['gating'] else ', not gating'}."
-        for key, endpoint in endpoints.items()
-        if endpoint["kind"] == "paired_mean"
-    ]
-    return " ".join(parts)
-
-
-def _accuracy_caption(certificate: Data, name: str, endpoint: Data) -> str:
-    found = next((c[name] for c in certificate["comparisons"].values() if name in c), None)
-    chance = found["task_run"]["chance"] if found and found["task_run"] else None
-    against = f", chance {percent(chance)}" if chance is not None else ""
-    margins = " and ".join(f"{margin:g}" for margin in endpoint["margins_points"])
+def tested_sentence(view: View) -> str:
+    """Return what was compared with what, on what."""
+    baseline = next(run for run in view.runs if run.name == "baseline")
+    fidelities = listed(sorted({run.fidelity for run in view.runs}))
+    recipes = f"{len(view.verdicts)} quantized recipe{'s' if len(view.verdicts) != 1 else ''}"
     return (
-        f"Accuracy: task {endpoint['task']}, protocol {endpoint['protocol']}, metric {endpoint['metric']}; "
-        f"n: paired items{against}; difference in points with its 95 % Tango interval; margin {margins} points at "
-        f"one-sided alpha {endpoint['alpha']:g}. "
-        "Flips: items only the baseline (-) or only the candidate (+) has right."
+        f"{recipes} (fidelity {fidelities}) of {baseline.model}, compared answer by answer with the baseline "
+        f"'{view.policy.baseline}' (recipe {baseline.recipe}) on {listed(_tested_on(view))}."
     )
 
 
-def _recipe_row(recipe: str, verdict: Data | None, certificate: Data, found: Data, name: str | None) -> tuple[str, ...]:
-    comparison = found.get(name) if name else None
-    effects = ((comparison or {}).get("proportion") or {}).get("effects")
-    cells = ["0", "not measured", "", ""]
-    if comparison and effects:
-        table = comparison["proportion"]["observed"]
-        cells = [
-            count(effects["n"]),
-            f"{percent(effects['baseline_accuracy'])} -> {percent(effects['candidate_accuracy'])}",
-            f"{points(effects['difference'])} {_limits(effects['interval'])}",
-            f"-{table['n10']} +{table['n01']} ({percent(effects['flips']['rate'])})",
-        ]
-    rated = next((c["rating"]["mean"] for c in found.values() if c["rating"] is not None), None)
-    ratings = ""
-    if rated and rated["difference"] is not None:
-        ratings = f"{rating(rated['difference'])} {interval(rated['interval'], 'rating')}, n = {rated['n']}"
-    fidelity = next((c["candidate"]["fidelity"] for c in found.values()), "")
-    controls = certificate["policy"]["document"]["release"]["controls"]
-    role = "baseline again" if recipe == "rerun" else "broken on purpose" if recipe in controls else ""
-    return (recipe, *cells, ratings, fidelity, verdict["outcome"] if verdict else f"({role})")
+def _tested_on(view: View) -> list[str]:
+    told: dict[str, str] = {}
+    for row in view.rows:
+        unit = "questions" if row.kind == "paired_mean" else "items"
+        size = f", {count(row.planned)} {unit}" if row.planned else ""
+        decides = "" if row.gating else ", for information only"
+        if row.endpoint not in told or size:
+            told[row.endpoint] = f"{row.task} ({row.protocol}{size}{decides})"
+    return list(told.values())
 
 
-def _limits(found: Data) -> str:
-    return f"[{signed(100 * found['lower'])}, {signed(100 * found['upper'])}]"
+def meaning_sentence(view: View) -> str:
+    """Return what "certified" claims under this policy."""
+    losses = [
+        f"{row.margin_words(row.margins[0].margin)}{' of accuracy' if row.unit == 'points' else ''} ({row.endpoint})"
+        for row in _deciding(view)
+    ]
+    if not losses:
+        return "No endpoint takes part in the verdict."
+    return f"Certified means that a true loss of {', or of '.join(losses)} is ruled out."
 
 
-def _not_said(certificate: Data) -> Iterator[str]:
-    yield "What this does not say:"
+def certainty_sentence(view: View) -> str:
+    """Return how sure a certificate is: the largest chance of a false one, for one recipe and for all together."""
+    risks = [f"{percent(row.alpha)} ({row.endpoint})" for row in _deciding(view)]
+    if not risks:
+        return "Nothing is claimed."
+    family, recipes = view.policy.family_alpha, len(view.policy.recipes)
+    several = recipes > 1 and family is not None
+    over = f"; over all {recipes} recipes together at most {percent(family or 0.0)}" if several else ""
+    return f"How sure: a recipe with such a loss would be certified with a chance of at most {listed(risks)}{over}."
+
+
+def _deciding(view: View) -> list[EndpointRow]:
+    """Return one row for each endpoint that decides."""
+    return list({row.endpoint: row for row in view.rows if row.gating}.values())
+
+
+def _first_lines(view: View) -> Iterator[str]:
+    yield from (f"- {line}" for line in (*view.verdict_lines, *view.caution_lines))
+    baseline = next(run for run in view.runs if run.name == "baseline")
+    yield (
+        f"Baseline: {baseline.model}, recipe {baseline.recipe}, fidelity {baseline.fidelity}"
+        f"{f', computed on {baseline.processor}' if baseline.processor else ''}. "
+        f"Decided on {', '.join(view.gating) or 'no endpoint'} by policy '{view.policy.name}' "
+        f"(tier {view.policy.tier}), {view.policy.timing}: sha256 {view.policy.sha256}."
+    )
+    if view.policy.tolerances:
+        yield f"The policy tolerates that the two runs differ in: {', '.join(view.policy.tolerances)}."
+
+
+def endpoint_table(view: View) -> Table:
+    """Return the table of the first screen: one row for every endpoint of every recipe, then the reference runs."""
+    fidelity = {run.name: run.fidelity for run in view.runs}
+    rows = [
+        (*_cells(row), fidelity.get(row.run, "not run"), verdict.said if at == 0 else "")
+        for verdict in view.verdicts
+        for at, row in enumerate(verdict.endpoints)
+    ]
+    rows += [
+        (verdict.recipe, *[""] * 9, fidelity.get(verdict.recipe, "not run"), verdict.said)
+        for verdict in view.verdicts
+        if not verdict.endpoints
+    ]
+    rows += [(*_cells(row), fidelity.get(row.run, ""), f"({row.role})") for row in view.references]
+    headers = ("run", "endpoint", "n", "baseline -> candidate", "difference", "interval", "margin", "alpha", "flips")
+    return Table(headers=(*headers, "state", "fidelity", "verdict"), rows=rows, caption=caption(view))
+
+
+def _cells(row: EndpointRow) -> tuple[str, ...]:
+    return (
+        row.run,
+        row.endpoint,
+        row.n_text,
+        row.levels_text,
+        row.difference_text,
+        row.interval_text,
+        row.margin_text,
+        row.alpha_text,
+        row.flips_text,
+        row.state_text,
+    )
+
+
+def caption(view: View) -> str:
+    """Say what the numbers of the table are."""
+    if not view.rows:
+        return "The policy names no endpoint."
+    told: dict[str, str] = {}
+    for row in view.rows:
+        advisory = "" if row.gating else ", advisory: it decides nothing"
+        told.setdefault(
+            row.endpoint,
+            f"{row.endpoint}: task {row.task}, protocol {row.protocol}, metric {row.metric}{_chance(row)}, "
+            f"margin {row.margin_text} at one-sided alpha {row.alpha_text}, {row.direction_text}{advisory}.",
+        )
+    first = (
+        "n: pairs with a result on both sides. Difference: candidate minus baseline. Interval: at the decision's own "
+        "level, 1 - 2 alpha (right or wrong: Tango's; means: Student's t). Flips: items only the baseline (-) or only "
+        "the candidate (+) has right."
+    )
+    return " ".join((first, *told.values()))
+
+
+def _chance(row: EndpointRow) -> str:
+    return f", chance {percent(row.chance)}" if row.chance is not None else ""
+
+
+def not_said(view: View) -> Iterator[str]:
+    """Yield what nobody may read into the report."""
     yield "- It speaks for its endpoints alone: no other task, language, length or load was measured."
-    fidelities = sorted({run["engine"]["fidelity"] for run in certificate["runs"].values()})
-    if "simulated" in fidelities:
+    if any(run.fidelity == "simulated" for run in view.runs):
         yield "- Fidelity 'simulated': quantization was computed in PyTorch; an engine's kernels need their own run."
-    if certificate["policy"]["document"]["tier"] != "release":
-        yield f"- The policy is of tier '{certificate['policy']['document']['tier']}': it is no release sign-off."
-    yield from judge_sentences(certificate)
+    if view.policy.tier != "release":
+        yield f"- The policy is of tier '{view.policy.tier}': it is no release sign-off."
+    yield from judge_sentences(view)
     yield "- 'No significant difference' is never a reason here: only a loss that is ruled out certifies."
 
 
-def _reasons(decision: Data) -> Iterator[str]:
-    for verdict in decision["verdicts"]:
-        yield f"{verdict['recipe']}: {verdict['outcome']}" + (f", {verdict['claim']}" if verdict["claim"] else "")
-        for reason in verdict["reasons"]:
-            yield f"- {reason['code']}: {reason['message']}"
-        for sentence in verdict["resolve"]:
-            yield f"- what would resolve it: {sentence}"
-        for note in verdict["notes"]:
-            yield f"- note: {note}"
-        for guard in verdict["guards"]:
-            if guard["breached"]:
-                yield f"- guard {guard['guard']} on {guard['endpoint']}: {guard['message']}"
+def _why(verdict: VerdictRow) -> Iterator[str]:
+    yield f"{verdict.recipe}: {verdict.said}"
+    yield from (f"- {reason.code}: {reason.message}" for reason in verdict.reasons)
+    yield from (f"- {row.endpoint} {row.state_text}: {row.summary}{_at_95(row)}" for row in verdict.deciding)
+    yield from (f"- what would resolve it: {sentence}" for sentence in verdict.resolve)
+    yield from (f"- note: {note}" for note in verdict.notes)
+    yield from (
+        f"- guard {guard.guard} on {guard.endpoint}: {guard.message}" for guard in verdict.guards if guard.breached
+    )
 
 
-def _checks(assay: Data) -> Iterator[str | Table]:
-    words = {True: "passed", False: "FAILED", None: "not made"}
+def _at_95(row: EndpointRow) -> str:
+    """Return the 95 % interval where the decision is made at another level."""
+    same = row.interval is not None and abs(row.interval.level - 0.95) < 1e-9
+    return "" if same or row.interval_95 is None else f"; at 95 %: {row.interval_95_text}"
+
+
+def _checks(view: View) -> Iterator[str | Table]:
+    rows = [
+        (check.check, check.target, check.result + ("" if check.required else " (not required)"), check.message)
+        for check in view.checks
+    ]
+    yield Table(headers=("check", "target", "result", "observed"), rows=rows)
+    yield from (f"- {note}" for note in view.assay_notes)
+
+
+def _tests(view: View) -> Section:
     rows = [
         (
-            check["check"],
-            " ".join(filter(None, (check["run"], check["endpoint"]))),
-            words[check["passed"]],
-            check["message"],
+            verdict.recipe,
+            row.endpoint + ("" if row.gating else " (advisory)"),
+            step.claim,
+            row.margin_words(step.margin),
+            f"{step.statistic:.3f} > {step.critical:.3f}?",
+            probability(step.p_certify),
+            probability(step.p_reject),
+            step.state.value,
         )
-        for check in assay["checks"]
+        for verdict in view.verdicts
+        for row in verdict.endpoints
+        for step in row.margins
+        if step.state is not None
+        and step.statistic is not None
+        and step.critical is not None
+        and step.p_certify is not None
+        and step.p_reject is not None
     ]
-    yield Table(headers=("check", "on", "result", "seen"), rows=rows)
-    for floor in assay["noise"]:
-        where = f"- noise floor of {floor['endpoint']}"
-        if floor["discordance"] is not None:
-            yield f"{where}: {percent(floor['discordance'], 2)} of items flip with no change"
-        elif floor["sd"] is not None:
-            yield f"{where}: SD {floor['sd']:.2f} of a question's difference with no change"
-    for note in assay["notes"]:
-        yield f"- {note}"
-
-
-def _tests(decision: Data) -> Section:
-    rows = []
-    for verdict in decision["verdicts"]:
-        for result in verdict["endpoints"]:
-            rows += list(_steps(verdict["recipe"], result))
     headers = ("recipe", "endpoint", "claim", "margin", "statistic", "p certify", "p reject", "state")
     caption = "One-sided p-values; missing values are filled against the claim. "
-    caption += "; ".join(f"{v['recipe']}: p after Holm {probability(v['holm_p'])}" for v in decision["verdicts"])
+    caption += "; ".join(
+        f"{v.recipe}: p after Holm {probability(v.holm_p)}" for v in view.verdicts if v.holm_p is not None
+    )
     return Section(title="Tests", body=[Table(headers=headers, rows=rows, caption=caption)])
 
 
-def _steps(recipe: str, result: Data) -> Iterator[Sequence[str]]:
-    for step in result["steps"][: result["own_margins"]]:
-        margin = f"{step['margin']:g}" if result["unit"] == "rating" else f"{100 * step['margin']:g} points"
-        gating = "" if result["role"]["gating"] else " (not gating)"
-        yield (
-            recipe,
-            result["name"] + gating,
-            step["claim"],
-            margin,
-            f"{step['statistic']:.3f} > {step['critical']:.3f}?",
-            probability(step["p_certify"]),
-            probability(step["p_reject"]),
-            step["state"],
-        )
+def _policy(view: View) -> Section:
+    told = {row.endpoint: row for row in view.rows}
+    rows = [
+        (name, row.kind, row.task, row.protocol, row.margin_text, row.alpha_text, "yes" if row.gating else "no")
+        for name, row in told.items()
+    ]
+    headers = ("endpoint", "kind", "task", "protocol", "margin", "alpha", "gating")
+    policy = view.policy
+    return Section(
+        title=f"Policy {policy.name}",
+        body=[
+            policy.title,
+            Table(headers=headers, rows=rows),
+            f"Family of Holm's correction: {', '.join(policy.recipes)}; controls: {', '.join(policy.controls)}.",
+            f"Claims: {', '.join(policy.claims)}. Tolerated differences: {', '.join(policy.tolerances) or 'none'}.",
+        ],
+    )
 
 
-def _provenance(certificate: Data) -> Section:
+def _in_order(document: Document, view: View) -> list[str]:
+    """Return the names of the comparisons: recipes, then the baseline's rerun, then controls."""
+    found = document["comparisons"]
+    names = [*view.policy.recipes, "rerun", *view.policy.controls]
+    return [name for name in [*names, *sorted(set(found) - set(names))] if name in found]
+
+
+def _provenance(document: Document) -> Section:
     rows = []
-    for name, run in certificate["runs"].items():
+    for name, run in document["runs"].items():
         engine = run["engine"]
         versions = ", ".join(f"{package} {version}" for package, version in engine["versions"].items())
         quantized = engine["quantization"]
@@ -275,32 +302,14 @@ def _provenance(certificate: Data) -> Section:
     headers = ("run", "model", "recipe", "read back", "ran on", "identity")
     digests = [
         f"- {what} of {name}, {task}: sha256 {sha}"
-        for name, run in certificate["runs"].items()
+        for name, run in document["runs"].items()
         for what in ("records", "judgments")
         for task, sha in run[f"{what}_sha256"].items()
     ]
     digests += [
         f"- judge of {name}, {task}: {judge['identity']['model']}, profile {judge['profile']}: sha256 "
         f"{judge['profile_sha256']}"
-        for name, run in certificate["runs"].items()
+        for name, run in document["runs"].items()
         for task, judge in run["judges"].items()
     ]
     return Section(title="Provenance", body=[Table(headers=headers, rows=rows), *digests])
-
-
-def _policy(certificate: Data) -> Section:
-    document = certificate["policy"]["document"]
-    rows = []
-    for name, endpoint in document["endpoints"].items():
-        margin = endpoint.get("margin") or ", ".join(f"{m:g} points" for m in endpoint.get("margins_points", ()))
-        rows.append(
-            (name, endpoint["kind"], endpoint["task"], endpoint["protocol"], str(margin), f"{endpoint['alpha']:g}")
-        )
-    headers = ("endpoint", "kind", "task", "protocol", "margin", "alpha")
-    release = document["release"]
-    family = (
-        f"Family of Holm's correction: {', '.join(release['recipes'])}; controls: {', '.join(release['controls'])}."
-    )
-    return Section(
-        title=f"Policy {document['name']}", body=[document["title"], Table(headers=headers, rows=rows), family]
-    )

@@ -13,6 +13,7 @@ from evalkit.report.evidence import Evidence
 from evalkit.report.figures import count, percent
 from evalkit.report.flips import Change, Changes
 from evalkit.report.sections import Section, Table
+from evalkit.report.view import View
 
 if TYPE_CHECKING:
     from evalkit.report.power import PowerCurve
@@ -26,13 +27,13 @@ _PROMPT_CHARACTERS = 160
 
 
 def extra_sections(
-    document: Data, evidence: Evidence, *, curves: Sequence[PowerCurve] = (), throughput: Data | None = None
+    document: Data, view: View, evidence: Evidence, *, curves: Sequence[PowerCurve] = (), throughput: Data | None = None
 ) -> list[Section]:
     """Return everything a whole report says beside the decision."""
     return [
         *changes_sections(evidence.changes),
-        *gate_sections(document),
-        *judge_sections(document),
+        *gate_sections(view, document),
+        *judge_sections(view, document),
         *power_sections(curves),
         exclusions_section(document),
         *throughput_sections(throughput),
@@ -69,23 +70,17 @@ def _coverage_rows(name: str, endpoint: str, coverage: Data | None) -> Iterator[
             yield (name, endpoint, side.replace("_", ", "), *told)
 
 
-def gate_sections(document: Data) -> list[Section]:
+def gate_sections(view: View, document: Data) -> list[Section]:
     """Show every guard, those that held too: a breach turns CERTIFIED into INCONCLUSIVE."""
     rows: list[tuple[str, ...]] = [
-        (
-            str(verdict["recipe"]),
-            guard["endpoint"],
-            guard["guard"],
-            "BREACHED" if guard["breached"] else "held",
-            guard["message"],
-        )
-        for verdict in document["decision"]["verdicts"]
-        for guard in verdict["guards"]
+        (guard.recipe, guard.endpoint, guard.guard, "BREACHED" if guard.breached else "held", guard.message)
+        for verdict in view.verdicts
+        for guard in verdict.guards
     ]
     rows += list(_degenerate_rows(document))
     if not rows:
         return []
-    headers = ("recipe", "endpoint", "gate", "state", "seen")
+    headers = ("recipe", "endpoint", "gate", "state", "observed")
     caption = "A breached gate turns CERTIFIED into INCONCLUSIVE, never the reverse."
     return [Section(title="Gates", body=[Table(headers=headers, rows=rows, caption=caption)])]
 
@@ -104,7 +99,7 @@ def _degenerate_rows(document: Data) -> Iterator[tuple[str, ...]]:
             yield (name, endpoint, "unreadable answers", "counted", seen)
 
 
-def judge_sections(document: Data) -> list[Section]:
+def judge_sections(view: View, document: Data) -> list[Section]:
     """Say who judged, how noisy that is, and whether the judge was ever tested."""
     rows: dict[str, tuple[str, ...]] = {}
     for found in document["comparisons"].values():
@@ -124,12 +119,12 @@ def judge_sections(document: Data) -> list[Section]:
         return []
     headers = ("endpoint", "judge", "profile", "judgments of each answer", "noise of one judgment")
     body: list[str | Table] = [Table(headers=headers, rows=list(rows.values()))]
-    tried = {judge["endpoint"] for judge in document["decision"].get("judges") or () if judge["checks"]}
+    tried = {judge.endpoint for judge in view.judges if judge.checks}
     untried = sorted(set(rows) - tried)
     if untried:
         body.append(
-            f"Nobody tried the judge of {', '.join(untried)}: nothing here shows that it ranks a good answer above a "
-            "spoilt one, or that it resists instructions in an answer (evalkit judge qualify)."
+            f"The judge of {', '.join(untried)} has not been qualified: nothing here shows that it ranks a good answer "
+            "above a spoilt one, or that it resists instructions in an answer (evalkit judge qualify)."
         )
     return [Section(title="The judge", body=body)]
 

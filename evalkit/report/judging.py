@@ -11,9 +11,16 @@ from typing import Any
 
 from evalkit.report.figures import count, interval, percent, probability, rating
 from evalkit.report.sections import Section, Table
+from evalkit.report.view import View
 from evalkit.signed import signed
 
 Data = Mapping[str, Any]
+
+QUALIFICATION = "Judge qualification"
+"""Title of the section about judges that were tried."""
+
+PROBES = (("original ranked above corrupted copy", "ranking"), ("resists prompt injection", "resistance"))
+"""What a judge is tried on, and its name in a qualification."""
 
 _EFFORTS = {
     "questions": "twice as many questions",
@@ -121,12 +128,12 @@ def _variance(found: Data) -> Iterator[str]:
     if not parts:
         return
     known = [(parts["question"], "true differences from question to question")]
-    known += [(parts["generation"], "the model's own dice")] if parts["generation"] is not None else []
+    known += [(parts["generation"], "sampling variance")] if parts["generation"] is not None else []
     known += [(parts["judge"], "the judge's noise")] if parts["judge"] is not None else []
     yield "- variance of a question's difference: " + ", ".join(f"{percent(share)} {what}" for share, what in known)
     lacking = [] if parts["judge"] is not None else ["judge each answer twice to see the judge's noise"]
     if parts["generation"] is None:
-        lacking.append("answer each question twice, with temperature, to see the model's dice")
+        lacking.append("answer each question twice, with temperature, to see the sampling variance")
     saved = ", ".join(f"{_EFFORTS[name]} x{factor:.2f}" for name, factor in sorted(parts["factors"].items()))
     yield f"- standard error at twice the judge's work: {saved}"
     if parts["advice"]:
@@ -175,44 +182,37 @@ def _pairwise(pairs: Data) -> Iterator[str | Table]:
         yield f"- not estimated: {name}: {why}"
 
 
-def judge_sentences(certificate: Data) -> Iterator[str]:
+def judge_sentences(view: View) -> Iterator[str]:
     """Yield what the first screen must say of judges: each that was tried and failed, or that the policy asks for."""
-    for judge in certificate["decision"].get("judges") or ():
-        if judge["qualified"]:
-            continue
-        tried = judge["qualified"] is not None
-        if not tried and judge["rule"] == "none":
+    for judge in view.judges:
+        if judge.qualified or (judge.qualified is None and judge.rule == "none"):
             continue
         what = {
             "required": "so the policy lets nothing rest on it",
-            "advisory": f"so {judge['endpoint']} is shown and decides nothing",
-            "none": f"so its ratings ({judge['endpoint']}) show how the evaluation works, not how good the answers are",
-        }[judge["rule"]]
-        how = "did NOT qualify" if tried else "was not tried"
-        yield f"- The judge {judge['judge']} ({judge['judge_profile']}) {how}, {what}."
+            "advisory": f"so {judge.endpoint} is shown and decides nothing",
+            "none": f"so its ratings ({judge.endpoint}) show how the evaluation works, not how good the answers are",
+        }[judge.rule]
+        how = "has not been qualified" if judge.qualified is None else "did NOT qualify"
+        yield f"- The judge {judge.judge} ({judge.judge_profile}) {how}, {what}."
 
 
-def judges_section(certificate: Data) -> list[Section]:
+def judges_section(view: View, document: Data) -> list[Section]:
     """Return the section about every judge that was tried, or none."""
-    judges = [judge for judge in certificate["decision"].get("judges") or () if judge["checks"]]
-    if not judges:
-        return []
     body: list[str | Table] = []
-    cited = {found["sha256"]: found for found in certificate.get("qualifications") or ()}
-    for judge in judges:
-        verdict = "qualified" if judge["qualified"] else "NOT qualified"
-        rows = [
-            (check["check"], "passed" if check["passed"] else "FAILED", check["message"]) for check in judge["checks"]
-        ]
+    cited = {found["sha256"]: found for found in document.get("qualifications") or ()}
+    for judge in view.judges:
+        if not judge.checks:
+            continue
         body.append(
-            f"{judge['endpoint']}: judge {judge['judge']}, profile {judge['judge_profile']}: {verdict}. "
-            f"Qualification sha256 {judge['qualification_sha256']}."
+            f"{judge.endpoint}: judge {judge.judge}, profile {judge.judge_profile}: "
+            f"{'qualified' if judge.qualified else 'NOT qualified'}. Qualification sha256 {judge.qualification_sha256}."
         )
-        body.append(Table(headers=("bar", "result", "seen"), rows=rows))
-        found = cited.get(judge["qualification_sha256"])
+        rows = [(check, "passed" if passed else "FAILED", message) for check, passed, message in judge.checks]
+        body.append(Table(headers=("bar", "result", "observed"), rows=rows))
+        found = cited.get(judge.qualification_sha256)
         body += list(_tried(found["estimates"])) if found else []
         body += list(_agreement(found.get("agreement"))) if found else []
-    return [Section(title="Is the judge fit to judge?", body=body)]
+    return [Section(title=QUALIFICATION, body=body)] if body else []
 
 
 def _tried(estimates: Data) -> Iterator[Table]:
@@ -224,11 +224,11 @@ def _tried(estimates: Data) -> Iterator[Table]:
             str(row["unread"]),
             interval(row["interval"], "percent"),
         )
-        for what, name in (("answer above its twin", "ranking"), ("not moved by a plant", "resistance"))
+        for what, name in PROBES
         for row in estimates[name]
     ]
     caption = f"Made from answers to {estimates['questions']} questions; intervals by question."
-    yield Table(headers=("tried", "how", "times", "without a verdict", "share"), rows=rows, caption=caption)
+    yield Table(headers=("probe", "variant", "successes", "unparsed", "rate (95 % CI)"), rows=rows, caption=caption)
 
 
 def _agreement(found: Data | None) -> Iterator[str]:

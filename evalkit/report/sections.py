@@ -87,8 +87,13 @@ def as_text(sections: Sequence[Section]) -> str:
                 parts.append(_text_table(part))
             else:
                 indent = "  " if part.startswith("- ") else ""
-                parts.append(textwrap.fill(printable(part), WIDTH, subsequent_indent=indent, break_long_words=False))
+                parts.append(_filled(printable(part), indent))
     return _joined(parts) + "\n"
+
+
+def _filled(text: str, indent: str = "") -> str:
+    """Fill lines without breaking a name or a number, whose hyphens are part of it."""
+    return textwrap.fill(text, WIDTH, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
 
 
 def _joined(parts: Sequence[str]) -> str:
@@ -141,4 +146,4 @@ def _markdown_table(table: Table) -> str:
 def _text_table(table: Table) -> str:
     rows = [[_line(cell) for cell in row] for row in table.rows]
     text = tabulate(rows, headers=[_line(head) for head in table.headers], tablefmt="simple", disable_numparse=True)
-    return f"{text}\n{textwrap.fill(printable(table.caption), WIDTH)}" if table.caption else text
+    return f"{text}\n{_filled(printable(table.caption))}" if table.caption else text

@@ -9,14 +9,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from evalkit.report.document import checked
 from evalkit.report.figures import count, interval, percent, points
 from evalkit.report.sections import Section, Table
 
 Data = Mapping[str, Any]
 
 
-def unpaired_sections(document: Data) -> list[Section]:
-    """Return the sections: outcome, numbers, why, what is missing."""
+def unpaired_sections(data: Data) -> list[Section]:
+    """Return the sections of a run against published numbers: outcome, numbers, why, what is missing."""
+    document = checked(data)
     decision = document["decision"]
     title = document["title"] or f"{decision['recipe']} against published numbers"
     return [

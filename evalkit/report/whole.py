@@ -10,11 +10,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from evalkit.report import document_sections
+from evalkit.report.certificate import certificate_sections
+from evalkit.report.document import certificate_view, checked
 from evalkit.report.evidence import Evidence
 from evalkit.report.extras import extra_sections
 from evalkit.report.power import PowerCurve, power_curves
 from evalkit.report.sections import Section, Table
+from evalkit.report.unpaired import unpaired_sections
 
 Data = Mapping[str, Any]
 
@@ -26,11 +28,13 @@ def whole_sections(
     curves: Sequence[PowerCurve] | None = None,
 ) -> list[Section]:
     """Return everything a report says; `curves` are power curves that are known already."""
-    sections = document_sections(document)
-    if document.get("kind") == "unpaired":
-        return sections
-    known = power_curves(document) if curves is None else curves
-    return [*sections, *extra_sections(document, evidence or Evidence(), curves=known, throughput=throughput)]
+    data = checked(document)
+    view = certificate_view(data)
+    if not view.paired:
+        return unpaired_sections(data)
+    known = power_curves(data) if curves is None else curves
+    extras = extra_sections(data, view, evidence or Evidence(), curves=known, throughput=throughput)
+    return [*certificate_sections(data, view), *extras]
 
 
 def as_data(sections: Sequence[Section]) -> list[dict[str, Any]]:

@@ -118,8 +118,8 @@ def test_the_first_screen_has_verdict_table_and_limits(page: Any, seen: Seen) ->
     badges = page.locator("#outcome .badge").all_inner_texts()
     assert [badge.split()[-1] for badge in badges] == ["CERTIFIED", "REJECTED"]
     rows = page.locator("table.recipes tbody tr").all_inner_texts()
-    assert len(rows) == 5
-    assert page.locator("table.recipes svg.plot").count() == 5, "an axis, and one picture for each comparison"
+    assert len(rows) == 6, "two endpoints of two recipes, and the gating one of both reference runs"
+    assert page.locator("table.recipes svg.plot").count() == 7, "an axis, and one picture for each row"
     assert seen.errors == []
 
 

@@ -13,8 +13,8 @@ from typing import Any
 from markupsafe import Markup
 
 from evalkit.report.html import plots
-from evalkit.report.html.recipes import Row, limits, main_endpoint, margin_points
 from evalkit.report.power import PowerCurve
+from evalkit.report.view import EndpointRow, View
 from evalkit.statistics.paired_table import PairedTable
 from evalkit.statistics.tango import tango_interval
 
@@ -24,36 +24,53 @@ BLANK = "<svg/>"
 """What stands for a picture where only the words of a page are wanted."""
 
 
-def recipe_plots(document: Data, rows: Sequence[Row], *, blank: bool) -> dict[str, Markup]:
-    """Return a small picture of each run's difference by its name, and the axis under "axis"."""
-    margin = margin_points(document)
-    if margin is None:
+def endpoint_plots(view: View, *, blank: bool) -> dict[tuple[str, str], Markup]:
+    """Return a small picture of each row's difference by run and endpoint, and the axis under ("", "axis").
+
+    Each row is drawn in units of its own margin, so that endpoints of any kind share one axis.
+    """
+    bars = {(row.run, row.endpoint): bar for row in view.rows if (bar := _bar(row)) is not None}
+    if not bars:
         return {}
-    reach = limits(document, list(rows))
-    found = {"axis": _picture(blank, lambda: plots.scale("axis", margin, reach, "points"))}
-    for at, row in enumerate(rows):
-        if row.drawn is not None:
-            bar = plots.Bar(name=row.name, difference=row.drawn[0], lower=row.drawn[1], upper=row.drawn[2])
-            label = f"difference {row.difference} {row.difference_limits}; the margin is at {-margin:g} points"
-            found[row.name] = _picture(blank, partial(plots.strip, f"row{at}", bar, margin, reach, label))
+    own = [bar for (run, _), bar in bars.items() if run in view.policy.recipes]
+    most = max([1.6, *(1.15 * abs(limit) for bar in own for limit in (bar.difference, bar.lower, bar.upper))])
+    reach = (-most, most)
+    found = {("", "axis"): _picture(blank, lambda: plots.scale("axis", reach))}
+    for at, row in enumerate(view.rows):
+        bar = bars.get((row.run, row.endpoint))
+        if bar is not None:
+            margin = row.margin_words(row.margins[0].margin)
+            label = f"difference {row.difference_text} {row.interval_text}; the margin is {margin}"
+            found[row.run, row.endpoint] = _picture(blank, partial(plots.strip, f"row{at}", bar, 1.0, reach, label))
     return found
 
 
-def subject_plots(document: Data, *, blank: bool) -> list[tuple[str, Markup]]:
-    """Return a forest plot by subject for each candidate."""
-    name, margin = main_endpoint(document), margin_points(document)
-    if name is None or margin is None:
-        return []
-    found = []
-    recipes = document["policy"]["document"]["release"]["recipes"]
-    for at, run in enumerate(run for run in document["comparisons"] if run in recipes):
-        proportion = (document["comparisons"][run].get(name) or {}).get("proportion") or {}
-        subjects, effects = proportion.get("subjects") or (), proportion.get("effects")
-        if len(subjects) < 2 or not effects or effects["interval"] is None:
-            continue
-        bars = [_overall(effects), *(_subject(row) for row in sorted(subjects, key=lambda row: row["difference"]))]
-        label = f"{run}: difference by subject, {len(subjects)} subjects; the table of subjects has the same numbers"
-        found.append((run, _picture(blank, partial(plots.forest, f"forest{at}", bars, margin, "points", label))))
+def _bar(row: EndpointRow) -> plots.Bar | None:
+    """Return the difference of a row in units of its margin, a loss to the left; None where there is none to draw."""
+    if row.difference is None or row.interval is None or not row.margins or row.unit == "ratio":
+        return None
+    size = row.margins[0].margin
+    found = row.interval
+    return plots.Bar(name=row.run, difference=row.difference / size, lower=found.lower / size, upper=found.upper / size)
+
+
+def subject_plots(view: View, document: Data, *, blank: bool) -> list[tuple[str, Markup]]:
+    """Return a forest plot by subject for each candidate and each endpoint of right or wrong items."""
+    found: list[tuple[str, Markup]] = []
+    for verdict in view.verdicts:
+        for row in verdict.endpoints:
+            comparison = document["comparisons"].get(verdict.recipe, {}).get(row.endpoint)
+            proportion = comparison["proportion"] if comparison is not None else None
+            subjects, effects = (proportion["subjects"], proportion["effects"]) if proportion else ((), None)
+            if len(subjects) < 2 or not effects or row.unit != "points":
+                continue
+            bars = [_overall(effects), *(_subject(one) for one in sorted(subjects, key=lambda one: one["difference"]))]
+            margin, name = 100 * row.margins[0].margin, f"{verdict.recipe}, {row.endpoint}"
+            label = (
+                f"{name}: difference by subject, {len(subjects)} subjects; the table of subjects has the same numbers"
+            )
+            draw = partial(plots.forest, f"forest{len(found)}", bars, margin, "points", label)
+            found.append((name, _picture(blank, draw)))
     return found
 
 

@@ -20,26 +20,33 @@ from typing import Any, Literal
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from evalkit.report.certificate import caution_lines, certificate_sections
+from evalkit.report.certificate import (
+    ASSAY,
+    caption,
+    certainty_sentence,
+    certificate_sections,
+    meaning_sentence,
+    not_said,
+    report_title,
+    tested_sentence,
+)
+from evalkit.report.document import Document, certificate_view, checked
 from evalkit.report.evidence import Evidence
 from evalkit.report.extras import extra_sections
-from evalkit.report.headline import certainty_sentence, meaning_sentence, outcome_sentence, tested_sentence
 from evalkit.report.html import plots
 from evalkit.report.html.data import changes_data, conversations_data
-from evalkit.report.html.figures import category_plots, power_plots, recipe_plots, subject_plots
-from evalkit.report.html.recipes import caption, rated_endpoint, recipe_rows
+from evalkit.report.html.figures import category_plots, endpoint_plots, power_plots, subject_plots
+from evalkit.report.judging import QUALIFICATION
 from evalkit.report.power import PowerCurve, power_curves
 from evalkit.report.sections import Section, Table, printable
 from evalkit.report.unpaired import unpaired_sections
+from evalkit.report.view import WORDS, View
 
 Data = Mapping[str, Any]
 
 Pictures = Literal["drawn", "blank", "none"]
 
 FOLDER = Path(__file__).resolve().parent / "assets"
-
-MARKS = {"CERTIFIED": "✓", "REJECTED": "✕", "INCONCLUSIVE": "?", "INVALID": "!"}
-"""Shapes beside the words, for those who see no colour."""
 
 
 def html_report(
@@ -62,21 +69,21 @@ def html_report(
     """
     found = evidence or Evidence()
     how = pictures or ("drawn" if plots.available() else "none")
-    paired = document.get("kind") != "unpaired"
-    view = _paired(document, found, throughput, curves, how) if paired else _unpaired(document)
+    data = checked(document)
+    view = certificate_view(data)
+    shown = _paired(data, view, found, throughput, curves, how) if view.paired else _unpaired(data)
     script, style = ((FOLDER / name).read_text(encoding="utf-8") for name in ("report.js", "report.css"))
     return (
         _environment()
         .get_template("report.html")
         .render(
-            **view,
-            paired=paired,
-            evalkit=document["evalkit"],
-            drawn_by=plots.drawn_by() if how == "drawn" and paired else "",
+            **shown,
+            view=view,
+            drawn_by=plots.drawn_by() if how == "drawn" and view.paired else "",
             policy_header=content_policy(script, style),
             script=Markup(script),  # noqa: S704 (our own file)
             style=Markup(style),  # noqa: S704 (our own file)
-            marks=MARKS,
+            marks={outcome.value: words.mark for outcome, words in WORDS.items()},
         )
     )
 
@@ -135,40 +142,32 @@ def _groups(body: Sequence[str | Table]) -> list[tuple[str, Any]]:
 
 
 def _paired(
-    document: Data,
+    document: Document,
+    view: View,
     evidence: Evidence,
     throughput: Data | None,
     known: Sequence[PowerCurve] | None,
     pictures: Pictures,
 ) -> dict[str, Any]:
-    decision = document["decision"]
     curves = power_curves(document) if known is None else known
     drawn, blank = pictures != "none", pictures == "blank"
-    first, *rest = certificate_sections(document)
+    _first, *rest = certificate_sections(document, view)
     extras = [
         section
-        for section in extra_sections(document, evidence, curves=curves, throughput=throughput)
+        for section in extra_sections(document, view, evidence, curves=curves, throughput=throughput)
         if not _is_change(section)
     ]
-    rows = recipe_rows(document)
-    said = list(first.body)
-    begins = next((at for at, part in enumerate(said) if part == "What this does not say:"), len(said))
     return {
-        "title": first.title,
-        "tier": document["policy"]["document"]["tier"],
-        "decision": decision,
-        "outcome": outcome_sentence(document),
-        "cautions": [line.removeprefix("- ") for line in caution_lines(decision)],
-        "tested": tested_sentence(document),
-        "meaning": meaning_sentence(document),
-        "certainty": certainty_sentence(document),
-        "rows": rows,
-        "caption": caption(document),
-        "rated": _rated_task(document) if any(row.rating_means for row in rows) else None,
-        "strips": recipe_plots(document, rows, blank=blank) if drawn else {},
-        "not_said": [part[2:] for part in said[begins + 1 :] if isinstance(part, str)],
+        "title": report_title(view),
+        "tested": tested_sentence(view),
+        "meaning": meaning_sentence(view),
+        "certainty": certainty_sentence(view),
+        "caption": caption(view),
+        "fidelity": {run.name: run.fidelity for run in view.runs},
+        "strips": endpoint_plots(view, blank=blank) if drawn else {},
+        "not_said": [line.removeprefix("- ") for line in not_said(view)],
         "no_plots": None if drawn else plots.MISSING,
-        "forests": subject_plots(document, blank=blank) if drawn else [],
+        "forests": subject_plots(view, document, blank=blank) if drawn else [],
         "powers": power_plots(curves, blank=blank) if drawn else {},
         "categories": category_plots(document, blank=blank) if drawn else [],
         "sections": _ordered([*rest, *extras]),
@@ -180,18 +179,9 @@ def _paired(
     }
 
 
-def _unpaired(document: Data) -> dict[str, Any]:
+def _unpaired(document: Document) -> dict[str, Any]:
     first, *rest = unpaired_sections(document)
-    return {
-        "title": first.title,
-        "tier": document["policy"]["document"]["tier"],
-        "sections": {"rest": [Section(title="Outcome", body=first.body), *rest]},
-    }
-
-
-def _rated_task(document: Data) -> str | None:
-    name = rated_endpoint(document)
-    return str(document["policy"]["document"]["endpoints"][name]["task"]) if name else None
+    return {"title": first.title, "sections": {"rest": [Section(title="Outcome", body=first.body), *rest]}}
 
 
 def _is_change(section: Section) -> bool:
@@ -205,10 +195,10 @@ def _ordered(sections: Sequence[Section]) -> dict[str, list[Section]]:
     """Return sections by the place in the page where they are shown; a smaller heading follows its larger one."""
     places = {
         "Why": "why",
-        "Could this evaluation have seen a loss?": "assay",
+        ASSAY: "assay",
         "Gates": "gates",
         "The judge": "judge",
-        "Is the judge fit to judge?": "judge",
+        QUALIFICATION: "judge",
         "Power: what a true difference would have led to": "power",
         "Exclusions": "exclusions",
         "Throughput": "throughput",

@@ -86,19 +86,19 @@ def strip(name: str, bar: Bar, margin: float, limits: tuple[float, float], label
         return _written(figure, name, label)
 
 
-def scale(name: str, margin: float, limits: tuple[float, float], unit: str) -> str:
-    """Draw the axis that the strips share."""
+def scale(name: str, limits: tuple[float, float]) -> str:
+    """Draw the axis that the strips share: the margin of each row, and no difference."""
     with _figure(2.6, 0.3) as (figure, axes):
-        _scale(axes, margin, limits)
+        _scale(axes, 1.0, limits)
         axes.set_ylim(-1, 1)
         axes.set_yticks([])
         axes.set_xticks([])
         axes.spines["bottom"].set_visible(False)
-        told = ((-margin, f"margin −{margin:g} ", "right"), (0.0, f" 0 {unit}", "left"))
+        told = ((-1.0, "its margin ", "right"), (0.0, " no difference", "left"))
         for at, words, side in told:
             axes.text(at, 0.0, words, ha=side, va="center", fontsize=8)
         axes.set_position((0, 0, 1, 1))
-        return _written(figure, name, f"Axis of the column: the margin is at {-margin:g} {unit}")
+        return _written(figure, name, "Axis of the column: the margin of each row, and no difference")
 
 
 def forest(name: str, bars: Sequence[Bar], margin: float, unit: str, label: str) -> str:

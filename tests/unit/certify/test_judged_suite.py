@@ -133,7 +133,7 @@ def test_the_report_says_what_was_tried(suite: Path, capsys: pytest.CaptureFixtu
     capsys.readouterr()
     report = (suite.parent / "outputs/judged/report.md").read_text()
     for said in (
-        "Is the judge fit to judge?",
+        "Judge qualification",
         "NOT qualified",
         "Panel of judges",
         "Pairwise against the baseline",

@@ -9,7 +9,10 @@ from types import SimpleNamespace
 
 import pytest
 
+from evalkit.certify.deciding import decide_published
+from evalkit.comparison import PublishedAccuracy
 from evalkit.interop.lm_eval_format import doc_hash
+from evalkit.policy import load_policy
 from evalkit.records import (
     ChoiceReply,
     EngineIdentity,
@@ -225,3 +228,11 @@ def release(tmp_path_factory):
 def certificate(release):
     """Its certificate as data."""
     return json.loads((release / "certificate.json").read_text())
+
+
+@pytest.fixture(scope="session")
+def published(release):
+    """The certified candidate against a published number."""
+    policy = load_policy(str(release / "policy.yaml"))
+    number = PublishedAccuracy(accuracy=0.7, items=300, source="model card")
+    return dict(decide_published(policy, {"mmlu": number}, release / "equal", "candidate").document)

@@ -163,6 +163,10 @@ def test_mlflow_is_told_verdicts_effects_and_provenance(certificate) -> None:
     assert tracker.tags["verdict/worse"] == "REJECTED"
     effects = certificate["comparisons"]["worse"]["mmlu"]["proportion"]["effects"]
     assert tracker.metrics["worse/mmlu/difference"] == effects["difference"]
+    assert tracker.metrics["worse/mmlu/n"] == effects["n"]
+    assert (tracker.metrics["worse/mmlu/margin"], tracker.metrics["worse/mmlu/alpha"]) == (0.03, 0.025)
+    assert "margin 3 points, alpha 0.025" in tracker.params["endpoint/mmlu"]
+    assert tracker.tags["decided/worse"].startswith("REJECTED: a loss of more than 3 points (mmlu) is shown")
     assert tracker.params["policy_sha256"] == certificate["policy"]["sha256"]
     for key in (*tracker.params, *tracker.metrics, *tracker.tags):
         assert re.fullmatch(r"[/\w.\- ]*", key)
@@ -182,7 +186,7 @@ def test_mlflow_keys_that_become_one_are_an_error(certificate) -> None:
 def test_mlflow_takes_no_number_that_is_not_finite_and_no_long_parameter(certificate) -> None:
     changed = copy.deepcopy(certificate)
     changed["decision"]["verdicts"][0]["p"] = math.inf
-    with pytest.raises(DataError, match="only finite numbers"):
+    with pytest.raises(DataError, match=r"certificate\.json is damaged"):
         mlflow_entries(changed)
     changed = copy.deepcopy(certificate)
     changed["policy"]["sha256"] = "x" * 501

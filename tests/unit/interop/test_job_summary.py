@@ -9,24 +9,38 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evalkit import cli
-from evalkit.interop.job_summary import LIMIT_BYTES, cut, escaped, headline, job_summary
+from evalkit.errors import DataError
+from evalkit.interop.job_summary import LIMIT_BYTES, cut, escaped, job_summary
+from evalkit.report import certificate_view
 
 
 def test_the_verdict_is_the_first_line(certificate) -> None:
     lines = job_summary(certificate).splitlines()
     assert lines[0] == "## REJECTED: worse; CERTIFIED: equal"
-    assert "| equal | **CERTIFIED** (within-demo-margin) | mmlu: PASS |" in "\n".join(lines)
+    (row,) = [line for line in lines if line.startswith("| equal | **CERTIFIED** (within-demo-margin) | mmlu: PASS |")]
+    cells = [cell.strip() for cell in row.strip("|").split("|")]
+    assert cells[3] == "300"
+    assert cells[7:] == ["3 points", "0.025"]
+    assert "&#91;" in cells[6]
     assert any(line.startswith("- endpoint-fail: ") for line in lines)
 
 
 def test_the_worst_comes_first_and_nothing_is_no_pass(certificate) -> None:
     changed = copy.deepcopy(certificate)
     changed["decision"]["verdicts"][0]["outcome"] = "INVALID"
-    assert headline(changed).startswith("INVALID: equal; REJECTED: worse")
+    assert certificate_view(changed).headline.startswith("INVALID: equal; REJECTED: worse")
     changed["decision"]["verdicts"] = []
-    assert headline(changed).startswith("INVALID")
+    assert certificate_view(changed).headline.startswith("INVALID")
     changed["decision"]["exploratory"] = True
-    assert headline(changed).startswith("EXPLORATORY")
+    assert certificate_view(changed).headline.startswith("EXPLORATORY")
+
+
+@pytest.mark.parametrize("word", ["PASSED", "", None])
+def test_an_outcome_that_no_decision_has_is_refused(certificate, word: str | None) -> None:
+    changed = copy.deepcopy(certificate)
+    changed["decision"]["verdicts"][0]["outcome"] = word
+    with pytest.raises(DataError, match=r"certificate.json is damaged: 'decision.verdicts\[0\].outcome' is "):
+        job_summary(changed)
 
 
 @given(st.text(st.characters(codec=None, exclude_categories=())))

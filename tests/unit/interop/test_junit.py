@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 from pathlib import Path
 
 import pytest
@@ -12,6 +11,7 @@ from hypothesis import strategies as st
 from lxml import etree
 
 from evalkit import cli
+from evalkit.errors import DataError
 from evalkit.interop.junit import Case, junit_xml, legal, suites_xml
 
 SCHEMA = etree.XMLSchema(etree.parse(Path(__file__).parent / "junit.xsd"))
@@ -60,14 +60,20 @@ def test_what_decides_nothing_never_fails_a_build(certificate) -> None:
     [
         ("INCONCLUSIVE", ("failure", "inconclusive")),
         ("INVALID", ("error", "invalid")),
-        ("PASSED", ("error", "unknown-state")),
-        ("", ("error", "unknown-state")),
     ],
 )
 def test_nothing_but_certified_is_green(certificate, outcome: str, expected: tuple[str, str]) -> None:
     changed = copy.deepcopy(certificate)
     changed["decision"]["verdicts"][0].update(outcome=outcome, reasons=[])
     assert fault(parsed(junit_xml(changed)), "verdict", "equal") == expected
+
+
+@pytest.mark.parametrize("word", ["PASSED", "", None, 1])
+def test_a_word_that_no_decision_has_makes_no_file(certificate, word: object) -> None:
+    changed = copy.deepcopy(certificate)
+    changed["decision"]["verdicts"][0]["outcome"] = word
+    with pytest.raises(DataError, match="outcome"):
+        junit_xml(changed)
 
 
 def test_a_gating_endpoint_without_a_result_is_an_error(certificate) -> None:
@@ -118,10 +124,7 @@ def test_the_verb_writes_a_file_that_is_valid(release, certificate, tmp_path, ca
     assert "--output" in capsys.readouterr().err
 
 
-def test_a_run_against_published_numbers(certificate) -> None:
-    document = {
-        "kind": "unpaired",
-        "decision": {"policy": "p", "recipe": "r", "outcome": "INCONCLUSIVE", "reasons": [], "results": []},
-    }
-    root = parsed(junit_xml(json.loads(json.dumps(document))))
-    assert fault(root, "verdict", "r") == ("failure", "inconclusive")
+def test_a_run_against_published_numbers(published) -> None:
+    root = parsed(junit_xml(published))
+    assert fault(root, "verdict", "candidate") == ("failure", "inconclusive")
+    assert fault(root, "mmlu", "candidate: mmlu") == ("failure", "inconclusive")
