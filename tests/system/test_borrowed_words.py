@@ -16,6 +16,7 @@ from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 
@@ -184,6 +185,15 @@ def test_a_weaker_policy_in_the_standard_s_words_is_told_first_everywhere(
     assert (verdict["outcome"], verdict["claim"]) == ("CERTIFIED", claim)
     page = (release.folder / "report.html").read_text("utf-8")
     assert page.index("weaker-than-standard") < page.index("<table"), "before the first table"
+    for form, file in (("job-summary", "summary.md"), ("junit", "junit.xml")):
+        assert _evalkit("export", release.folder, "--format", form, "--output", tmp_path / file) == 0
+    summary = (tmp_path / "summary.md").read_text("utf-8")
+    assert summary.index("weaker-than-standard") < summary.index("| "), "before the first table"
+    suite = ElementTree.fromstring((tmp_path / "junit.xml").read_text("utf-8"))
+    (case,) = [one for one in suite.iter("testcase") if one.get("name") == "int4"]
+    shown = "".join(case.itertext())
+    assert "weaker-than-standard" in shown
+    assert all(said in shown for said in attack.said)
 
     assert _evalkit("keygen", tmp_path / "me.pem") == 0
     assert _evalkit("sign", release.folder, "--key", tmp_path / "me.pem") == 0
