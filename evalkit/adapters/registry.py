@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 GROUP = "evalkit.adapters"
 
-_NOT_ADAPTERS = ("__init__", "base", "registry")
+_NOT_ADAPTERS = ("__init__", "base", "processor", "registry")
 
 
 def adapter_names() -> dict[str, str]:

@@ -48,7 +48,7 @@ def installed(tmp_path, monkeypatch):
 def test_an_adapter_is_a_file_and_has_a_line_about_it():
     names = adapter_names()
     assert {"hf", "modelopt", "scripted"} <= names.keys()
-    assert {"base", "registry", "__init__", "causal", "fakequant", "scripting"}.isdisjoint(names)
+    assert {"base", "registry", "processor", "__init__", "causal", "fakequant", "scripting"}.isdisjoint(names)
     assert all(names.values())
 
 
