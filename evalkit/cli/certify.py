@@ -113,7 +113,13 @@ def _by_suite(file: Path, given: dict[str, Any]) -> tuple[Certificate, Path, Run
         [spec.name for spec in suite.controls],
     )
     ledger = ledger_at(given["ledger"], suite.outputs)
-    if not given["from_runs"]:
+    if given["from_runs"]:
+        from evalkit.certify.belonging import refuse_wrong_runs
+        from evalkit.definitions import find_definitions
+
+        named = find_definitions(given["definitions"] or suite.definitions)
+        refuse_wrong_runs(suite, named.with_template(suite.template))
+    else:
         _collect(suite, policy, ledger, given)
     runs = suite_runs(suite)
     certificate = decide_runs(

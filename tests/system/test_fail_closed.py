@@ -174,7 +174,7 @@ class Bench:
         """Write the suite whose outputs are the run folders; return the command that decides on them."""
         file = self.folder / "suite.yaml"
         file.write_text(
-            f"name: trial\npolicy: {self.policy}\nengine: {{adapter: scripted, model: tiny}}\n"
+            f"name: trial\npolicy: {self.policy}\nengine: {{adapter: modelopt, model: model}}\n"
             f"baseline: {{name: {self.made.OFFICIAL}}}\nrerun: {{}}\ncandidates: [{{name: {self.made.RECIPE}}}]\n"
             f"controls: [{{name: {self.made.CONTROL}}}]\ntasks: [mmlu]\noutputs: {self.folder / 'runs'}\n"
         )

@@ -40,7 +40,7 @@ def release(made: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
     policy = made.bound(folder / "policy.yaml")
     made.write_release(folder / "runs", made.small_release(policy.sha256))
     (folder / "suite.yaml").write_text(
-        "name: trial\ntitle: A trial\npolicy: ./policy.yaml\nengine: {adapter: scripted, model: tiny}\n"
+        "name: trial\ntitle: A trial\npolicy: ./policy.yaml\nengine: {adapter: modelopt, model: model}\n"
         f"baseline: {{name: {made.OFFICIAL}}}\nrerun: {{}}\ncandidates: [{{name: {made.RECIPE}}}]\n"
         f"controls: [{{name: {made.CONTROL}}}]\ntasks: [mmlu]\noutputs: {folder / 'runs'}\n"
     )
@@ -104,6 +104,28 @@ def test_a_suites_runs_give_the_certificate_that_the_same_folders_give(
     one, two = (json.loads((tmp_path / name / "certificate.json").read_text("utf-8")) for name in ("one", "two"))
     assert (one.pop("title"), two.pop("title")) == ("", "A trial")
     assert one == two
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "named"),
+    [
+        ("model: model", "model: meta-llama/Llama-3.1-405B-Instruct", "engine.model: the folder has 'model'"),
+        ("adapter: modelopt", "adapter: scripted", "engine.adapter: the folder has 'modelopt'"),
+        ("name: int4-awq", "name: int4-awq, recipe: modelopt-fp8-kv", "engine.recipe: the folder has 'int4-awq'"),
+    ],
+)
+def test_a_suite_does_not_decide_on_runs_of_another(
+    release: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], old: str, new: str, named: str
+) -> None:
+    text = (release / "suite.yaml").read_text("utf-8")
+    assert old in text
+    (release / "other.yaml").write_text(text.replace(old, new, 1), "utf-8")
+    argv = ["certify", str(release / "other.yaml"), "--from", "--output", str(tmp_path / "out")]
+    assert cli.main(argv) == ExitCode.USAGE
+    said = capsys.readouterr().err
+    assert "wrong-run" in said
+    assert named in said
+    assert not (tmp_path / "out" / "certificate.json").exists()
 
 
 def test_without_output_a_suite_writes_beside_its_runs(
