@@ -32,7 +32,7 @@ from evalkit.certify.deciding import certificate_text
 from evalkit.errors import DataError
 from evalkit.records import parse_object
 from evalkit.store.door import exists, read_text
-from evalkit.store.layout import MANIFEST
+from evalkit.store.layout import MANIFEST, SUMS
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
@@ -149,6 +149,9 @@ def _checked(
             seen.findings += again.findings
             seen.notes += again.notes
             seen.unchecked += again.unchecked
+        bare = [run for run in run_folder_names(document).values() if not exists(folder / run / SUMS)]
+        if bare:
+            seen.notes.append(f"no digests of their own ({SUMS}), as of an unfinished or older run: {_few(bare)}")
         for name, run in document["runs"].items():
             for task, said in (run.get("not_recomputed") or {}).items():
                 seen.unchecked += [f"{name}, task '{task}': {what}" for what in said]

@@ -35,7 +35,7 @@ def read_checked(path: Path) -> Run:
                 where = f"{_place(run, judging, judgment)}: judgment of {judgment_key(judgment)}"
                 wrong.append(f"{where}: score is {judgment.score!r}, but {allowed[0]!r} by the judge's own words")
         if wrong:
-            contradictions[task] = (*contradictions.get(task, ()), *wrong)
+            contradictions[task] = (*wrong, *contradictions.get(task, ()))
         if silent:
             told = f"score of {silent:,} judgment(s) of '{judging}': no rating can be read in the judge's words again"
             unchecked[task] = (*unchecked.get(task, ()), told)

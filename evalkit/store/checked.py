@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,8 +20,10 @@ from evalkit.errors import DataError, StoreError
 from evalkit.records import Item, ItemFacts, Record, TaskRun, digest, item_facts
 from evalkit.records.consistency import Checked, KnownItem, check_records, item_contradictions, known_of
 from evalkit.store.door import exists, open_plain
-from evalkit.store.layout import task_file
-from evalkit.store.lines import read_lines
+from evalkit.store.layout import SUMS, task_file
+from evalkit.store.lines import read_lines, write_atomic
+
+_SUM = re.compile(r"([0-9a-f]{64})  (manifest\.json|(?:items|records|judgments)/[A-Za-z0-9%._~-]+\.jsonl)")
 
 _KEPT = 4
 """Files of items that are remembered, at most."""
@@ -75,6 +78,52 @@ def file_digest(path: Path, *, below: Path) -> str:
     except OSError as error:
         raise StoreError(f"{path}: cannot be read: {error.strerror or error}") from error
     return total.hexdigest()
+
+
+def read_sums(path: Path) -> dict[str, str]:
+    """Return the digests of a run's finished files by name; empty for a folder of before there were any.
+
+    Raises:
+        DataError: a line is none of `sha256sum`.
+    """
+    found: dict[str, str] = {}
+    for number, line in read_lines(path / SUMS, below=path):
+        match = _SUM.fullmatch(line)
+        if match is None or match[2] in found:
+            raise DataError(f"{path / SUMS}:{number}: no digest of a file of this run; next step: restore the file")
+        found[match[2]] = match[1]
+    return found
+
+
+def write_sums(path: Path, sums: Mapping[str, str]) -> None:
+    """Write the digests of a run's finished files, in the form of `sha256sum`."""
+    write_atomic(path / SUMS, [f"{sums[name]}  {name}\n" for name in sorted(sums)])
+
+
+def forget_sums(path: Path, names: Sequence[str]) -> None:
+    """Forget the digests of files that are about to be written.
+
+    Raises:
+        DataError: such a file is not as it was when it was finished.
+    """
+    sums = read_sums(path)
+    for name, why in changed_files(path).items():
+        if name in names:
+            raise DataError(f"{why}; next step: restore the file, or move the run away")
+    if any(name in sums for name in names):
+        write_sums(path, {name: sha256 for name, sha256 in sums.items() if name not in names})
+
+
+def changed_files(path: Path) -> dict[str, str]:
+    """Return each finished file that is not as it was when it was finished, with what is wrong."""
+    wrong = {}
+    for name, sha256 in read_sums(path).items():
+        found = file_digest(path / name, below=path) if exists(path / name) else None
+        if found != sha256:
+            now = f"its sha256 is {found}" if found else "it is not there"
+            where = f"{path.resolve().name}/{name}"
+            wrong[name] = f"{where}: changed since it was finished: {now}, {sha256} was recorded in {SUMS}"
+    return wrong
 
 
 def item_file(path: Path, task: str) -> ItemFile | None:

@@ -14,6 +14,7 @@ from typing import Any
 
 from evalkit.records import Item, JudgeRun, Judgment, Manifest, Record, canonical_json, parse_object
 from evalkit.redaction import redact_text
+from evalkit.store.checked import file_digest, forget_sums, read_sums, write_sums
 from evalkit.store.cleaning import clean_judge, clean_judgment, clean_manifest, clean_record
 from evalkit.store.door import exists, refuse_irregular
 from evalkit.store.identity import check_judge, merge_manifests
@@ -45,6 +46,7 @@ class RunFolder:
         self.repairs = tuple(repairs)
         self._manifest = manifest
         self._lock: FolderLock | None = lock
+        self._sums = read_sums(path)
 
     @classmethod
     def create_or_resume(cls, path: Path, manifest: Manifest) -> RunFolder:
@@ -65,6 +67,7 @@ class RunFolder:
                 found = read_manifest(path)
                 merged = merge_manifests(path, found, merged)
                 if merged.to_json() != found.to_json():
+                    forget_sums(path, [MANIFEST])
                     write_atomic(path / MANIFEST, [merged.to_json()])
             else:
                 write_atomic(path / MANIFEST, [merged.to_json()])
@@ -104,6 +107,7 @@ class RunFolder:
         Raises:
             StoreError: the disk is full; says what is kept and how to resume.
         """
+        self._unseal("records", task)
         append_lines(self._file("records", task), [clean_record(record).to_json() for record in records])
 
     def records(self, task: str) -> tuple[Record, ...]:
@@ -116,11 +120,16 @@ class RunFolder:
 
     def drop_failed(self, task: str) -> int:
         """Remove a task's failed records, so that they are asked again; return how many there were."""
+        self._unseal("records", task)
         return sort_lines(self._file("records", task), _record_key, lambda line: _status(line) != "failed")
 
     def finish(self, task: str) -> None:
-        """Put a task's records in key order: equal replies are then equal bytes, whatever the order of work."""
+        """Put a task's records in key order and record the digests of its files.
+
+        Equal replies are then equal bytes, whatever the order of work.
+        """
         sort_lines(self._file("records", task), _record_key)
+        self._seal("items", "records", task=task)
 
     def set_judge(self, task: str, judge: JudgeRun) -> None:
         """Say who judges a task's answers, before the first judgment; `task` may be any `judging_name`.
@@ -132,6 +141,7 @@ class RunFolder:
         check_judge(self.path, task, self._manifest.judges.get(task), judge)
         changed = replace(self._manifest, judges={**self._manifest.judges, task: judge})
         if changed.to_json() != self._manifest.to_json():
+            self._unseal_names([MANIFEST])
             write_atomic(self.path / MANIFEST, [changed.to_json()])
         self._manifest = changed
 
@@ -145,6 +155,7 @@ class RunFolder:
 
     def drop_judgments(self, task: str, keep: Callable[[Judgment], bool]) -> int:
         """Remove judgments that are not to be kept, such as those of an answer that is no longer there."""
+        self._unseal("judgments", task)
         return sort_lines(
             self._file("judgments", task),
             lambda line: judgment_key(Judgment.from_json(line)),
@@ -153,11 +164,13 @@ class RunFolder:
 
     def append_judgments(self, task: str, judgments: Sequence[Judgment]) -> None:
         """Append judgments with one write and one flush to the disk, whole or not at all; errors as for records."""
+        self._unseal("judgments", task)
         append_lines(self._file("judgments", task), [clean_judgment(judgment).to_json() for judgment in judgments])
 
     def finish_judgments(self, task: str) -> None:
-        """Put a task's judgments in key order."""
+        """Put a task's judgments in key order and record the digest of the file."""
         sort_lines(self._file("judgments", task), lambda line: judgment_key(Judgment.from_json(line)))
+        self._seal("judgments", task=task)
 
     def note_smaller_batches(self, lines: Sequence[str]) -> None:
         """Write into the manifest how a lack of memory changed batches; what is there already stays.
@@ -169,6 +182,7 @@ class RunFolder:
         fresh = [redact_text(line) for line in dict.fromkeys(lines)]
         fresh = [line for line in fresh if line not in known]
         if fresh:
+            self._unseal_names([MANIFEST])
             self._manifest = replace(self._manifest, smaller_batches=(*known, *fresh))
             write_atomic(self.path / MANIFEST, [self._manifest.to_json()])
 
@@ -193,6 +207,31 @@ class RunFolder:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def _seal(self, *kinds: Kind, task: str) -> None:
+        """Record digests of finished files; what is recorded already is not blessed again, whatever it holds now."""
+        names = [MANIFEST, *(self._file(kind, task).relative_to(self.path).as_posix() for kind in kinds)]
+        new = {
+            name: file_digest(self.path / name, below=self.path)
+            for name in names
+            if name not in self._sums and exists(self.path / name)
+        }
+        if new:
+            self._sums |= new
+            write_sums(self.path, self._sums)
+
+    def _unseal(self, kind: Kind, task: str) -> None:
+        self._unseal_names([self._file(kind, task).relative_to(self.path).as_posix()])
+
+    def _unseal_names(self, names: Sequence[str]) -> None:
+        """Forget the digests of files before they are written to; a crash then leaves none that is wrong.
+
+        Raises:
+            DataError: such a file is not as it was when it was finished, and is not built upon.
+        """
+        if any(name in self._sums for name in names):
+            forget_sums(self.path, names)
+            self._sums = {name: sha256 for name, sha256 in self._sums.items() if name not in names}
 
     def _file(self, kind: Kind, task: str) -> Path:
         return task_file(self.path, kind, task)

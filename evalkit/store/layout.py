@@ -15,6 +15,7 @@ Kind = Literal["items", "records", "judgments"]
 MANIFEST = "manifest.json"
 TIMINGS = "timings.jsonl"
 LOCK = "lock"
+SUMS = "SHA256SUMS"
 
 
 def task_file(root: Path, kind: Kind, task: str) -> Path:

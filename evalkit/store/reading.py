@@ -16,7 +16,7 @@ from typing import Protocol, TypeVar
 
 from evalkit.errors import DataError, UsageError
 from evalkit.records import Item, ItemFacts, Judgment, Manifest, Record, judged_task
-from evalkit.store.checked import checked_task, item_file
+from evalkit.store.checked import changed_files, checked_task, item_file
 from evalkit.store.door import exists, read_text, refuse_irregular
 from evalkit.store.layout import MANIFEST, Kind, task_file, task_of
 from evalkit.store.lines import read_lines
@@ -127,11 +127,20 @@ def read_run(path: Path) -> Run:
     with _collector_paused():
         numbered = {task: _numbered(path, task) for task in sorted(manifest.tasks)}
         checked = {task: checked_task(path, task, manifest.tasks[task], found) for task, found in numbered.items()}
+        changed = changed_files(path)
+        rotten = {
+            task: tuple(why for name, why in changed.items() if name == MANIFEST or _task_named(name) == task)
+            for task in manifest.tasks
+        }
         return Run(
             path=path,
             manifest=manifest,
             records={task: tuple(record for _, record in found) for task, found in numbered.items()},
-            contradictions={task: found.contradictions for task, found in checked.items() if found.contradictions},
+            contradictions={
+                task: (*found.contradictions, *rotten[task])
+                for task, found in checked.items()
+                if rotten[task] or found.contradictions
+            },
             unchecked={task: found.unchecked for task, found in checked.items() if found.unchecked},
             judgments={task: read_judgments(path, task) for task in sorted(manifest.judges)},
             items={
@@ -152,6 +161,10 @@ def _collector_paused() -> Iterator[None]:
     finally:
         if running:
             gc.enable()
+
+
+def _task_named(name: str) -> str:
+    return judged_task(task_of(Path(name)))
 
 
 def _refuse_strangers(path: Path, manifest: Manifest) -> None:
