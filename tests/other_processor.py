@@ -118,7 +118,8 @@ def _attention(
     if attn_mask is not None:
         scores = scores.masked_fill(~attn_mask, -math.inf) if attn_mask.dtype == torch.bool else scores + attn_mask
     total = scores.logsumexp(dim=-1)
-    return _product((scores - total[..., None]).exp().to(query.dtype), value), total
+    weights = (scores - total[..., None]).exp().nan_to_num(0.0)  # a token that sees nothing attends to nothing
+    return _product(weights.to(query.dtype), value), total
 
 
 _KERNELS = {
