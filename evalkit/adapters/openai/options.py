@@ -7,6 +7,7 @@ May not know: what any server answers.
 from __future__ import annotations
 
 import re
+from ipaddress import ip_address
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
@@ -43,7 +44,9 @@ class ServerOptions(Section):
             themselves; needs the extra `hf`. With it, prompts are sent as token ids.
         max_length: tokens a request may need, answer included; None is the server's own limit, if it tells one.
         concurrency: requests under way at once. Not part of the identity: it moves rounding only.
-        timeout_s: seconds without a byte after which a request is given up and tried again.
+        timeout_s: seconds that one try may take, from its begin to the last byte of the reply; then it is tried again.
+        max_wire_bytes: bytes of one reply as it is sent, headers included; a longer one is a failure.
+        max_reply_bytes: bytes of one reply's body once it is unpacked; a longer one is a failure.
         retries: times a request is tried again after a timeout, a cut connection, an unreadable reply, 429 or 5xx.
         backoff_s: seconds before the first of them; doubled each time, unless the server sends Retry-After.
         backoff_max_s: seconds waited at most, Retry-After included.
@@ -64,6 +67,8 @@ class ServerOptions(Section):
     max_length: Annotated[int, Field(ge=2)] | None = None
     concurrency: int = Field(default=8, ge=1)
     timeout_s: float = Field(default=300.0, gt=0)
+    max_wire_bytes: int = Field(default=32 << 20, ge=1 << 10)
+    max_reply_bytes: int = Field(default=32 << 20, ge=1 << 10)
     retries: int = Field(default=6, ge=0)
     backoff_s: float = Field(default=0.5, ge=0)
     backoff_max_s: float = Field(default=60.0, ge=0)
@@ -106,8 +111,14 @@ class ServerOptions(Section):
 
     @property
     def loopback(self) -> bool:
-        """Whether the server is on this machine."""
-        return urlsplit(self.base_url).hostname in ("127.0.0.1", "localhost", "::1")
+        """Whether the server is on this machine: 0.0.0.0 and all of 127.0.0.0/8 are, too."""
+        host = (urlsplit(self.base_url).hostname or "").rstrip(".")
+        try:
+            address = ip_address(host)
+        except ValueError:
+            return host == "localhost" or host.endswith(".localhost")
+        mapped = getattr(address, "ipv4_mapped", None) or address
+        return mapped.is_loopback or mapped.is_unspecified
 
     @property
     def encrypted(self) -> bool:

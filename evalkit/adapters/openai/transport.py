@@ -6,6 +6,7 @@ May not know: what is asked, and what a good answer is.
 
 from __future__ import annotations
 
+import json
 import threading
 import weakref
 from collections.abc import Callable, Mapping
@@ -13,9 +14,8 @@ from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
 from typing import Any, TypeVar
 
-import httpx
-
 from evalkit.adapters.openai.budget import Budget
+from evalkit.adapters.openai.exchange import Exchange, ExchangeError, Limits, OversizeError, Reply
 from evalkit.adapters.openai.options import ServerOptions
 from evalkit.adapters.openai.secret import Secret
 from evalkit.adapters.openai.wire import (
@@ -24,6 +24,7 @@ from evalkit.adapters.openai.wire import (
     RejectedError,
     UnusableError,
     parse_reply,
+    utf8,
     words_of,
 )
 from evalkit.errors import EngineError
@@ -33,8 +34,6 @@ T = TypeVar("T")
 
 RETRIED = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
 """Statuses that another try may cure."""
-
-CONNECT_S = 15.0
 
 
 class Transport:
@@ -49,16 +48,14 @@ class Transport:
         self._options, self._key = options, key
         self._stopped = threading.Event()
         self.budget = Budget(options.max_requests, options.max_total_tokens)
-        # Proxies of the environment are for other machines.
-        self._client = httpx.Client(
-            base_url=options.base_url,
-            headers=key.headers,
-            timeout=httpx.Timeout(options.timeout_s, connect=min(CONNECT_S, options.timeout_s)),
-            limits=httpx.Limits(max_connections=options.concurrency + 2),
-            trust_env=not options.loopback,
-            follow_redirects=False,
+        limits = Limits(
+            seconds=options.timeout_s, wire_bytes=options.max_wire_bytes, body_bytes=options.max_reply_bytes
         )
-        self._finalizer = weakref.finalize(self, self._client.close)
+        # Proxies of the environment are for other machines.
+        self._exchange = Exchange(
+            options.base_url, key.headers, limits, connections=options.concurrency + 2, direct=options.loopback
+        )
+        self._finalizer = weakref.finalize(self, self._exchange.close)
 
     def __repr__(self) -> str:
         return f"Transport({self})"
@@ -104,44 +101,58 @@ class Transport:
         return self._ask("POST", path, body, read)
 
     def stop(self) -> None:
-        """Let no thread begin another request."""
+        """Let no thread begin another request, and wake those that wait for a reply."""
         self._stopped.set()
+        self._exchange.cut()
 
     def resume(self) -> None:
         """Allow requests again."""
         self._stopped.clear()
+        self._exchange.allow()
 
     def _ask(self, method: str, path: str, body: Mapping[str, Any] | None, read: Callable[[Json], T]) -> T:
         seen = ""
+        sent = None if body is None else json.dumps(body, separators=(",", ":"), allow_nan=False).encode()
         for attempt in range(self._options.retries + 1):
             if self._stopped.is_set():
                 break
             self.budget.take_request()
             wait = self._backoff(attempt, body)
             try:
-                response = self._client.request(method, path, json=body)
-            except (httpx.RequestError, httpx.InvalidURL) as error:
-                seen = f"{type(error).__name__}: {error}"
+                reply = self._exchange.ask(method, path, sent)
+            except ExchangeError as error:
+                seen = str(error)
+            except OversizeError as error:
+                message = f"{method} {path}: the reply is too long: {error}; the limits are max_wire_bytes and "
+                raise UnusableError("transport", f"{message}max_reply_bytes") from error
             else:
                 try:
-                    return read(self._checked(response))
+                    return self._read(reply, read)
                 except UnusableError as error:
                     failure = error.failure
                     raise UnusableError(failure.kind, self._key.redact(failure.message)) from None
                 except MalformedError as error:
                     seen = str(error)
-                    wait = _retry_after(response.headers.get("retry-after"), wait)
+                    wait = _retry_after(reply.retry_after, wait)
             if attempt < self._options.retries:
                 self._stopped.wait(min(wait, self._options.backoff_max_s))
         tries = f"{self._options.retries + 1} tries"
         raise UnusableError("transport", self._key.redact(f"{method} {path}: {seen or 'stopped'} (after {tries})"))
 
-    def _checked(self, response: httpx.Response) -> Json:
+    def _read(self, reply: Reply, read: Callable[[Json], T]) -> T:
+        """Make something of a reply; one whose fields have other types than any server's is malformed, not a fault."""
+        found = self._checked(reply)
+        try:
+            return read(found)
+        except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+            raise MalformedError(f"the reply has no known form ({type(error).__name__}: {error})") from error
+
+    def _checked(self, reply: Reply) -> Json:
         """Return the reply's object, or say what its status means."""
-        status = response.status_code
+        status = reply.status
         if status < 300:
-            return parse_reply(response.text)
-        words = self._key.redact(words_of(response.text))
+            return parse_reply(utf8(reply.body))
+        words = self._key.redact(words_of(reply.body.decode("utf-8", "replace")))
         if status in RETRIED:
             raise MalformedError(f"HTTP {status}: {words}")
         if status < 400:

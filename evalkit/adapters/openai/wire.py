@@ -67,6 +67,22 @@ def _about_length(message: str) -> bool:
     )
 
 
+def utf8(body: bytes) -> str:
+    """Return a reply's body as text; JSON is UTF-8, whatever charset its header names.
+
+    Raises:
+        MalformedError: it is not.
+
+    >>> utf8("é".encode("latin-1"))
+    Traceback (most recent call last):
+    evalkit.adapters.openai.wire.MalformedError: the reply is not UTF-8 (byte 0xe9 at 0)
+    """
+    try:
+        return body.decode()
+    except UnicodeDecodeError as error:
+        raise MalformedError(f"the reply is not UTF-8 (byte {body[error.start]:#x} at {error.start})") from error
+
+
 def parse_reply(text: str) -> Json:
     """Read a reply's body.
 

@@ -122,7 +122,7 @@ def test_a_server_that_only_fails_is_given_up_after_the_retries(doubles, serve, 
     server = serve(doubles.vllm())
     engine = connect(server.url, retries=2)
     with doubles.Proxy(server.url, share=1.0, faults=("error",)) as proxy:
-        engine._served.asker.transport._client.base_url = proxy.url
+        engine._served.asker.transport._exchange.base_url = proxy.url
         reply = engine._scorer.score(ScoreRequest(context="The sky is", continuations=(" hot", " cold")))
         assert (reply.kind, "HTTP 500" in reply.message, "(after 3 tries)" in reply.message) == (
             "transport",

@@ -76,7 +76,7 @@ def test_a_reply_that_names_another_model_stops_the_run(doubles, serve, connect)
 def test_a_server_that_goes_away_ends_the_run_with_its_name(doubles, serve, connect):
     server = serve(doubles.vllm())
     engine = connect(server.url, retries=1)
-    engine._served.asker.transport._client.base_url = "http://127.0.0.1:9"  # where nobody listens
+    engine._served.asker.transport._exchange.base_url = "http://127.0.0.1:9"  # where nobody listens
     with pytest.raises(EngineError, match=f"{server.url}: no list of models: .*refused"):
         list(engine.score(REQUESTS[:2]))
 
