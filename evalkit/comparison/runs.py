@@ -7,9 +7,10 @@ May not know: files and folders.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
+from evalkit.comparison.plain import NOT_JSON
 from evalkit.records import (
     Fidelity,
     ItemFacts,
@@ -54,7 +55,7 @@ class RunLabel:
         policy_sha256: policy in force when the run began; None for none.
         evalkit: version that collected it.
         origin: the model before quantization.
-        run_id: equal for a run and its copy alone.
+        run_id: equal for a run and its copy alone; drawn at random, so no part of a certificate.
         asking_sha256: digest of the order of items and of the engine's options, which set its batches; None where
             that is not known.
         smaller_batches: how a lack of memory changed its batches, one sentence each.
@@ -70,7 +71,7 @@ class RunLabel:
     policy_sha256: str | None
     evalkit: str
     origin: Origin
-    run_id: str
+    run_id: str = field(repr=False, metadata=NOT_JSON)
     asking_sha256: str | None
     smaller_batches: tuple[str, ...] = ()
 

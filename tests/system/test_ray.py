@@ -385,7 +385,7 @@ def test_a_suite_on_a_cluster_is_the_suite_on_one_machine(nodes, tmp_path, monke
         files = sorted(path for path in Path("outputs").rglob("*.jsonl") if path.name not in dated)
         found[where] = {str(path): lines_of(path) for path in files}
         text = Path("outputs/judged/certificate.json").read_text()
-        document = json.loads(re.sub('"run_id": "[0-9a-f]*"', '"run_id": ""', text))  # drawn when a run begins
+        document = json.loads(text)
         assert document.pop("ledger")["entries"] > 8  # in the order in which engines were begun
         found[where]["certificate"] = document
         told = capsys.readouterr().err

@@ -142,6 +142,6 @@ def test_the_405b_suite_runs_with_scripted_engines_where_its_own_would(nodes, dr
         assert mine.records_sha256("mt-bench") == theirs.records_sha256("mt-bench")
         assert mine.judgments_sha256("mt-bench") == theirs.judgments_sha256("mt-bench")
     files = [tmp_path / name / "outputs" / "certificate.json" for name in ("here", "there")]
-    documents = [json.loads(re.sub('"run_id": "[0-9a-f]*"', '"run_id": ""', file.read_text())) for file in files]
+    documents = [json.loads(file.read_text()) for file in files]
     assert all(document.pop("ledger")["entries"] > 8 for document in documents)  # engines begin in any order
     assert documents[0] == documents[1]

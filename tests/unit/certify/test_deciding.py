@@ -20,6 +20,7 @@ from evalkit.certify import RunSet, decide_runs, suite_runs, write_certificate
 from evalkit.errors import DataError, ExitCode, StoreError, UsageError
 from evalkit.policy import ResolvedPolicy
 from evalkit.report import as_markdown, as_text, certificate_sections
+from evalkit.store.layout import SUMS
 from evalkit.suite import load_suite
 
 BOTH = """\
@@ -87,6 +88,12 @@ def manifest_changed(folder: Path, change: Any) -> None:
     row = json.loads(file.read_text("utf-8"))
     change(row)
     file.write_text(json.dumps(row), "utf-8")
+    made_so(folder)
+
+
+def made_so(folder: Path) -> None:
+    """Let a changed folder be one that was made so: what digests of a former state would say is not the matter here."""
+    (folder / SUMS).unlink(missing_ok=True)
 
 
 def test_the_release_of_these_tests_is_certified(made: ModuleType, policy: ResolvedPolicy, template: Path) -> None:
@@ -102,6 +109,7 @@ def test_the_same_records_give_the_same_bytes_wherever_they_lie_and_whenever_the
         manifest_changed(run, lambda row: row.update(created_at="2031-12-31T23:59:59+00:00", command="evalkit again"))
         for file in run.glob("records/*.jsonl"):
             file.write_bytes(b"".join(reversed(file.read_bytes().splitlines(keepends=True))))
+    assert not any((run / SUMS).exists() for run in folders.iterdir())
     first, again, elsewhere = (decide_runs(policy, run_set(made, path)) for path in (template, template, folders))
     assert first.to_json() == again.to_json() == elsewhere.to_json()
 
