@@ -25,7 +25,7 @@ from evalkit.records import text_digest
 CHUNK_BYTES = 1 << 20
 
 STAMPED_BYTES = 16 << 20
-"""Files from this size on are not hashed again while size and modification time stay what they were."""
+"""Files from this size on are not hashed again while size and times of modification and change stay what they were."""
 
 
 class ContentCache:
@@ -87,8 +87,8 @@ class ContentCache:
     def hashes(self, path: Path, *, stamped: bool = True) -> dict[str, str]:
         """Return relative file name to sha256 for a file or for all files of a folder.
 
-        If `stamped`, a file of 16 MiB or more is hashed again only if its size or modification time changed since the
-        last time.
+        If `stamped`, a file of 16 MiB or more is hashed again only if its size, or its time of modification or
+        change (which cannot be set), is another than the last time.
 
         Raises:
             AssetError: there is nothing there.
@@ -109,7 +109,7 @@ class ContentCache:
         if stat.st_size < STAMPED_BYTES:
             return file_sha256(path)
         stamp = self.root / "stamps" / f"{text_digest(str(path.resolve()))}.json"
-        seen = {"size": stat.st_size, "mtime_ns": stat.st_mtime_ns}
+        seen = {"size": stat.st_size, "mtime_ns": stat.st_mtime_ns, "ctime_ns": stat.st_ctime_ns}
         try:
             known = json.loads(stamp.read_text(encoding="utf-8"))
         except (OSError, ValueError):

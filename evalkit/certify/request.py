@@ -7,6 +7,7 @@ May not know: what was loaded; that is the identity, read back by the adapter wh
 from __future__ import annotations
 
 import hashlib
+import os
 import platform
 from collections.abc import Mapping
 from importlib import metadata
@@ -28,7 +29,8 @@ def requested(spec: EngineSpec, assets: AssetStore) -> dict[str, Any]:
     """Return everything known before loading that can change an answer.
 
     Two equal requests on one machine load the same engine; the digest of the model is the declared one for an asset,
-    and names, sizes and modification times of the files for a folder (hashing terabytes would take longer than asking).
+    and names, sizes and times of modification and change of the files for a folder (hashing terabytes would take longer
+    than asking).
 
     Raises:
         ConfigError: the recipe file is wrong.
@@ -53,7 +55,7 @@ def _option_files(value: Any) -> dict[str, Any]:
         return {}
     stat = Path(value).stat()
     if stat.st_size > _HASHED_BYTES:
-        return {value: [stat.st_size, stat.st_mtime_ns]}
+        return {value: _stamp(stat)}
     return {value: hashlib.sha256(Path(value).read_bytes()).hexdigest()}
 
 
@@ -82,4 +84,12 @@ def _model(model: str, assets: AssetStore) -> Mapping[str, Any]:
         return {"name": model}
     files = sorted(path for path in folder.rglob("*") if path.is_file()) if folder.is_dir() else [folder]
     stats = [(str(path.relative_to(folder.parent)), path.stat()) for path in files]
-    return {"files": [[name, stat.st_size, stat.st_mtime_ns] for name, stat in stats]}
+    return {"files": [[name, *_stamp(stat)] for name, stat in stats]}
+
+
+def _stamp(stat: os.stat_result) -> list[int]:
+    """Return what tells a file from another one in its place: its time of modification can be set, that of change not.
+
+    Unpacking an archive gives every file the size and the time of modification that the archive says.
+    """
+    return [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]

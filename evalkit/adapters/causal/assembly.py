@@ -28,7 +28,12 @@ def load_as_stored(spec: EngineSpec, options: CausalOptions, resources: Resource
     """
     loaded = load_model(spec, options, resources)
     path = agreed_path(loaded.model, options.scoring)
+    quantization = stored_quantization(loaded)
     identity = identify(
-        "hf", loaded, quantization=stored_quantization(loaded), options=answer_options(loaded, options, path)
+        "hf",
+        loaded,
+        fidelity="dequantised" if quantization.get("expanded") else "engine",
+        quantization=quantization,
+        options=answer_options(loaded, options, path),
     )
     return CausalEngine(loaded, identity, options, path)

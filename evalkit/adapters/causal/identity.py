@@ -15,6 +15,7 @@ import torch
 import transformers
 
 from evalkit.adapters.causal.loading import LoadedModel
+from evalkit.adapters.checkpoint.declared import NONE, Declared, read_declared
 from evalkit.adapters.processor import processor
 from evalkit.errors import EngineError
 from evalkit.records import EngineIdentity, Fidelity, text_digest
@@ -69,12 +70,17 @@ def identify(
 def stored_quantization(loaded: LoadedModel) -> Mapping[str, Any]:
     """Read back how a checkpoint is quantized by itself (`fbgemm_fp8`, `compressed-tensors`, ...).
 
+    Where no kernel fits the device transformers expands the weights and forgets that they were codes: `expanded`.
+
     Raises:
         EngineError: the checkpoint declares a quantization that transformers did not apply.
     """
     declared = getattr(loaded.model.config, "quantization_config", None)
     if declared is None:
-        return UNQUANTIZED
+        stored = Declared() if loaded.files.gguf else read_declared(loaded.files.folder)
+        if stored.algorithm == NONE:
+            return UNQUANTIZED
+        return {**UNQUANTIZED, "algorithm": stored.method or stored.algorithm, "expanded": True}
     values = declared if isinstance(declared, dict) else declared.to_dict()
     method = str(getattr(values.get("quant_method"), "value", values.get("quant_method")))
     if getattr(loaded.model, "hf_quantizer", None) is None:

@@ -7,7 +7,7 @@ May not know: recipes, scoring, generation.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -15,9 +15,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 import transformers
 import transformers.modeling_gguf_pytorch_utils as gguf
+from safetensors import SafetensorError
 
 from evalkit.adapters.causal.options import CausalOptions
-from evalkit.adapters.causal.source import Kind, ModelFiles, find_model, read_config
+from evalkit.adapters.causal.source import Kind, ModelFiles, find_model
+from evalkit.adapters.causal.tokens import tokenizer_text
+from evalkit.adapters.checkpoint.declared import read_config
 from evalkit.errors import EngineError, UsageError, suggestion
 
 if TYPE_CHECKING:
@@ -73,7 +76,7 @@ def load_model(
         if files.gguf is None:
             keywords["use_safetensors"] = True
         model, info = _from_pretrained(transformers.AutoModelForCausalLM, files, **keywords)
-    check_complete(files, info)
+    check_complete(files, model, info, scales="state" in kinds)
     if options.device_map is None:
         model = model.to(device)
     return loaded_model(model, tokenizer, files, device)
@@ -90,8 +93,7 @@ def load_tokenizer(files: ModelFiles, options: CausalOptions) -> Any:
 
 def loaded_model(model: Any, tokenizer: Any, files: ModelFiles, device: str) -> LoadedModel:
     """Return model and tokenizer in evaluation mode, with the tokenizer as it is before its first call."""
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    text = backend.to_str() if backend is not None else repr(sorted(tokenizer.get_vocab().items()))
+    text = tokenizer_text(tokenizer)
     return LoadedModel(model=model.eval(), tokenizer=tokenizer, files=files, device=device, tokenizer_text=text)
 
 
@@ -133,14 +135,22 @@ def _from_pretrained(auto: Any, files: ModelFiles, **keywords: Any) -> Any:
         keywords["gguf_file"] = files.gguf
     try:
         return auto.from_pretrained(str(files.folder), **keywords)
-    except (ImportError, KeyError, OSError, RuntimeError, TypeError, ValueError) as error:
+    except (ImportError, KeyError, OSError, RuntimeError, SafetensorError, TypeError, ValueError) as error:
         raise EngineError(
             f"{files.name}: transformers {transformers.__version__} cannot load it: {type(error).__name__}: {error}"
         ) from error
 
 
-def check_complete(files: ModelFiles, info: Any) -> None:
-    """Refuse a model of which transformers left a part at random.
+def check_complete(files: ModelFiles, model: Any, info: Any, *, scales: bool = False) -> None:
+    """Refuse a model of which transformers left a part at random, or passed over a part that is stored.
+
+    Tensors of parts that this kind of model has not at all (an encoder for images, a head for more tokens) are no loss.
+
+    Args:
+        files: of the model.
+        model: as loaded.
+        info: transformers' loading info.
+        scales: whether the scales of ModelOpt's quantizers are read later, by whoever calls.
 
     Raises:
         EngineError: names the tensors.
@@ -152,6 +162,23 @@ def check_complete(files: ModelFiles, info: Any) -> None:
             f"{files.name}: {len(missing)} tensors are missing and {len(wrong)} have another shape ({shown}); "
             "transformers would fill them with random numbers"
         )
+    modules = {name for name, _ in model.named_modules()} - {"", str(getattr(model, "base_model_prefix", ""))}
+    passed = sorted(
+        name
+        for name in info.get("unexpected_keys", ())
+        if _inside(name, modules) and not (scales and "_quantizer." in name)
+    )
+    if passed:
+        raise EngineError(
+            f"{files.name}: {len(passed)} stored tensors belong to layers of this model, and transformers would pass "
+            f"over them ({', '.join(passed[:4])}); next step: an engine that reads them, or config.json as it was "
+            "published"
+        )
+
+
+def _inside(tensor: str, modules: Collection[str]) -> bool:
+    parts = tensor.split(".")
+    return any(".".join(parts[:end]) in modules for end in range(1, len(parts)))
 
 
 @contextmanager

@@ -7,14 +7,16 @@ May not know: torch; how weights are loaded.
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
-from evalkit.errors import EngineError, UsageError, suggestion
+from evalkit.adapters.checkpoint.declared import QUANT_FILE, quantization_config, read_config, read_declared
+from evalkit.adapters.checkpoint.expected import undeclared_faults
+from evalkit.adapters.checkpoint.headers import StoredTensor, read_file, shards
+from evalkit.errors import EngineError, RecipeError, UsageError, suggestion
 from evalkit.records import digest
 
 if TYPE_CHECKING:
@@ -28,7 +30,6 @@ Kind = Literal["original", "state", "exported"]
 """What a folder holds: weights as published, weights with ModelOpt's state beside them, or weights ModelOpt packed."""
 
 STATE_FILE = "modelopt_state.pth"
-QUANT_FILE = "hf_quant_config.json"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -89,16 +90,36 @@ def _files(name: str, path: Path, source: str, kinds: tuple[Kind, ...], known: s
             )
         weights = known or file_sha256(path)
         return ModelFiles(name=name, folder=path.parent, gguf=path.name, source=source, weights_sha256=weights)
+    if kind_of(path) in ("original", *kinds):  # the others are refused whatever their headers say
+        check_headers(path)
     refuse_kinds(path, kinds)
-    shards = sorted(path.glob("*.safetensors"))
-    if not shards:
+    weights_of = sorted(path.glob("*.safetensors"))
+    if not weights_of:
         found = sorted(item.name for item in path.glob("*.gguf"))
         hint = (
             f"next step: name the file {path / found[0]}" if found else "next step: convert the weights to safetensors"
         )
         raise UsageError(f"{path}: no *.safetensors file (pickled weights are never loaded); {hint}")
-    weights = digest([[shard.name, file_sha256(shard)] for shard in shards])
+    weights = digest([[shard.name, file_sha256(shard)] for shard in weights_of])
     return ModelFiles(name=name, folder=path, gguf=None, source=source, weights_sha256=weights)
+
+
+def check_headers(folder: Path) -> None:
+    """Read the headers of the weights that would be loaded, and hold them against what the folder declares.
+
+    Raises:
+        UsageError: a Git LFS pointer, an empty, cut or damaged file, or no readable config.json.
+        RecipeError: codes, scales or packed weights that nothing declares; a loader would run them as weights.
+    """
+    if (folder / STATE_FILE).exists() or not any(folder.glob("*.safetensors")):
+        read_config(folder)
+        return
+    tensors: dict[str, StoredTensor] = {}
+    for shard in shards(folder):
+        tensors.update(read_file(shard))
+    faults = undeclared_faults(read_declared(folder), tensors)
+    if faults:
+        raise RecipeError("\n  - ".join([f"{folder}: the checkpoint is not what it should be:", *faults]))
 
 
 def kind_of(folder: Path) -> Kind:
@@ -109,7 +130,7 @@ def kind_of(folder: Path) -> Kind:
     """
     if (folder / STATE_FILE).exists():
         return "state"
-    method = str((read_config(folder).get("quantization_config") or {}).get("quant_method", ""))
+    method = str(quantization_config(folder).get("quant_method", ""))
     return "exported" if method.startswith("modelopt") or (folder / QUANT_FILE).exists() else "original"
 
 
@@ -140,23 +161,6 @@ def refuse_kinds(folder: Path, kinds: tuple[Kind, ...]) -> None:
         f"{folder}: no {missing}, so this is no {'state' if 'state' in kinds else 'exported'} checkpoint of ModelOpt; "
         "next step: leave out the option checkpoint"
     )
-
-
-def read_config(folder: Path) -> dict[str, Any]:
-    """Read a model's config.json.
-
-    Raises:
-        UsageError: missing or not JSON.
-    """
-    try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise UsageError(f"{folder}: no config.json; give the folder of a transformers model") from error
-    except ValueError as error:
-        raise UsageError(f"{folder / 'config.json'}: not JSON: {error}") from error
-    if not isinstance(config, dict):
-        raise UsageError(f"{folder / 'config.json'}: not a JSON object; give the folder of a transformers model")
-    return config
 
 
 def file_sha256(path: Path) -> str:

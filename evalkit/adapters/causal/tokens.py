@@ -26,6 +26,24 @@ _CHUNK = 64
 """Requests encoded at a time: tokenizers and Python keep some hundred bytes for each token, so few live at once."""
 
 
+def tokenizer_text(tokenizer: Any) -> str:
+    """Return a tokenizer as text, for its digest: everything that decides which ids a text becomes.
+
+    Truncation and padding are left out: calibration leaves them in the file, and evalkit never cuts or fills a prompt.
+    """
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        if hasattr(tokenizer, "get_vocab"):
+            return repr(sorted(tokenizer.get_vocab().items()))
+        return type(tokenizer).__name__
+    if backend.truncation is None and backend.padding is None:
+        return str(backend.to_str())
+    plain = type(backend).from_str(backend.to_str())
+    plain.no_truncation()
+    plain.no_padding()
+    return str(plain.to_str())
+
+
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class EncodedRequest:
     """Token ids of one score request.

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from evalkit.adapters.causal.source import QUANT_FILE, read_config
 from evalkit.errors import UsageError
 
 NONE = "none"
+QUANT_FILE = "hf_quant_config.json"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,13 +49,42 @@ class Declared:
         }
 
 
+def read_config(folder: Path) -> dict[str, Any]:
+    """Read a model's config.json.
+
+    Raises:
+        UsageError: missing or not JSON.
+    """
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UsageError(f"{folder}: no config.json; give the folder of a transformers model") from error
+    except ValueError as error:
+        raise UsageError(f"{folder / 'config.json'}: not JSON: {error}") from error
+    if not isinstance(config, dict):
+        raise UsageError(f"{folder / 'config.json'}: not a JSON object; give the folder of a transformers model")
+    return config
+
+
+def quantization_config(folder: Path) -> Mapping[str, Any]:
+    """Return the quantization that config.json declares; empty without one.
+
+    Raises:
+        UsageError: no readable config.json, or a declaration that is no mapping.
+    """
+    found = read_config(folder).get("quantization_config") or {}
+    if not isinstance(found, Mapping):
+        raise UsageError(f"{folder / 'config.json'}: quantization_config is {str(found)[:80]!r}, no mapping")
+    return found
+
+
 def read_declared(folder: Path) -> Declared:
     """Read what a folder declares.
 
     Raises:
         UsageError: a file is unreadable, the two contradict each other, or layers are quantized in different ways.
     """
-    inside = read_config(folder).get("quantization_config") or {}
+    inside = quantization_config(folder)
     beside = _beside(folder)
     first, second = _from_config(inside), _from_modelopt(beside) if beside else None
     if second is None:

@@ -11,7 +11,8 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from evalkit.adapters.checkpoint.declared import NONE, Declared
-from evalkit.adapters.checkpoint.stored import Stored
+from evalkit.adapters.checkpoint.headers import StoredTensor
+from evalkit.adapters.checkpoint.stored import CACHE_SCALES, Stored, codes, companions
 from evalkit.recipes import ResolvedRecipe
 
 _SHOWN = 3
@@ -90,6 +91,30 @@ def declaration_faults(declared: Declared, held: Stored) -> list[str]:
     if not held.quantized:
         return [f"{declared.algorithm} is declared, but no layer holds codes"]
     return exclusion_faults("declared", declared.excluded, held)
+
+
+def undeclared_faults(declared: Declared, tensors: Mapping[str, StoredTensor]) -> list[str]:
+    """Return what the headers show that no file declares, in whatever format: the first check of every folder.
+
+    A loader that is told of no quantization takes codes for weights and passes over their scales, without an error.
+    """
+    step = (
+        "next step: put back quantization_config in config.json (or hf_quant_config.json) as it was published, or give "
+        "the original model"
+    )
+    found = codes(tensors)
+    if declared.algorithm == NONE:
+        kinds = ", ".join(sorted({tensors[name].dtype for name in found}))
+        beside = [name for name in companions(tensors) if name not in found]
+        if declared.kv_cache != NONE:
+            beside = [name for name in beside if name.rpartition(".")[2] not in CACHE_SCALES]
+        return [
+            *_named(found, f"hold codes ({kinds}), but no quantization is declared; {step}"),
+            *_named(beside, f"belong to a quantized model, but no quantization is declared; {step}"),
+        ]
+    modules = {name.rpartition(".")[0] for name in found if name.endswith(".weight")}
+    excluded = {module for module in modules if any(fnmatchcase(module, pattern) for pattern in declared.excluded)}
+    return _named(excluded, "hold codes, but are excluded from quantization as declared; next step: download it again")
 
 
 def exclusion_faults(

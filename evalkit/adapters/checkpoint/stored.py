@@ -6,6 +6,7 @@ May not know: what anything was called by whoever wrote it.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,8 +18,22 @@ from evalkit.adapters.checkpoint.headers import StoredTensor, read_headers
 SCALES = ("weight_scale", "weight_scale_2", "input_scale", "pre_quant_scale", "k_scale", "v_scale")
 """Last parts of the names of tensors that belong to a quantized layer, as ModelOpt names them."""
 
-CODES = {"F8_E4M3": "FP8", "I8": "INT8", "U8": "packed 4-bit"}
+CACHE_SCALES = ("k_scale", "v_scale")
+
+CODES = {"F8_E4M3": "FP8", "F8_E5M2": "FP8 E5M2", "F4": "FP4", "I8": "INT8", "U8": "packed 4-bit"}
 """Types that hold codes, not weights."""
+
+_FLOAT_CODES = re.compile(r"F[468](_\w+)?")
+_INTEGERS = re.compile(r"[IU](8|16|32|64)")
+_BUFFERS = re.compile(r".*mask.*|bias|masked_bias|position_ids")
+"""Matrices of integers that older models store beside their weights."""
+
+_COMPANIONS = re.compile(
+    r"(weight|input|output|activation|act|q|k|v|kv|prob|prob_output|pre_quant|\w*_proj)(_\w+)?_scales?(_inv|_\d+)?|"
+    r"scales|scale_inv|q?zeros|qweight|g_idx|weight_packed|weight_shape|(weight|input|output)_zero_point|weight_g_idx|"
+    r"absmax|nested_absmax|quant_map|nested_quant_map|quant_state\S*|bitsandbytes__\w+|SCB|\w+_blocks|\w+_amax"
+)
+"""Last parts of the names of tensors that only a quantized layer, cache or input has, in every format known."""
 
 _EMBEDDINGS = ("wte", "wpe")
 
@@ -83,6 +98,24 @@ def stored(tensors: Mapping[str, StoredTensor]) -> Stored:
         quantized=dict(sorted(quantized.items())),
         scales={kind: frozenset(modules) for kind, modules in scales.items()},
     )
+
+
+def codes(tensors: Mapping[str, StoredTensor]) -> list[str]:
+    """Return the names of tensors that hold codes, wherever they are: a matrix of small floats, or of integers."""
+    return sorted(name for name, tensor in tensors.items() if _is_code(name.rpartition(".")[2], tensor))
+
+
+def companions(tensors: Mapping[str, StoredTensor]) -> list[str]:
+    """Return the names of tensors that mean nothing without quantization: scales, zero points, packed weights."""
+    return sorted(name for name in tensors if _COMPANIONS.fullmatch(name.rpartition(".")[2]) or "_quantizer." in name)
+
+
+def _is_code(last: str, tensor: StoredTensor) -> bool:
+    if len(tensor.shape) < 2:
+        return False
+    if _FLOAT_CODES.fullmatch(tensor.dtype):
+        return True
+    return bool(_INTEGERS.fullmatch(tensor.dtype)) and not _BUFFERS.fullmatch(last)
 
 
 def _embeds(module: str) -> bool:

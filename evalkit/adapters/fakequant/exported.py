@@ -109,7 +109,7 @@ def load_expanded(
         if (files.folder / "generation_config.json").exists():
             model.generation_config = transformers.GenerationConfig.from_pretrained(str(files.folder))
         tokenizer = load_tokenizer(files, options)
-    check_complete(files, info)
+    check_complete(files, model, info)
     return loaded_model(model.to(device), tokenizer, files, device), scales
 
 
@@ -205,11 +205,33 @@ def _set_scales(model: Any, checkpoint: Checkpoint, scales: Mapping[str, Any], f
         modules[module].input_quantizer.pre_quant_scale = scales[f"{module}.pre_quant_scale"].to(device)
     for module in held["input_scale"] if form.largest is not None else ():
         modules[module].input_quantizer.amax = scales[f"{module}.input_scale"].float().to(device) * form.largest
-    for kind, role in (("k_scale", "k"), ("v_scale", "v")):
-        for module in held[kind]:
-            attention = modules[module.rpartition(".")[0]]
-            amax = scales[f"{module}.{kind}"].float().to(device) * _FP8_MAX
-            getattr(attention, f"{role}_bmm_quantizer").amax = amax
+    for kind, role in (("k_scale", "k_bmm_quantizer"), ("v_scale", "v_bmm_quantizer")):
+        seen: dict[str, str] = {}
+        for module in sorted(held[kind]):
+            attention = _attention(module, role, modules)
+            if attention is None:
+                raise RecipeError(
+                    f"{module}.{kind}: no attention with a quantized key-value cache to put it on; next step: declare "
+                    "the cache's quantization as it was published, or export the checkpoint again"
+                )
+            if attention in seen:
+                raise RecipeError(f"the key-value cache has two scales: {seen[attention]}.{kind} and {module}.{kind}")
+            seen[attention] = module
+            quantizer = getattr(modules[attention], role)
+            quantizer.amax = scales[f"{module}.{kind}"].float().to(device) * _FP8_MAX
+
+
+def _attention(module: str, quantizer: str, modules: Mapping[str, Any]) -> str | None:
+    """Return the attention that a cache scale belongs to: ModelOpt stores it on k_proj, vLLM on the attention or in it.
+
+    Returns:
+        Name of the nearest module outwards with an enabled quantizer; None for none.
+    """
+    for name in (module, module.rpartition(".")[0]):
+        found = getattr(modules.get(name), quantizer, None)
+        if found is not None and found.is_enabled:
+            return name
+    return None
 
 
 def _weight_states(checkpoint: Checkpoint, scales: Mapping[str, Any]) -> list[QuantizerState]:

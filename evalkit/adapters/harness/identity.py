@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evalkit.adapters.causal.source import ModelFiles, find_model
+from evalkit.adapters.causal.tokens import tokenizer_text
+from evalkit.adapters.checkpoint.declared import NONE, read_declared
 from evalkit.adapters.harness.options import HarnessOptions
 from evalkit.records import EngineIdentity, digest, text_digest
 
@@ -47,14 +49,14 @@ def identify(
     weights, doubts = _weights(options, arguments, files, inner, resources)
     tokenizer = getattr(model, "tokenizer", None)
     template = getattr(tokenizer, "chat_template", None)
-    quantization, more = _quantization(inner)
+    quantization, more = _quantization(inner, _folder(arguments, files))
     identity = EngineIdentity(
         adapter="lm_eval",
         model=name,
         weights_sha256=weights,
         recipe="none",
         recipe_sha256=None,
-        fidelity="engine",
+        fidelity="dequantised" if quantization.get("expanded") else "engine",
         quantization=quantization,
         dtype=_dtype(inner),
         tokenizer_sha256=_tokenizer(tokenizer),
@@ -106,7 +108,16 @@ def _weights(
     ]
 
 
-def _quantization(inner: Any) -> tuple[Mapping[str, Any], list[str]]:
+def _folder(arguments: Mapping[str, Any], files: ModelFiles | None) -> Path | None:
+    """Return the folder of safetensors that was loaded; None where there is none on this machine."""
+    if files is not None:
+        return None if files.gguf else files.folder
+    place = arguments.get("pretrained")
+    local = isinstance(place, str) and not arguments.get("gguf_file") and (Path(place) / "config.json").is_file()
+    return Path(str(place)) if local else None
+
+
+def _quantization(inner: Any, folder: Path | None) -> tuple[Mapping[str, Any], list[str]]:
     found: dict[str, Any] = {"algorithm": "unknown", "kv_cache": "unknown", "enabled": {}}
     if inner is None:
         return found, ["how the model is quantized cannot be read back: it is not in this process"]
@@ -116,6 +127,8 @@ def _quantization(inner: Any) -> tuple[Mapping[str, Any], list[str]]:
         values = declared if isinstance(declared, dict) else declared.to_dict()
         method = values.get("quant_method")
         found["algorithm"] = str(getattr(method, "value", method))
+    elif folder is not None and (stored := read_declared(folder)).algorithm != NONE:
+        found |= {"algorithm": stored.method or stored.algorithm, "expanded": True}
     return found, []
 
 
@@ -124,14 +137,7 @@ def _dtype(inner: Any) -> str:
 
 
 def _tokenizer(tokenizer: Any) -> str:
-    if tokenizer is None:
-        return text_digest("unknown")
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    if backend is not None:
-        return text_digest(backend.to_str())
-    if hasattr(tokenizer, "get_vocab"):
-        return text_digest(repr(sorted(tokenizer.get_vocab().items())))
-    return text_digest(type(tokenizer).__name__)
+    return text_digest("unknown" if tokenizer is None else tokenizer_text(tokenizer))
 
 
 def _versions() -> dict[str, str]:

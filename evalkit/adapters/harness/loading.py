@@ -12,11 +12,12 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lm_eval.api.registry import get_model, model_registry
 
-from evalkit.adapters.causal.source import ModelFiles, find_model
+from evalkit.adapters.causal.source import ModelFiles, check_headers, find_model
 from evalkit.adapters.harness.options import HarnessOptions
 from evalkit.errors import EngineError, UsageError, suggestion
 
@@ -72,6 +73,9 @@ def _arguments(
         arguments["pretrained"] = str(files.folder)
         if files.gguf is not None:
             arguments["gguf_file"] = files.gguf
+    place = arguments.get("pretrained")
+    if files is None and isinstance(place, str) and (Path(place) / "config.json").is_file():
+        check_headers(Path(place))
     known = inspect.signature(kind.__init__).parameters
     if "dtype" in known:
         arguments.setdefault("dtype", spec.dtype)

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
+from evalkit.adapters.causal.tokens import tokenizer_text
 from evalkit.adapters.openai.card import ServerCard
 from evalkit.adapters.openai.transport import Transport
 from evalkit.adapters.openai.wire import Json, MalformedError, RejectedError, UnusableError
@@ -173,8 +174,7 @@ def local_tokenizer(name: str, resources: Resources) -> tuple[LocalTokenizer, st
         found: Any = AutoTokenizer.from_pretrained(str(place) if place.exists() else name, **keywords)
     except (ImportError, KeyError, OSError, TypeError, ValueError) as error:
         raise EngineError(f"tokenizer {name!r} cannot be loaded: {type(error).__name__}: {error}") from error
-    backend = getattr(found, "backend_tokenizer", None)
-    text = backend.to_str() if backend is not None else repr(sorted(found.get_vocab().items()))
+    text = tokenizer_text(found)
     template = getattr(found, "chat_template", None)
     return LocalTokenizer(found), text_digest(text), text_digest(str(template)) if template else None
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evalkit.adapters.causal.source import ModelFiles, file_sha256, find_model, read_config
-from evalkit.adapters.checkpoint.declared import NONE, Declared
+from evalkit.adapters.causal.source import ModelFiles, file_sha256, find_model
+from evalkit.adapters.checkpoint.declared import NONE, Declared, read_config
 from evalkit.adapters.checkpoint.reading import Checkpoint, read_checkpoint
 from evalkit.adapters.trtllm.options import TensorRTOptions
 from evalkit.errors import UsageError

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from evalkit.adapters.causal.tokens import tokenizer_text
 from evalkit.adapters.trtllm.files import Target
 from evalkit.adapters.trtllm.options import TensorRTOptions
 from evalkit.errors import EngineError, UsageError
@@ -59,12 +60,10 @@ def load_local(target: Target, options: TensorRTOptions) -> LocalTokenizer:
         found: Any = AutoTokenizer.from_pretrained(place, trust_remote_code=options.trust_remote_code)
     except (ImportError, KeyError, OSError, TypeError, ValueError) as error:
         raise EngineError(f"{target.files.name}: no tokenizer: {type(error).__name__}: {error}") from error
-    backend = getattr(found, "backend_tokenizer", None)
-    text = backend.to_str() if backend is not None else repr(sorted(found.get_vocab().items()))
     template = getattr(found, "chat_template", None)
     return LocalTokenizer(
         tokenizer=found,
-        sha256=text_digest(text),
+        sha256=text_digest(tokenizer_text(found)),
         template_sha256=text_digest(str(template)) if template else None,
         ends=_ends(target.files.folder, found),
     )

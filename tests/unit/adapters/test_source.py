@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import struct
 
 import pytest
 
@@ -8,6 +9,11 @@ from evalkit.adapters.base import Resources
 from evalkit.adapters.causal.source import file_sha256, find_model
 from evalkit.assets import AssetStore
 from evalkit.errors import UsageError
+
+
+def weights(value: int) -> bytes:
+    header = json.dumps({"norm.weight": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}).encode()
+    return struct.pack("<Q", len(header)) + header + struct.pack("<f", value)
 
 
 @pytest.fixture
@@ -21,7 +27,7 @@ def folder(tmp_path):
     path = tmp_path / "model"
     path.mkdir()
     (path / "config.json").write_text("{}")
-    (path / "a.safetensors").write_bytes(b"weights")
+    (path / "a.safetensors").write_bytes(weights(1))
     return path
 
 
@@ -30,7 +36,7 @@ def test_a_folder_is_named_without_its_path_and_digested_by_its_weights(find, fo
     assert (found.name, found.gguf, found.source) == ("model", None, "local")
     (folder / "config.json").write_text('{"other": 1}')
     assert find(folder).weights_sha256 == found.weights_sha256
-    (folder / "a.safetensors").write_bytes(b"other weights")
+    (folder / "a.safetensors").write_bytes(weights(2))
     assert find(folder).weights_sha256 != found.weights_sha256
 
 
