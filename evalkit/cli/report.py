@@ -12,14 +12,19 @@ from typing import Any
 
 import click
 
-from evalkit.cli.options import any_path, existing_file, safe_json, say
+from evalkit.cli.options import any_path, existing_file, out, safe_json, say
 from evalkit.cli.remote import read_file, read_folder, with_places
 
 
 @click.command(epilog="Example: evalkit report outputs/cpu-demo/certificate.json --format text")
 @click.argument("certificate", type=read_file)
 @click.option(
-    "--format", "form", type=click.Choice(("markdown", "text", "json")), default="markdown", show_default=True
+    "--format",
+    "form",
+    type=click.Choice(("markdown", "text", "json", "line")),
+    default="markdown",
+    show_default=True,
+    help="line: verdicts, n, margins, alphas and cautions in one line, for a chat.",
 )
 @click.option("--html", "page", type=any_path, help="Write one self-contained HTML file instead.")
 @click.option("--evidence/--no-evidence", default=True, show_default=True, help="All comparisons and provenance.")
@@ -37,7 +42,10 @@ def command(certificate: Path, form: str, page: Path | None, evidence: bool, **g
     document = read_certificate(certificate)
     text = _text(document, certificate, form, page, evidence=evidence, given=given)
     if page is None:
-        click.echo(text, nl=False)
+        if form == "line":
+            out(text.rstrip("\n"))
+        else:
+            click.echo(text, nl=False)
         return
     write_named(page, text)
     say(f"written: {page}")
@@ -54,8 +62,11 @@ def _text(
 ) -> str:
     from evalkit.cli.report_files import THROUGHPUT, find_evidence, read_tables
     from evalkit.report import as_markdown, as_text, document_sections
+    from evalkit.report.document import certificate_view
     from evalkit.report.evidence import run_folders
 
+    if form == "line" and page is None:
+        return certificate_view(document).chat_line + "\n"
     if not evidence and page is None:
         sections = document_sections(document, evidence=False)
     else:

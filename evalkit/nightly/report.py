@@ -50,7 +50,8 @@ def one_line(results: Sequence[Result]) -> str:
     order = ("ALARM", "INVALID", "UNDECIDED", "OK")
     told = [_short(result) for word in order for result in results if result["outcome"] == word]
     where = "" if first["site"] == "default" else f" at {first['site']}"
-    line = f"{first['suite']}, night {first['night']}{where}: {'; '.join(told)}"
+    margin = f"margin {first['margin_points']:g} points"
+    line = f"{first['suite']}, night {first['night']}{where}, {margin}: {'; '.join(told)}"
     line = " ".join(line.split())
     return line if len(line) <= LINE_CHARACTERS else f"{line[: LINE_CHARACTERS - 3]}..."
 

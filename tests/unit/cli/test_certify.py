@@ -91,6 +91,9 @@ def test_json_on_stdout_cannot_command_the_terminal(
     assert json.loads(out) == json.loads((tmp_path / "certificate.json").read_text("utf-8"))
     assert json.loads(out)["title"] == "A \x9b2J trial"
     assert "\x9b" not in out
+    assert cli.main(["report", str(tmp_path / "certificate.json"), "--format", "line"]) == 0
+    (line,) = capsys.readouterr().out.splitlines()
+    assert all(word in line for word in ("CERTIFIED", "n = ", "margin ", "alpha ", "CAUTION"))
     assert cli.main(["report", str(tmp_path / "certificate.json"), "--format", "json", "--no-evidence"]) == 0
     assert "\x9b" not in capsys.readouterr().out
 

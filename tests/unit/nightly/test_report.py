@@ -53,6 +53,7 @@ def test_one_line_has_the_worst_first_and_stays_one_line():
     line = one_line(results)
     assert line.index("ALARM b") < line.index("INVALID c (c says why)") < line.index("OK a")
     assert "mmlu -0.20 points after 500 items, e = 20" in line
+    assert ", margin 1 points: " in line
     long = [
         result("x", "INVALID", endpoints={}, reasons=[{"code": "engine", "message": "a\nb " * 900, "endpoint": None}])
     ]
