@@ -2,7 +2,7 @@
 # A certificate from a Slurm cluster: starts Ray on every node of the job, looks at the nodes, and certifies. Change what
 # is marked CHANGE, then `sbatch slurm.sh`. A job that is preempted, requeued or out of time goes on where it was.
 #SBATCH --job-name=evalkit-certify
-#SBATCH --nodes=5                       # CHANGE
+#SBATCH --nodes=6                       # CHANGE
 #SBATCH --ntasks-per-node=1
 #SBATCH --gpus-per-node=8               # CHANGE
 #SBATCH --exclusive

@@ -63,6 +63,13 @@ ROWS: dict[str, tuple[int, str]] = {
     "All requests to the baseline failed.": (4, "coverage"),
     "The judge never gave a rating that can be read.": (4, "coverage"),
     "The answers were never judged.": (4, "coverage"),
+    # Items that are not what they look like.
+    "75 questions are put eight times each, under other subjects and numbers.": (4, "repeated-items"),
+    "The policy's cluster is a field that items do not have.": (4, "no-cluster"),
+    "600 items are 40 passages, and the policy says so.": (4, "too-few"),
+    "Answers to items of one passage flip together, and the policy names no cluster.": (3, "guard:design-effect"),
+    "Nobody says whether more or less of the metric is better.": (4, "no-direction"),
+    "Less of the metric is better, and the recipe has more.": (1, "endpoint-fail"),
     "The policy names no endpoint.": (4, "no-endpoint"),
     "No endpoint of the policy is gating.": (4, "no-endpoint"),
     "The policy's task was not run.": (4, "coverage"),
@@ -78,13 +85,6 @@ ROWS: dict[str, tuple[int, str]] = {
     "The two runs were judged by different judges.": (4, "not-comparable"),
     "One item is of another set.": (4, "pairing"),
     "An engine gave a number that is not finite.": (4, "non-finite"),
-    # Items that are not what they look like.
-    "75 questions are put eight times each, under other subjects and numbers.": (4, "repeated-items"),
-    "The policy's cluster is a field that items do not have.": (4, "no-cluster"),
-    "600 items are 40 passages, and the policy says so.": (4, "too-few"),
-    "Nobody says whether more or less of the metric is better.": (4, "no-direction"),
-    "Less of the metric is better, and the recipe has more.": (1, "endpoint-fail"),
-    "Answers to items of one passage flip together, and the policy names no cluster.": (3, "guard:design-effect"),
     # The wrong run in the wrong place.
     "The baseline's engine was run again under the candidate's name.": (4, "same-model"),
     "All replies of the candidate are those of the baseline.": (4, "same-model"),

@@ -109,7 +109,7 @@ TRICKS: Mapping[str, tuple[Callable[[Path], None], str]] = {
     "an empty picture": (_picture(5, lambda _: "<svg/>"), "report-differs"),
     "a picture in a picture": (_picture(5, lambda text: text.replace("</svg>", OVER + "</svg>")), "report-differs"),
     "other words in a picture": (
-        _picture(5, lambda text: text.replace("candidate minus baseline", "certified, all of it")),
+        _text("report.html", lambda text: re.sub(r"(<text[^>]*>)[^<]+", r"\1certified, all of it", text, count=1)),
         "report-differs",
     ),
     "a picture of another size": (
@@ -169,11 +169,11 @@ def test_lines_drawn_by_another_library_are_told_and_not_signed(release, signed)
     drawn = page_of((release / "report.html").read_text("utf-8"), BLANK).drawn_by
     assert drawn.startswith("matplotlib ")
     _text("report.html", lambda text: text.replace(drawn, "matplotlib 0.0.1"))(release)
-    assert check_folder(release, None).unchecked == (), "the same lines, whoever drew them"
+    assert not any("lines of" in one for one in check_folder(release, None).unchecked), "the same, whoever drew them"
     _picture(2, lambda text: re.sub(r'd="M (\d+)', lambda m: f'd="M {int(m[1]) + 4}', text))(release)
     check = check_folder(release, None)
     assert check.sound
-    assert "were not compared: drawn by matplotlib 0.0.1" in check.unchecked[0]
+    assert any("were not compared: drawn by matplotlib 0.0.1" in one for one in check.unchecked)
     with pytest.raises(DataError, match="report-unchecked"):
         sign_folder(release, signed.key)
     page = page_of((release / "report.html").read_text("utf-8"), BLANK)

@@ -14,6 +14,7 @@ from evalkit.cli import main
 from evalkit.errors import ExitCode
 from evalkit.policy.library import LIBRARY
 from evalkit.store import read_run
+from evalkit.store.layout import SUMS
 
 CATEGORIES = ("writing", "math")
 SENTENCES = (
@@ -166,6 +167,7 @@ def test_a_regenerated_answer_is_judged_again_and_nothing_else(suite: Path, caps
     row = json.loads(lines[0])
     row["reply"]["turns"][1]["text"] = "Another second answer."
     file.write_text("\n".join([json.dumps(row, sort_keys=True, separators=(",", ":")), *lines[1:]]) + "\n", "utf-8")
+    (suite.parent / "outputs/judged/cand" / SUMS).unlink()  # as if the answer had come so
     capsys.readouterr()
     main(["certify", str(suite)])
     said = capsys.readouterr().err
@@ -242,6 +244,7 @@ def test_answers_judged_again_by_another_judge_until_it_passes(suite: Path, caps
             manifest = json.loads((outputs / name / "manifest.json").read_text())
             (outputs / name / "manifest.json").write_text(json.dumps({**manifest, "judges": {}}))
             shutil.rmtree(outputs / name / "judgments")
+            (outputs / name / SUMS).unlink()  # with it the folder is refused: changed since it was finished
         shutil.rmtree(outputs / "_judgments")
         change(suite, engine={"options": {"text": RATED[::-1]}, "model": kinder})
         capsys.readouterr()

@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parents[3]
 CLUSTER = ROOT / "examples" / "cluster"
 SUITE = ROOT / "examples" / "llama-3.1-405b-ray.yaml"
 
-NODES = [{"GPU": 8.0, "CPU": 64.0}] * 5
+NODES = [{"GPU": 8.0, "CPU": 64.0}] * 6
 
 FAKE = """#!/usr/bin/env bash
 echo "$(basename "$0") $*" >> "$FAKE_LOG"
@@ -73,12 +73,12 @@ def test_the_suite_is_the_reference_case_with_a_place_for_every_engine(suite):
     assert suite.execution.placement("judge").count == 2
 
 
-def test_five_nodes_of_eight_hold_everything_at_once(suite):
+def test_six_nodes_of_eight_hold_everything_at_once(suite):
     asked = placements(suite)
     assert {name: room_for(name, needs, NODES).fit >= needs.count for name, needs in asked.items()} == (
         dict.fromkeys(asked, True)
     )
-    assert together(asked, NODES).startswith("all 8 replicas")
+    assert together(asked, NODES).startswith("all 9 replicas")
     assert "waiting for room" in together(asked, NODES[:2])
 
 

@@ -132,7 +132,7 @@ def test_what_lm_eval_has_no_place_for_is_refused(runs, tmp_path):
     made = runs.record(items[0], True)
     twice = {
         name: (
-            runs.task_run(items),
+            runs.task_run([runs.item(name, "sums", 0, runs.row(0))]),
             [runs.item(name, "sums", 0, runs.row(0))],
             [runs.record(runs.item(name, "sums", 0, runs.row(0)), True)],
         )
