@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -290,7 +291,8 @@ def test_files_for_ci(night, tmp_path):
     assert {path.name for path in folder.iterdir()} >= written
     assert summary.read_text().startswith("before\n## OK: small, night 2026")
     assert junit.read_text() == (folder / "junit.xml").read_text()
-    assert (folder / "line.txt").read_text().startswith("small, night 2026-03-01 at h200: OK good (mmlu ")
+    line = (folder / "line.txt").read_text()
+    assert re.match(r"small, night 2026-03-01 at h200, margin [0-9.]+ points: OK good \(mmlu ", line)
 
 
 def test_a_damaged_baseline_is_invalid_and_says_where(night):

@@ -3,6 +3,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
+import re
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from types import SimpleNamespace
@@ -127,7 +128,7 @@ def test_a_night_tells_once(night, receiver, monkeypatch):
     told = json.loads(request.body)
     assert (told["outcome"], told["exit_code"], told["night"]) == ("OK", 0, "2026-03-01")
     assert told["recipes"][0]["endpoints"]["mmlu"]["watch"]["state"] == "OK"
-    assert told["line"].startswith("small, night 2026-03-01: OK good")
+    assert re.match("small, night 2026-03-01, margin [0-9.]+ points: OK good", told["line"])
     assert request.headers["X-Evalkit-Signature-256"].startswith("sha256=")
 
 
