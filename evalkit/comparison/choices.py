@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -57,13 +57,21 @@ def _replies(
     baseline: Sequence[Record | None], candidate: Sequence[Record | None]
 ) -> list[tuple[Record, Record, ChoiceReply, ChoiceReply]]:
     return [
-        (left, right, left.reply, right.reply)
+        (left, right, _asked(left, left.reply), _asked(right, right.reply))
         for left, right in zip(baseline, candidate, strict=True)
         if left is not None
         and right is not None
         and isinstance(left.reply, ChoiceReply)
         and isinstance(right.reply, ChoiceReply)
     ]
+
+
+def _asked(record: Record, reply: ChoiceReply) -> ChoiceReply:
+    """Return the options after their question: for mutual information lm-eval scores each one alone too, after them."""
+    half = len(reply.logprobs) // 2
+    if len(reply.logprobs) % 2 or not any(name.partition(",")[0] == "acc_mutual_info" for name in record.marks):
+        return reply
+    return replace(reply, logprobs=reply.logprobs[:half], greedy=reply.greedy[:half], lengths=reply.lengths[:half])
 
 
 def distribution_shift(
@@ -117,14 +125,15 @@ def compare_soft_accuracy(
 
 def _soft(records: Sequence[Record | None]) -> Floats:
     values = np.full(len(records), np.nan)
-    groups: dict[int, list[int]] = defaultdict(list)
+    groups: dict[int, dict[int, ChoiceReply]] = defaultdict(dict)
     for at, record in enumerate(records):
-        reply = record.reply if record is not None else None
-        if isinstance(reply, ChoiceReply) and reply.target is not None and len(reply.logprobs) >= 2:
-            groups[len(reply.logprobs)].append(at)
-    for places in groups.values():
-        found = [record.reply for record in (records[at] for at in places) if record is not None]
-        replies = [reply for reply in found if isinstance(reply, ChoiceReply)]
+        if record is None or not isinstance(record.reply, ChoiceReply):
+            continue
+        reply = _asked(record, record.reply)
+        if reply.target is not None and len(reply.logprobs) >= 2:
+            groups[len(reply.logprobs)][at] = reply
+    for group in groups.values():
+        places, replies = list(group), list(group.values())
         targets = np.array([reply.target for reply in replies], dtype=np.int64)
         values[places] = soft_accuracy(np.array([reply.logprobs for reply in replies]), targets)
     return values

@@ -18,6 +18,9 @@ from evalkit.records import text_digest
 MEAN_METRICS = ("acc", "acc_norm", "acc_bytes", "acc_mutual_info", "exact_match")
 """Metrics that lm-eval averages over items, and of which more is better."""
 
+NO_MARKS = ("bypass",)
+"""Metrics that are none: with --predict_only lm-eval writes 999 for every item, and marks nothing."""
+
 HASHES = ("doc_hash", "prompt_hash", "target_hash")
 """The hashes in each sample row."""
 

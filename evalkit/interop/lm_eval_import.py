@@ -9,6 +9,7 @@ Items are paired by content, never by `doc_id`, which limits and other data revi
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -17,15 +18,19 @@ from typing import Any
 
 from evalkit import __version__
 from evalkit.errors import DataError, UsageError, suggestion
-from evalkit.interop.lm_eval_files import LmEvalFiles, file_sha256, find_files
+from evalkit.interop.lm_eval_files import STEP, LmEvalFiles, file_sha256, find_files
+from evalkit.interop.lm_eval_format import split_mark
 from evalkit.interop.lm_eval_identity import UNKNOWN, identity_of
 from evalkit.interop.lm_eval_items import make_item, make_record, targets_are_indices
 from evalkit.interop.lm_eval_leaves import Leaf, put_together, read_leaf
 from evalkit.interop.lm_eval_notes import notes_on
-from evalkit.interop.lm_eval_samples import Sample
+from evalkit.interop.lm_eval_samples import Sample, is_rolling
+from evalkit.interop.row_rules import other_marks, refuse_contradicted_mark, unequal_marks_of_equal_answers
 from evalkit.records import Fidelity, Item, Manifest, Record, TaskRun, digest
 from evalkit.records.consistency import OWN_MARKING
 from evalkit.store import RunFolder
+
+_ONE_TASK = "next step: name one at a time with --task"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,14 +75,20 @@ def import_lm_eval(
         StoreError: a file cannot be read.
     """
     files = find_files(folder)
-    leaves = {name: read_leaf(files, name) for name in _wanted(files, tasks)}
+    wanted = _wanted(files, tasks)
+    rolling = [name for name in wanted if tasks is None and name in files.samples and is_rolling(files, name)]
+    if len(rolling) == len(wanted):
+        rolling = []
+    leaves = {name: read_leaf(files, name) for name in wanted if name not in rolling}
+    notes = [f"'{name}' is left out: perplexity of whole texts has no question and no right answer" for name in rolling]
     grouped = put_together(files, leaves)
     runs: dict[str, TaskRun] = {}
     items: dict[str, tuple[Item, ...]] = {}
     records: dict[str, tuple[Record, ...]] = {}
     for task, members in grouped.items():
-        deciding = _metric(task, [leaves[name] for name in members], metric)
+        deciding = _metric(task, [leaves[name] for name in members], metric, notes)
         pairs = [pair for name, subject in members.items() for pair in _pairs(task, subject, leaves[name], deciding)]
+        notes += unequal_marks_of_equal_answers(task, pairs, deciding)
         items[task] = tuple(item for item, _ in pairs)
         records[task] = tuple(record for _, record in pairs)
         runs[task] = _task_run(files, task, [leaves[name] for name in members], items[task], deciding)
@@ -92,7 +103,7 @@ def import_lm_eval(
         items=items,
         records=records,
         missing={task: runs[task].planned - len(records[task]) for task in runs},
-        notes=notes_on(files, leaves, records),
+        notes=(*notes_on(files, leaves, records), *notes),
     )
 
 
@@ -120,7 +131,9 @@ def _wanted(files: LmEvalFiles, tasks: Sequence[str] | None) -> list[str]:
     held = files.results.get("configs") or files.results.get("results") or {}
     known = sorted({*held, *files.samples} - members.keys())
     if not known:
-        raise DataError(f"{files.results_file}: no tasks in it")
+        raise DataError(
+            f"{files.results_file}: no tasks in it; next step: name the results file of a run that has some"
+        )
     if tasks is None:
         return known
     wanted: dict[str, None] = {}
@@ -130,20 +143,44 @@ def _wanted(files: LmEvalFiles, tasks: Sequence[str] | None) -> list[str]:
         if name in wanted:
             continue
         if name not in members and name not in known:
-            raise UsageError(f"{files.results_file}: no task '{name}'{suggestion(name, [*known, *members])}")
+            raise UsageError(
+                f"{files.results_file}: no task '{name}'{suggestion(name, [*known, *members])}; "
+                f"next step: name one of {', '.join(known):.300}"
+            )
         wanted[name] = None
         waiting += reversed(members.get(name, []))
     return [name for name in wanted if name not in members]
 
 
-def _metric(task: str, leaves: Sequence[Leaf], asked: str | None) -> str:
+def _metric(task: str, leaves: Sequence[Leaf], asked: str | None, notes: list[str]) -> str:
+    """Return the mark that decides; other marks are named in `notes`."""
     answered = [leaf for leaf in leaves if leaf.samples]
     offered = [mark for mark in (answered[0].marks if answered else ()) if all(mark in leaf.marks for leaf in answered)]
     if not offered:
-        raise DataError(f"task '{task}': no metric with a number for each item, so there is nothing to compare")
+        raise DataError(
+            f"task '{task}': no metric with a number for each item, so there is nothing to compare; next step: run "
+            "lm-eval without --predict_only, or name other tasks with --task"
+        )
     if asked is not None and asked not in offered:
-        raise UsageError(f"task '{task}' has no metric '{asked}'{suggestion(asked, offered)}")
-    return asked or ("acc" if "acc" in offered else offered[0])
+        raise UsageError(
+            f"task '{task}' has no metric '{asked}'{suggestion(asked, offered)}; next step: name one of "
+            f"{', '.join(offered)}"
+        )
+    chosen = asked or ("acc" if "acc" in offered else offered[0])
+    told = other_marks(task, chosen, {mark: _values(answered, mark) for mark in offered}, asked=asked is not None)
+    if told is not None and told[1]:
+        raise UsageError(told[1])
+    notes += [told[0]] if told is not None else []
+    return chosen
+
+
+def _values(leaves: Sequence[Leaf], mark: str) -> list[float]:
+    metric, part = split_mark(mark)
+    rows = [
+        row for leaf in leaves for name, rows in leaf.samples.items() if "," not in mark or name == part for row in rows
+    ]
+    found = [row.values.get(metric) for row in rows]
+    return [float(value) for value in found if isinstance(value, (int, float)) and math.isfinite(value)]
 
 
 def _pairs(task: str, subject: str, leaf: Leaf, metric: str) -> list[tuple[Item, Record]]:
@@ -152,16 +189,22 @@ def _pairs(task: str, subject: str, leaf: Leaf, metric: str) -> list[tuple[Item,
     for part, rows in leaf.samples.items():
         for sample, identity in zip(rows, _identities(leaf, rows), strict=True):
             if part in merged.setdefault(identity, {}):
-                raise DataError(f"{sample.where}: this item has a second row under filter '{part}'")
+                raise DataError(f"{sample.where}: this item has a second row under filter '{part}'; {STEP}")
             merged[identity][part] = sample
     indexed = targets_are_indices(sample for rows in leaf.samples.values() for sample in rows)
+    one = all(len(sample.continuations) == 1 for rows in leaf.samples.values() for sample in rows)
     pairs = []
     for identity, samples in sorted(merged.items()):
         first = next(iter(samples.values()))
         if len(samples) != len(leaf.samples):
-            raise DataError(f"{first.where}: this item has rows for {len(samples)} of {len(leaf.samples)} filters")
-        item = make_item(task, subject, leaf.name, identity, first, indexed)
-        pairs.append((item, make_record(item, samples, metric)))
+            raise DataError(
+                f"{first.where}: this item has rows for {len(samples)} of {len(leaf.samples)} filters; {STEP}"
+            )
+        item = make_item(task, subject, leaf.name, identity, first, indexed=indexed, delimiter=leaf.delimiter)
+        record = make_record(item, samples, metric)
+        if not leaf.own_marking:
+            refuse_contradicted_mark(item, record, first.where, one=one)
+        pairs.append((item, record))
     return pairs
 
 
@@ -181,7 +224,7 @@ def _task_run(files: LmEvalFiles, task: str, leaves: Sequence[Leaf], items: Sequ
     shots = {leaf.shots for leaf in leaves}
     kinds = {leaf.kind for leaf in leaves if leaf.samples}
     if len(shots) > 1 or len(kinds) > 1:
-        raise DataError(f"task '{task}' mixes {sorted(shots)} worked examples or {sorted(kinds)} items")
+        raise DataError(f"task '{task}' mixes {sorted(shots)} worked examples or {sorted(kinds)} items; {_ONE_TASK}")
     hashed = all(sample.hashes for leaf in leaves for rows in leaf.samples.values() for sample in rows)
     results = files.results
     return TaskRun(
@@ -219,7 +262,7 @@ def _directions(task: str, leaves: Sequence[Leaf]) -> dict[str, bool]:
     for metric in sorted({metric for leaf in leaves for metric in leaf.higher_is_better}):
         said = {leaf.higher_is_better.get(metric) for leaf in leaves}
         if said >= {True, False}:
-            raise DataError(f"task '{task}': its members disagree whether more '{metric}' is better")
+            raise DataError(f"task '{task}': its members disagree whether more '{metric}' is better; {_ONE_TASK}")
         if said in ({True}, {False}):
             found[metric] = True in said
     return found
@@ -241,10 +284,13 @@ def _provenance(files: LmEvalFiles, leaves: Mapping[str, Leaf]) -> dict[str, Any
 def _created_at(files: LmEvalFiles) -> str:
     """Return when the run began: lm-eval's `date`, else the local time in the file's name as if it were UTC."""
     date = files.results.get("date")
-    if isinstance(date, (int, float)):
+    if isinstance(date, (int, float)) and 0 <= date < 1 << 34:
         return datetime.fromtimestamp(date, timezone.utc).isoformat()
     day, letter, time = files.stamp.partition("T")
     try:
         return datetime.fromisoformat(f"{day}{letter}{time.replace('-', ':')}+00:00").isoformat()
     except ValueError:
-        raise DataError(f"{files.results_file}: neither 'date' nor the file's name says when the run was") from None
+        raise DataError(
+            f"{files.results_file}: neither 'date' nor the file's name says when the run was; "
+            "next step: name the file results_<time>.json, as lm-eval does"
+        ) from None

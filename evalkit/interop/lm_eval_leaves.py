@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from evalkit.errors import DataError
+from evalkit.interop.lm_eval_checks import hold_against_totals
 from evalkit.interop.lm_eval_files import LmEvalFiles
-from evalkit.interop.lm_eval_format import PLAIN_FILTER
+from evalkit.interop.lm_eval_format import NO_MARKS, PLAIN_FILTER
 from evalkit.interop.lm_eval_samples import Sample, read_samples
 
 _ASKED = (
@@ -50,6 +51,8 @@ class Leaf:
         asked: what the task's configuration says is asked.
         higher_is_better: metric to whether more of it is better, as far as the files say.
         own_marking: the task brings its own code to mark replies.
+        delimiter: what lm-eval puts before each option.
+        notes: what a reader must know of the files, one sentence each.
         occurrences: in files that evalkit wrote, row number to occurrence where it is not 0; else None.
     """
 
@@ -63,6 +66,8 @@ class Leaf:
     asked: Mapping[str, Any]
     higher_is_better: Mapping[str, bool]
     own_marking: bool
+    delimiter: str
+    notes: tuple[str, ...] = ()
     occurrences: Mapping[str, Any] | None = None
 
 
@@ -75,30 +80,35 @@ def read_leaf(files: LmEvalFiles, name: str) -> Leaf:
         StoreError: a file cannot be read.
     """
     if name not in files.samples:
-        raise DataError(
-            f"{files.results_file}: task '{name}' has no samples file (samples_{name}_{files.stamp}.jsonl); "
-            "totals alone support no verdict; next step: run lm-eval with --log_samples, or name others with --task"
-        )
+        raise DataError(_no_samples(files, name))
     row = _mapping(_mapping(files.results.get("results")).get(name))
     keys = [tuple(key.split(",", 1)) for key in row if "," in key and "_stderr," not in key]
-    samples = read_samples(files.samples[name], list(dict.fromkeys(key[0] for key in keys)))
+    config = _mapping(_mapping(files.results.get("configs")).get(name))
+    samples = read_samples(files, name, list(dict.fromkeys(key[0] for key in keys)))
     by_filter = _by_filter(files, name, samples, [key[1] for key in keys])
     counted = _mapping(_mapping(files.results.get("n-samples")).get(name))
     found = max(map(len, by_filter.values()), default=0)
     planned = counted.get("original" if "evalkit_version" in files.results else "effective", found)
     if not isinstance(planned, int) or found > planned:
-        raise DataError(f"{files.samples[name]}: {found} items where the results file counts {planned!r}")
+        raise DataError(
+            f"{files.samples[name]}: {found} items where the results file counts {planned!r}; "
+            "next step: give the rows and the results file of one and the same run"
+        )
+    shots, said = _shots(files, name)
+    notes = [*said, *hold_against_totals(files, name, samples, by_filter, complete=found == planned)]
     return Leaf(
         name=name,
         kind="text" if any(sample.generation is not None for sample in samples) else "choice",
-        shots=_shots(files, name),
+        shots=shots,
         version=str(_mapping(files.results.get("versions")).get(name, "N/A")),
         marks=_marks(by_filter),
         planned=planned,
         samples=by_filter,
-        asked=_asked(_mapping(_mapping(files.results.get("configs")).get(name))),
+        asked=_asked(config),
         higher_is_better=_directions(files, name),
-        own_marking=bool(_mapping(_mapping(files.results.get("configs")).get(name)).get("process_results")),
+        own_marking=bool(config.get("process_results")),
+        delimiter=str(config.get("target_delimiter", " ")),
+        notes=tuple(notes),
         occurrences=_mapping(_mapping(files.results["evalkit_occurrences"]).get(name))
         if "evalkit_occurrences" in files.results
         else None,
@@ -122,11 +132,24 @@ def _by_filter(
         for sample in rows:
             if sample.doc_id is not None and seen.setdefault(sample.doc_id, sample.where) != sample.where:
                 raise DataError(
-                    f"{sample.where}: doc_id {sample.doc_id} under filter '{part}' stands in {seen[sample.doc_id]} too"
+                    f"{sample.where}: doc_id {sample.doc_id} under filter '{part}' stands in {seen[sample.doc_id]} "
+                    "too; next step: give one run's rows, each once"
                 )
         # Rows of several ranks are not in order.
         rows.sort(key=lambda sample: -1 if sample.doc_id is None else sample.doc_id)
     return by_filter
+
+
+def _no_samples(files: LmEvalFiles, name: str) -> str:
+    folder = files.results_file.parent
+    there = sorted(path.name for path in folder.iterdir() if path.suffix in (".jsonl", ".json", ".parquet"))
+    others = ", ".join(file for file in there if file != files.results_file.name)
+    wanted = f"samples_{name}_{files.stamp}.jsonl" if files.stamp else f"a file that ends in _{name}.jsonl"
+    return (
+        f"{files.results_file}: task '{name}' has no samples file ({wanted}); totals alone support no verdict; "
+        f"beside it there is {others or 'no other file':.300}; next step: put the file of this task and time there, "
+        "run lm-eval with --log_samples, or name other tasks with --task"
+    )
 
 
 def _marks(by_filter: Mapping[str, Sequence[Sample]]) -> tuple[str, ...]:
@@ -134,16 +157,25 @@ def _marks(by_filter: Mapping[str, Sequence[Sample]]) -> tuple[str, ...]:
     for part, rows in by_filter.items():
         for sample in rows:
             for metric, value in sample.values.items():
-                if isinstance(value, (int, float)):
+                if isinstance(value, (int, float)) and metric not in NO_MARKS:
                     names[metric if len(by_filter) == 1 else f"{metric},{part}"] = None
     return tuple(names)
 
 
-def _shots(files: LmEvalFiles, name: str) -> int:
+def _shots(files: LmEvalFiles, name: str) -> tuple[int, tuple[str, ...]]:
+    """Return the worked examples of a task; what reads null is the task's own number, which is 0 where none is set."""
     shots = _mapping(files.results.get("n-shot")).get(name)
-    if not isinstance(shots, int):
-        raise DataError(f"{files.results_file}: 'n-shot' does not say how many worked examples '{name}' had: {shots!r}")
-    return shots
+    if isinstance(shots, int) and not isinstance(shots, bool):
+        return shots, ()
+    own = _mapping(_mapping(files.results.get("configs")).get(name)).get("num_fewshot")
+    if shots is not None or not (own is None or isinstance(own, int)):
+        raise DataError(
+            f"{files.results_file}: 'n-shot' does not say how many worked examples '{name}' had: {shots!r}; "
+            "next step: write the number there, or leave the task out with --task"
+        )
+    return own or 0, (
+        f"'{name}': the file does not say how many worked examples; taken as {own or 0}, as lm-eval does",
+    )
 
 
 def _directions(files: LmEvalFiles, name: str) -> dict[str, bool]:

@@ -36,7 +36,11 @@ def notes_on(
 
 
 def _on(leaf: Leaf) -> Iterator[str]:
+    yield from leaf.notes
     samples = [sample for rows in leaf.samples.values() for sample in rows]
+    replaced = sum(sample.replaced > 0 for sample in samples)
+    if replaced:
+        yield f"'{leaf.name}': {replaced} rows hold characters that no text can (halves of surrogate pairs), now U+FFFD"
     weak = sum(sample.hashes is None for sample in samples)
     if weak:
         yield f"'{leaf.name}': {weak} rows carry no hashes of lm-eval; the pairing by content is weak"

@@ -23,7 +23,8 @@ def merge_manifests(path: Path, found: Manifest, asked: Manifest) -> Manifest:
     """Return the manifest of a resumed run: the folder's own with the tasks and judges newly asked for.
 
     Raises:
-        IdentityMismatchError: engine, policy, or a task or judge in both differs; names each field and both values.
+        IdentityMismatchError: engine, policy, or a task or judge in both differs, or the files that were imported do;
+            names each field and both values.
     """
     faults = [
         *_differences("engine", asdict(found.engine), asdict(asked.engine)),
@@ -34,12 +35,30 @@ def merge_manifests(path: Path, found: Manifest, asked: Manifest) -> Manifest:
     for name in sorted(set(found.judges) & set(asked.judges)):
         faults += _differences(f"judges.{name}", asdict(found.judges[name]), asdict(asked.judges[name]))
     _refuse(path, faults)
+    _refuse_other_import(path, found.requested.get("imported"), asked.requested.get("imported"))
     return replace(
         found,
         tasks={**found.tasks, **asked.tasks},
         judges={**found.judges, **asked.judges},
         requested=asked.requested or found.requested,
     )
+
+
+def _refuse_other_import(path: Path, found: Any, asked: Any) -> None:
+    """Refuse files of another tool in a folder that other ones were imported into, or that a run was written into.
+
+    An import is not resumed: its records are what its source files hold, so the digests of these are its identity.
+    """
+    if asked is None and found is None:
+        return
+    faults = list(_differences("imported", found or _ABSENT, asked or _ABSENT))
+    if faults:
+        raise IdentityMismatchError(
+            "\n  - ".join(
+                (f"{path}: the folder holds what was imported from other files and is left as it is:", *faults)
+            )
+            + "\nnext step: name another output folder, or move this one away"
+        )
 
 
 def check_judge(path: Path, task: str, found: JudgeRun | None, asked: JudgeRun) -> None:

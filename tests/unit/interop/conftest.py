@@ -178,6 +178,19 @@ def sample(number: int, right: bool = True, **changes) -> dict:
     return {key: value for key, value in made.items() if value is not None}
 
 
+def answered(number: int, text: object, **changes) -> dict:
+    """A sample row of a generated answer."""
+    context = f"{row(number)['question']} Answer:"
+    made = {
+        "arguments": {"gen_args_0": {"arg_0": context, "arg_1": {"until": ["\n"]}}},
+        "resps": [[text]],
+        "filtered_resps": [text],
+        "metrics": ["acc"],
+        "acc_norm": None,
+    }
+    return sample(number, **{**made, **changes})
+
+
 @pytest.fixture
 def theirs(tmp_path) -> SimpleNamespace:
     """Writes folders as lm-eval does."""
@@ -208,7 +221,7 @@ def theirs(tmp_path) -> SimpleNamespace:
             (folder / f"samples_{task}_{STAMP}.jsonl").write_text(text)
         return tmp_path / name
 
-    return SimpleNamespace(write=write, sample=sample, stamp=STAMP)
+    return SimpleNamespace(write=write, sample=sample, answered=answered, stamp=STAMP)
 
 
 @pytest.fixture(scope="session")

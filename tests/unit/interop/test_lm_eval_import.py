@@ -132,7 +132,11 @@ def test_a_hash_that_is_not_of_the_row_is_reported(theirs, name):
 
 
 def test_several_filters_are_several_marks_of_one_item(theirs):
-    rows = [theirs.sample(n, part == "strict", filter=part) for part in ("strict", "loose") for n in range(2)]
+    rows = [
+        theirs.answered(n, f"It is {n}", acc=float(part == "strict"), filter=part)
+        for part in ("strict", "loose")
+        for n in range(2)
+    ]
     folder = theirs.write({"quiz": rows}, **{"n-samples": {"quiz": {"effective": 2}}})
     imported = import_lm_eval(folder, metric="acc,loose")
     (first, second) = imported.records["lm_eval:quiz"]
@@ -257,8 +261,9 @@ def test_importing_twice_writes_nothing_new(theirs, tmp_path):
 def test_options_that_read_like_numbers_are_told_from_indices(theirs):
     def numbered(number, target):
         texts = [" 0", " 1", " 2"]
+        right = float(target == "1")  # the second option is the likeliest of every row
         arguments = {f"gen_args_{at}": {"arg_0": str(number), "arg_1": text} for at, text in enumerate(texts)}
-        return theirs.sample(number, arguments=arguments, target=target)
+        return theirs.sample(number, arguments=arguments, target=target, acc=right, acc_norm=right)
 
     text = import_lm_eval(theirs.write({"quiz": [numbered(n, str(n)) for n in range(3)]}, "text"))
     assert sorted(made.target for made in text.items["lm_eval:quiz"]) == [0, 1, 2]

@@ -1,0 +1,132 @@
+"""The rules that live engines keep, applied to rows of other tools: the one place for every importer.
+
+In: replies, marks, texts. Out: why a reply is no answer, why an answer cannot be read; contradictions, as errors.
+May not know: how any file looks.
+
+A log-probability is at most 0; several options that all have one number were not scored; a number at the floor of its
+type is a mask, not a probability. Such items failed, and are neither right nor wrong. A mark that the row's own numbers
+contradict is an error: nobody can say which of the two is wrong.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+from evalkit.degeneration import degeneration
+from evalkit.errors import DataError
+from evalkit.records import ChoiceReply, Item, Record, TextReply
+from evalkit.records.consistency import choice_mark, known_of
+
+ROUNDING = 1e-3
+"""How far above 0 a logarithm of a probability may lie by rounding, nats; as for live servers."""
+
+LOWEST_PER_BYTE = -1000.0
+"""Nats below which, for each byte of an option, a number is no model's: a token has at least one byte."""
+
+FLOORS = (-65504.0,)
+"""Least numbers of float16: what a masked logit becomes."""
+
+NO_ANSWER = "no-answer: the row holds no answer (null or an empty list)"
+"""Failure of a row without an answer."""
+
+
+def unusable_scores(scores: Sequence[float], texts: Sequence[str], contexts: Sequence[str]) -> str | None:
+    """Return why log-probabilities of options are none, as `kind: what was seen`; None where they can be.
+
+    Args:
+        scores: log-probability of each option, nats, shape (k,), finite.
+        texts: the options, shape (k,).
+        contexts: the text before each, shape (k,) or (1,).
+    """
+    for score, text in zip(scores, texts, strict=True):
+        if score > ROUNDING:
+            return f"engine: a log-probability is {score:g}, which is above 0"
+        if score <= LOWEST_PER_BYTE * max(1, len(text.encode())) or score in FLOORS:
+            return f"non-finite: a log-probability is {score:g}: a mask, or no number of a model"
+    before = contexts if len(contexts) == len(texts) else [contexts[0]] * len(texts)
+    asked = list(zip(before, texts, strict=True))
+    if len(scores) > 1 and len(set(scores)) == 1 and len(set(asked)) == len(asked):
+        possible = len(scores) == 2 and 2 * math.exp(scores[0]) <= 1 + ROUNDING
+        if not possible:  # two options may tie in half precision, more of them, or two certainties, never
+            return f"engine: all {len(scores)} options have one log-probability, {scores[0]:g}: they were not scored"
+    return None
+
+
+def unreadable(reply: TextReply, mark: float) -> str | None:
+    """Return why an answer cannot be read, as evalkit's own runs say it: never of one that was marked right."""
+    if mark > 0:
+        return None
+    return next((reason for reason in map(degeneration, reply.turns) if reason is not None), None)
+
+
+def refuse_contradicted_mark(item: Item, record: Record, place: str, *, one: bool) -> None:
+    """Refuse a mark that the record's own log-probabilities contradict (argmax of options, greedy continuation).
+
+    Args:
+        item: what was asked.
+        record: its record.
+        place: file and line of its row.
+        one: every item of the task has one continuation.
+
+    Raises:
+        DataError: names place, mark, and what the row's numbers give.
+    """
+    reply = record.reply
+    if not isinstance(reply, ChoiceReply):
+        return
+    known = known_of(item)
+    for name, value in record.marks.items():
+        given = choice_mark(name, record.marks, reply, known, one=one)
+        if given is not None and not math.isclose(value, given, rel_tol=1e-9):
+            raise DataError(
+                f"{place}: '{name}' is {value:g}, but the row's own log-probabilities {_shown(reply.logprobs)} and the "
+                f"right option {reply.target} give {given:g}; next step: give the rows as they were written, or mark "
+                "them anew with the tool that made them"
+            )
+
+
+def _shown(scores: Sequence[float]) -> str:
+    return "[" + ", ".join(f"{score:g}" for score in scores[:10]) + (", ..." if len(scores) > 10 else "") + "]"
+
+
+def unequal_marks_of_equal_answers(task: str, pairs: Sequence[tuple[Item, Record]], metric: str) -> list[str]:
+    """Return a sentence if equal answers to equal questions have unequal marks."""
+    seen: dict[tuple[str, str, tuple[str, ...]], float] = {}
+    wrong = []
+    for item, record in pairs:
+        if not isinstance(record.reply, TextReply) or metric not in record.marks:
+            continue
+        key = (record.prompt_sha256, record.target_sha256, tuple(turn.text for turn in record.reply.turns))
+        if seen.setdefault(key, record.marks[metric]) != record.marks[metric]:
+            wrong.append(item.key)
+    if not wrong:
+        return []
+    return [f"task '{task}': {len(wrong)} answers are equal to another one's and marked otherwise, first {wrong[0]}"]
+
+
+def other_marks(
+    task: str, chosen: str, values: Mapping[str, Sequence[float]], *, asked: bool
+) -> tuple[str, str] | None:
+    """Return (which marks there are beside the chosen one, why it cannot be chosen for the user or "").
+
+    Args:
+        task: its name.
+        chosen: the mark that would decide.
+        values: mark to its values over all items.
+        asked: the user named it.
+    """
+    others = [name for name in values if name != chosen]
+    if not others or asked:
+        return None
+    means = ", ".join(f"{name} (mean {math.fsum(values[name]) / len(values[name]):.4g})" for name in others)
+    said = f"task '{task}': '{chosen}' decides; there are also {means}: choose with --metric"
+    moving = [name for name in others if len(set(values[name])) > 1]
+    fixed = len(set(values[chosen])) == 1 and len(values[chosen]) > 1
+    if fixed and moving:
+        return said, (
+            f"task '{task}': '{chosen}' is {values[chosen][0]:g} for all {len(values[chosen])} items, while {means} "
+            "differ, so no mark is chosen for you; next step: name "
+            f"the one that decides: --metric {moving[0]} (or --metric {chosen})"
+        )
+    return said, ""
