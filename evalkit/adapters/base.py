@@ -8,7 +8,7 @@ An adapter is a module `evalkit/adapters/<name>.py` with one function `load(spec
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
@@ -103,13 +103,15 @@ class Generation:
         text: decoded text without special tokens and without the stop text.
         finish: "stop" or "length".
         prompt_tokens: length of the prompt, tokens.
-        completion_tokens: length of the answer, tokens.
+        completion_tokens: length of the answer, tokens; reasoning that a server sent apart is counted too.
+        reasoning: what the model wrote before its answer, where the server sent it apart; "" otherwise.
     """
 
     text: str
     finish: Literal["stop", "length"]
     prompt_tokens: int
     completion_tokens: int
+    reasoning: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -119,17 +121,23 @@ class Failure:
     Attributes:
         kind: "too-long", "non-finite", "missing-token", "transport", "refused", "out-of-memory" or "engine".
         message: what was seen, without secrets.
+        counted: what the replies used was told to `Engine.on_waste`.
     """
 
     kind: str
     message: str
+    counted: bool = False
+
+
+Waste = Callable[[int, int], bool]
+"""Takes the tokens read and written for a reply that could not be used, and says whether another try may be paid."""
 
 
 class Engine(Protocol):
     """A loaded model that can score and generate.
 
-    An engine may also have `warnings` (see `warnings_of`), `width` (see `width_of`), `status` (see `status_of`), and
-    `findings`: what its loader looked at, and what it saw.
+    An engine may also have `warnings` (see `warnings_of`), `width` (see `width_of`), `status` (see `status_of`),
+    `on_waste` (see `watch_waste`), and `findings`: what its loader looked at, and what it saw.
     """
 
     @property
@@ -169,6 +177,15 @@ def width_of(engine: Engine) -> int:
     Where requests follow from earlier replies, at least so many are put at once. No reply depends on it.
     """
     return int(getattr(engine, "width", 1))
+
+
+def watch_waste(engine: Engine, waste: Waste | None) -> None:
+    """Have an engine that is paid by the token tell of every reply that it asked for and could not use; None ends it.
+
+    Called from any thread. Most engines ask once and are not paid, and have no `on_waste`.
+    """
+    if hasattr(engine, "on_waste"):
+        engine.on_waste = waste
 
 
 def status_of(engine: Engine) -> str:

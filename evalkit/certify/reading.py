@@ -63,7 +63,10 @@ def _single(judgment: Judgment, judge: JudgeRun) -> Iterator[float]:
             yield math.fsum(number * weight for number, weight in zip(numbers, probabilities, strict=True))
         return
     scale = (float(judge.scale[0]), float(judge.scale[1]))
-    score = parse_json_rating(judgment.text, "stop", scale, []).score
+    read = parse_json_rating(judgment.text, "stop", scale, [])
+    if read.reason == "several":  # an earlier version took the last one; what the judge meant nobody can say
+        return
+    score = read.score
     if score is not None:
         yield score
     other = fastchat_rating(judgment.text) if judge.identity.adapter == "fastchat" or score is None else None
@@ -82,8 +85,10 @@ def _pairwise(judgment: Judgment) -> Iterator[float]:
         ]
         choices = best if len(best) == 1 else ["tie"]
     else:
-        read = parse_json_choice(judgment.text, "stop", []).choice
-        choices = [choice for choice in (read, fastchat_choice(judgment.text)) if choice is not None]
+        read = parse_json_choice(judgment.text, "stop", [])
+        if read.reason == "several":
+            return
+        choices = [choice for choice in (read.choice, fastchat_choice(judgment.text)) if choice is not None]
     for choice in choices:
         yield 0.0 if choice == "tie" else 1.0 if (choice == "A") == first else -1.0
 

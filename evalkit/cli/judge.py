@@ -79,6 +79,7 @@ def command(runs: tuple[Path, ...], tasks: tuple[str, ...], as_json: bool, **giv
         for job in jobs:
             bench.judge(judged, job, retry_failed=given["retry_failed"])
     _show(judged, [job.judging for job in jobs], as_json=as_json)
+    _refuse_nothing(judged, [job.judging for job in jobs])
 
 
 def _job(task: str, given: dict[str, Any], workshop: Workshop) -> Job:
@@ -141,3 +142,25 @@ def _show(runs: Sequence[Path], judgings: Sequence[str], *, as_json: bool) -> No
         return
     rows = [(run, name, ", ".join(f"{n} {s}" for s, n in found.items())) for (run, name), found in counts.items()]
     print_table(rows, ("run", "task", "judgments"))
+
+
+def _refuse_nothing(runs: Sequence[Path], judgings: Sequence[str]) -> None:
+    """Refuse a judging that has not one verdict: exit code 4, as for a comparison of nothing.
+
+    Raises:
+        DataError: all its judgments are without a verdict.
+    """
+    from evalkit.errors import DataError
+    from evalkit.judging import Verdict
+    from evalkit.judging.reading import next_step
+    from evalkit.store import read_judgments
+
+    for name in judgings:
+        found = [judgment for path in runs for judgment in read_judgments(path, name)]
+        if found and all(judgment.score is None for judgment in found):
+            first = found[0]
+            verdict = Verdict(status=first.status, score=None, text=first.text, details=first.details)
+            raise DataError(
+                f"{name}: nothing could be rated: none of {len(found)} judgments holds a verdict (first: "
+                f"{first.status}); next step: {next_step(verdict)}"
+            )

@@ -4,15 +4,18 @@ In: limits, prices that the user gives, requests on their way, what replies used
 May not know: what is asked; any price of its own.
 
 What a request may use is bounded before it goes: no token is shorter than one byte, and no reply longer than its limit.
-When a reply says what was used, that takes the place of the bound.
+When a reply says what was used, that takes the place of the bound. What is on its way stays reserved at its bound, so
+that a request that has to be repeated, because its reply was paid and could not be read, is repeated only as far as the
+limits go.
 """
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from evalkit.adapters.base import GenerateRequest, Generation, ScoreRequest
+from evalkit.adapters.base import Failure, GenerateRequest, Generation, ScoreRequest
 from evalkit.errors import InterruptedRunError, UsageError
 
 _OVERHEAD = 64
@@ -44,6 +47,8 @@ class Budget:
     calls: int = 0
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    _reserved: tuple[int, int] = (0, 0)
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.max_cost is not None and self.price is None:
@@ -84,20 +89,46 @@ class Budget:
         for fits, request in enumerate(requests):
             most = most_tokens(request)
             read, written = read + most[0], written + most[1]
-            if self.max_tokens is not None and read + written > self.max_tokens:
-                return fits
-            if self.max_cost is not None and self._cost(read, written) > self.max_cost:
+            if self._passes(read, written):
                 return fits
         return len(requests)
 
+    def reserve(self, requests: Sequence[Request]) -> None:
+        """Set aside what requests that are about to go may use."""
+        for request in requests:
+            self._move(most_tokens(request), 1)
+
+    def release(self, requests: Sequence[Request]) -> None:
+        """Give back what was set aside for requests that will get no reply any more."""
+        for request in requests:
+            self._move(most_tokens(request), -1)
+
+    def _move(self, most: tuple[int, int], sign: int) -> None:
+        with self._lock:
+            self._reserved = (self._reserved[0] + sign * most[0], self._reserved[1] + sign * most[1])
+
     def used(self, request: Request, reply: object) -> None:
-        """Count one request that went and what came back."""
-        self.calls += 1
-        if isinstance(reply, Generation):
-            self.prompt_tokens += reply.prompt_tokens
-            self.completion_tokens += reply.completion_tokens
-        else:
-            self.prompt_tokens += -(-len(_text(request)) // _CHARACTERS_A_TOKEN)
+        """Count one request that went and what came back, and give back what was set aside for it."""
+        self.release([request])
+        with self._lock:
+            self.calls += 1
+            if isinstance(reply, Generation):
+                self.prompt_tokens += reply.prompt_tokens
+                self.completion_tokens += reply.completion_tokens
+            elif not (isinstance(reply, Failure) and reply.counted):
+                self.prompt_tokens += -(-len(_text(request)) // _CHARACTERS_A_TOKEN)
+
+    def wasted(self, read: int, written: int) -> bool:
+        """Count a reply that was paid and could not be used; say whether its request may go once more."""
+        with self._lock:
+            self.prompt_tokens += read
+            self.completion_tokens += written
+            total = (self.prompt_tokens + self._reserved[0], self.completion_tokens + self._reserved[1])
+            return not self._passes(*total)
+
+    def _passes(self, read: int, written: int) -> bool:
+        too_many = self.max_tokens is not None and read + written > self.max_tokens
+        return too_many or (self.max_cost is not None and self._cost(read, written) > self.max_cost)
 
     def _limits(self) -> str:
         named = [

@@ -126,7 +126,7 @@ def judge(  # noqa: PLR0913 (all but four are options with a name)
         work = session.prepare(plan, retry_failed=retry_failed)
         if work.fresh:
             say(f"{name}: {estimate(profile, work.fresh).told(budget.price if budget is not None else None)}")
-        return session.run(plan, work, profile, engine, budget or Budget(), progress=progress)
+        return session.run(plan, work, profile, engine, budget or Budget(), progress=progress, say=say)
     finally:
         if held is not None:
             held.close()

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from evalkit.adapters.base import Engine
@@ -22,6 +22,7 @@ from evalkit.collect.writing import uninterrupted
 from evalkit.definitions import JudgeProfile
 from evalkit.errors import EngineError, InterruptedRunError, StoreError
 from evalkit.judging import JudgingPlan, Place, Question, Verdict
+from evalkit.judging.reading import UNREAD, next_step
 from evalkit.records import Judgment
 from evalkit.store import RunFolder, VerdictStore
 
@@ -29,6 +30,9 @@ BATCH = 16
 BATCH_S = 5.0
 STREAK = 32
 """Questions in a row without any reply after which the judge is taken for dead."""
+
+FEW = 0.1
+"""Share of the judge's replies that may be unreadable before it is worth a warning."""
 
 _UNSHARED = ("api_error", "rule")
 """Statuses that say nothing about an equal question: no reply came, or none was asked for."""
@@ -92,6 +96,9 @@ class Session:
         self._reused = self._told = self._stale = 0
         self._written_at = time.monotonic()
         self._streak = 0
+        self._asked = self._unread = 0
+        self._first_unread: Verdict | None = None
+        self._warned = False
 
     def prepare(self, plan: JudgingPlan, *, retry_failed: bool = False) -> Work:
         """Drop what is stale or to be retried, and return what is left to do."""
@@ -129,8 +136,9 @@ class Session:
         budget: Budget,
         *,
         progress: bool,
+        say: Callable[[str], None] = lambda _line: None,
     ) -> JudgingSummary:
-        """Ask what is left and write every verdict as it comes."""
+        """Ask what is left and write every verdict as it comes; `say` takes a warning where too many are unreadable."""
         total = plan.planned * len(self._folders)
         some = bool(work.ready or work.fresh)
         self._bar = Progress(f"{self._judging}: judge", total=total, done=work.done, shown=progress and some)
@@ -140,7 +148,9 @@ class Session:
             for question, verdict in verdicts(engine, profile, work.fresh, budget):
                 self._learn(question.key, verdict)
                 self._add(question.key, work.missing[question.key], verdict, paid=1)
+                self._watch(verdict, say)
             self._flush()
+            self._watch(None, say)
         except KeyboardInterrupt:
             self._flush()
             raise InterruptedRunError(
@@ -166,6 +176,24 @@ class Session:
             calls=budget.calls,
             prompt_tokens=budget.prompt_tokens,
             completion_tokens=budget.completion_tokens,
+        )
+
+    def _watch(self, verdict: Verdict | None, say: Callable[[str], None]) -> None:
+        """Count what a judge was asked; after the first batch, or at the end, say if too much of it is unreadable."""
+        if verdict is not None:
+            self._asked += 1
+            if verdict.status in UNREAD:
+                self._unread += 1
+                self._first_unread = self._first_unread or verdict
+            if self._asked < BATCH:
+                return
+        if self._warned or self._first_unread is None or self._unread <= FEW * self._asked:
+            return
+        self._warned, first = True, self._first_unread
+        said = first.text or str(first.details.get("failure") or "")
+        say(
+            f"warning: {self._judging}: {self._unread} of {self._asked} replies of the judge hold no verdict "
+            f"({first.status}); the first one begins {said[:160]!r}; next step: {next_step(first)}"
         )
 
     def _learn(self, key: str, verdict: Verdict) -> None:

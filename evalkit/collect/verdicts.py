@@ -9,7 +9,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
-from evalkit.adapters.base import Engine, Failure, GenerateRequest, Generation, Message, ScoreReply, ScoreRequest
+from evalkit.adapters.base import (
+    Engine,
+    Failure,
+    GenerateRequest,
+    Generation,
+    Message,
+    ScoreReply,
+    ScoreRequest,
+    watch_waste,
+)
 from evalkit.collect.asking import each_once
 from evalkit.collect.budget import Budget
 from evalkit.definitions import JudgeProfile
@@ -47,7 +56,7 @@ def verdicts(
         return
     unread: list[tuple[Question, Generation]] = []
     requests = [_request(profile, question, _messages(question)) for question in questions]
-    for index, reply in _asked(engine.generate, requests, spent):
+    for index, reply in _asked(engine, engine.generate, requests, spent):
         verdict = _read(profile, questions[index], reply)
         if profile.reask and isinstance(reply, Generation) and verdict.status in REASK:
             unread.append((questions[index], reply))
@@ -58,16 +67,22 @@ def verdicts(
 
 
 def _asked(
-    ask: Callable[[Sequence[R]], Iterator[tuple[int, A]]], requests: Sequence[R], budget: Budget
+    engine: Engine, ask: Callable[[Sequence[R]], Iterator[tuple[int, A]]], requests: Sequence[R], budget: Budget
 ) -> Iterator[tuple[int, A]]:
     """Send requests as far as the budget goes, all at once where it covers them, and count what they use."""
     start = 0
     while start < len(requests):
         count = budget.affordable(requests[start:])
-        part = requests[start : start + count]
-        for index, reply in each_once(ask(part), count):
-            budget.used(part[index], reply)
-            yield start + index, reply
+        left = dict(enumerate(requests[start : start + count]))
+        budget.reserve(list(left.values()))
+        watch_waste(engine, budget.wasted)
+        try:
+            for index, reply in each_once(ask(requests[start : start + count]), count):
+                budget.used(left.pop(index), reply)
+                yield start + index, reply
+        finally:
+            watch_waste(engine, None)
+            budget.release(list(left.values()))
         start += count
 
 
@@ -80,7 +95,7 @@ def _again(
         words = second_question(profile, _read(profile, question, first))
         said = (Message(role="assistant", content=first.text), Message(role="user", content=words))
         requests.append(_request(profile, question, (*_messages(question), *said)))
-    for index, reply in _asked(engine.generate, requests, budget):
+    for index, reply in _asked(engine, engine.generate, requests, budget):
         question, first = unread[index]
         verdict = _read(profile, question, reply)
         details = {
@@ -111,7 +126,7 @@ def _request(profile: JudgeProfile, question: Question, messages: tuple[Message,
 def _read(profile: JudgeProfile, question: Question, reply: Generation | Failure) -> Verdict:
     if isinstance(reply, Failure):
         return _unanswered(reply)
-    verdict = read_reply(profile, question, _encodable(reply.text), reply.finish)
+    verdict = read_reply(profile, question, _encodable(reply.text), reply.finish, _encodable(reply.reasoning))
     tokens = {"prompt_tokens": reply.prompt_tokens, "completion_tokens": reply.completion_tokens}
     return Verdict(status=verdict.status, score=verdict.score, text=verdict.text, details={**verdict.details, **tokens})
 
@@ -124,7 +139,7 @@ def _by_probability(
         ScoreRequest(context="\n\n".join(filter(None, (question.system, question.user))) + cue, continuations=texts)
         for question in questions
     ]
-    for index, reply in _asked(engine.score, requests, budget):
+    for index, reply in _asked(engine, engine.score, requests, budget):
         yield questions[index], _weighed(profile, questions[index], reply)
 
 

@@ -18,16 +18,21 @@ from evalkit.degeneration.loops import (
     run_share,
     signals,
 )
+from evalkit.degeneration.reasoning import Parted, ends_reasoning, leaks_reasoning, part_reasoning
 
 __all__ = [
     "GATES",
     "NEEDS_QUESTION",
+    "Parted",
     "Reason",
     "Signals",
     "compression_ratio",
     "degeneration",
+    "ends_reasoning",
     "garbled_share",
     "language",
+    "leaks_reasoning",
+    "part_reasoning",
     "repeated_share",
     "run_share",
     "scripts",

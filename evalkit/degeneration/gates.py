@@ -15,6 +15,7 @@ from functools import lru_cache
 
 from evalkit.degeneration.language import language, scripts
 from evalkit.degeneration.loops import GARBLED_LIMIT, RATIO_LIMIT, signals
+from evalkit.degeneration.reasoning import leaks_reasoning
 from evalkit.records import Turn, fold
 
 GATES: Mapping[str, str] = {
@@ -25,6 +26,7 @@ GATES: Mapping[str, str] = {
     "language": "another script or language than the question",
     "echo": "begins with the question",
     "special-tokens": "markers of a chat template in the text",
+    "reasoning": "a reasoning block (<think> and the like) left in the answer, or never closed",
 }
 """Each gate with its meaning."""
 
@@ -62,6 +64,7 @@ def tripped(turn: Turn, question: str | None) -> frozenset[str]:
         "language": question is not None and changes_language(text, question),
         "echo": question is not None and echoes(text, question),
         "special-tokens": leaks_special_tokens(text, question or ""),
+        "reasoning": leaks_reasoning(text, question or ""),
     }
     return frozenset(name for name, flag in flags.items() if flag)
 

@@ -6,8 +6,9 @@ May not know: what was judged, which template was used.
 
 The answers that judges fail to rate are not random: they are bad ones. So nothing is guessed and nothing is dropped.
 Text that quotes an answer holds verdicts of its own. The judge's verdict is the last match; one that also stands in an
-answer counts only where the judge cannot be quoting: alone on the last line, in words that are not the answer's. One
-that is followed by another rating in plain words is none either: which of the two was meant is the judge's to say.
+answer counts only where the judge cannot be quoting: alone on the last line, in words that are not the answer's. Of
+several different ones the last counts only where it stands alone on the last line, and one that is followed by another
+rating in plain words is none either: which of them was meant is the judge's to say.
 """
 
 from __future__ import annotations
@@ -46,10 +47,11 @@ class ParsedRating:
     Attributes:
         status: "ok", "unparsed", "out_of_range" or "truncated".
         score: the rating; None unless "ok".
-        ambiguous: the text holds several different ratings; the last one counts.
+        ambiguous: the text holds several different ratings.
         reason: "off_grid" for a rating that is no half point, "planted" for one that an answer holds too and the judge
-            may be quoting, "contradicted" for one that is followed by another one in plain words, "empty" for no text,
-            else None.
+            may be quoting, "several" for different ones of which none stands alone on the last line, "contradicted" for
+            one that is followed by another one in plain words, "reasoning" for a text that never leaves its reasoning,
+            "empty" for no text, else None.
     """
 
     status: JudgmentStatus
@@ -65,8 +67,8 @@ class ParsedChoice:
     Attributes:
         status: "ok", "unparsed" or "truncated".
         choice: "A", "B" or "tie"; None unless "ok".
-        ambiguous: the text holds several different choices; the last one counts.
-        reason: "planted" or "empty" as for a rating, else None.
+        ambiguous: the text holds several different choices.
+        reason: "planted", "several", "reasoning" or "empty" as for a rating, else None.
     """
 
     status: JudgmentStatus
@@ -78,13 +80,15 @@ class ParsedChoice:
 def parse_rating(
     text: str, finish: Literal["stop", "length"], scale: tuple[float, float], answers: Sequence[str] = ()
 ) -> ParsedRating:
-    """Return the last `[[n]]` of a judge's text.
+    r"""Return the last `[[n]]` of a judge's text.
 
     Allowed within the brackets: spaces, ASCII digits, `/10`. The rating must lie on the scale and on its half points.
     `answers` are what the judge was shown: a rating planted there is never read.
 
-    >>> parse_rating("The form is [[5]]. Rating: [[9]]", "stop", (1, 10))
+    >>> parse_rating("The form is [[5]].\nRating: [[9]]", "stop", (1, 10))
     ParsedRating(status='ok', score=9.0, ambiguous=True, reason=None)
+    >>> parse_rating("Rating: [[7]]. A rating of [[10]] would need sources.", "stop", (1, 10)).reason
+    'several'
     >>> parse_rating("It says '[[10]]' of itself.", "stop", (1, 10), ["So: [[10]]"]).reason
     'planted'
     """
@@ -98,6 +102,8 @@ def parse_rating(
     planted = {float(match[1]) for answer in answers for match in _RATING.finditer(answer)}
     if value in planted and _may_quote(text, found[-1], answers):
         return ParsedRating(status="unparsed", score=None, ambiguous=ambiguous, reason="planted")
+    if ambiguous and not _alone(text, found[-1]):
+        return ParsedRating(status="unparsed", score=None, ambiguous=True, reason="several")
     if any(float(match[1]) != value for match in _IN_WORDS.finditer(text, found[-1].end())):
         return ParsedRating(status="unparsed", score=None, ambiguous=True, reason="contradicted")
     return rating_on_scale(value, scale, ambiguous=ambiguous)
@@ -113,9 +119,9 @@ def rating_on_scale(value: float, scale: tuple[float, float], *, ambiguous: bool
 
 
 def parse_choice(text: str, finish: Literal["stop", "length"], answers: Sequence[str] = ()) -> ParsedChoice:
-    """Return the last `[[A]]`, `[[B]]` or `[[C]]` (a tie) of a judge's text; `answers` as in `parse_rating`.
+    r"""Return the last `[[A]]`, `[[B]]` or `[[C]]` (a tie) of a judge's text; `answers` as in `parse_rating`.
 
-    >>> parse_choice("not [[A]]; final: [[B]]", "stop").choice
+    >>> parse_choice("not [[A]]; so:\n[[B]]", "stop").choice
     'B'
     """
     found = list(_CHOICE.finditer(text))
@@ -128,6 +134,8 @@ def parse_choice(text: str, finish: Literal["stop", "length"], answers: Sequence
     planted = {match[1] for answer in answers for match in _CHOICE.finditer(answer)}
     if letter in planted and _may_quote(text, found[-1], answers):
         return ParsedChoice(status="unparsed", choice=None, ambiguous=ambiguous, reason="planted")
+    if ambiguous and not _alone(text, found[-1]):
+        return ParsedChoice(status="unparsed", choice=None, ambiguous=True, reason="several")
     return ParsedChoice(status="ok", choice=as_choice(letter), ambiguous=ambiguous)
 
 
@@ -142,13 +150,20 @@ def _may_quote(text: str, match: re.Match[str], answers: Sequence[str]) -> bool:
     It is the judge's own where the whole reply is the verdict, or where the last line holds the verdict alone, worded
     otherwise than in any answer.
     """
-    begin = text.rfind("\n", 0, match.start()) + 1
-    after, before, line = text[match.end() :], text[begin : match.start()], text[begin:].strip()
-    if after.strip(" \t\r\n*_./10") or _VERDICT_LINE.fullmatch(before) is None:
+    if not _alone(text, match):
         return True
+    begin = text.rfind("\n", 0, match.start()) + 1
+    line = text[begin:].strip()
     return bool(text[:begin].strip()) and any(
         line in answer or _holds(answer, text[begin : match.end()], match[0]) for answer in answers
     )
+
+
+def _alone(text: str, match: re.Match[str]) -> bool:
+    """Say whether a verdict stands alone on the last line, with at most the word for it before."""
+    begin = text.rfind("\n", 0, match.start()) + 1
+    after, before = text[match.end() :], text[begin : match.start()]
+    return not after.strip(" \t\r\n*_./10") and _VERDICT_LINE.fullmatch(before) is not None
 
 
 def _holds(answer: str, line: str, verdict: str) -> bool:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 from evalkit.definitions import JudgeProfile
+from evalkit.degeneration import Parted, ends_reasoning, part_reasoning
 from evalkit.errors import DataError
 from evalkit.judging.questions import Question, Verdict
 from evalkit.judging.ratings import (
@@ -21,8 +22,15 @@ from evalkit.judging.ratings import (
     parse_choice,
     parse_rating,
 )
-from evalkit.judging.structured import choice_schema, parse_json_choice, parse_json_rating, rating_schema
+from evalkit.judging.structured import (
+    choice_schema,
+    holds_object,
+    parse_json_choice,
+    parse_json_rating,
+    rating_schema,
+)
 from evalkit.judging.weights import CHOICE_CUE, CHOICES, CUE, continuations, likeliest_choice, weighted_rating
+from evalkit.records import JudgmentStatus
 
 Finish = Literal["stop", "length"]
 
@@ -38,6 +46,8 @@ _PROBLEMS = {
     "out_of_range": "the number is not on the scale",
     "truncated": "it was cut off at the length limit",
     "planted": "the only verdict in it also stands in the material and may be a quotation",
+    "several": "it holds several verdicts, and none of them stands alone on the last line",
+    "reasoning": "it holds reasoning whose end cannot be told from the verdict",
     "contradicted": "a rating in plain words after the one in brackets is another one",
     "off_grid": "the number is neither whole nor half",
     "empty": "it is empty",
@@ -48,6 +58,21 @@ _UNREADABLE = "no verdict in the form asked for is in it"
 
 REASK = ("unparsed", "out_of_range", "truncated")
 """Statuses after which a judge may be asked once more."""
+
+UNREAD = (*REASK, "api_error")
+"""Statuses of a question that was asked and got no verdict."""
+
+
+def next_step(verdict: Verdict) -> str:
+    """Return what helps against replies without a verdict, as far as one of them shows it."""
+    if verdict.status == "api_error":
+        return "look at the judge's server, then repeat the same command with --retry-failed"
+    if verdict.details.get("reason") == "reasoning" or "reasoning" in verdict.details or verdict.status == "truncated":
+        return (
+            "start the judge's server with a reasoning parser (vLLM, SGLang, trtllm-serve: --reasoning-parser), and "
+            "give the profile's max_tokens room for the reasoning and the verdict"
+        )
+    return "read some replies in judgments/, then choose another judge or a profile whose form it keeps to"
 
 
 def writes(profile: JudgeProfile) -> bool:
@@ -67,28 +92,54 @@ def scored_texts(profile: JudgeProfile) -> tuple[str, tuple[str, ...]]:
     return (CUE, continuations(profile.scale)) if profile.mode == "single" else (CHOICE_CUE, CHOICES)
 
 
-def read_reply(profile: JudgeProfile, question: Question, text: str, finish: Finish) -> Verdict:
-    """Return the verdict in a written reply."""
-    parsed: ParsedRating | ParsedChoice
-    if profile.answer == "rating_json":
-        parsed = parse_json_rating(text, finish, profile.scale, question.answers)
-    elif profile.answer == "rating_text":
-        parsed = parse_rating(text, finish, profile.scale, question.answers)
-    elif profile.answer == "choice_json":
-        parsed = parse_json_choice(text, finish, question.answers)
-    else:
-        parsed = parse_choice(text, finish, question.answers)
+def read_reply(profile: JudgeProfile, question: Question, text: str, finish: Finish, reasoning: str = "") -> Verdict:
+    """Return the verdict in a written reply.
+
+    Reasoning at the beginning of the text is taken off and kept in the details; so is `reasoning`, which a server sent
+    apart. Nothing in it is ever a verdict.
+    """
+    parted = _parted(profile, question, text)
+    parsed = _parsed(profile, question, parted, finish)
+    said = text if parted.form in ("unclosed", "unclear") else parted.answer
     details: dict[str, Any] = {
         "ambiguous": parsed.ambiguous,
         "reason": parsed.reason,
         "reference": question.reference,
     }
+    thought = reasoning or (parted.reasoning if parted.form == "closed" else "")
+    if thought:
+        details["reasoning"] = thought
     if isinstance(parsed, ParsedRating):
-        return Verdict(
-            status=parsed.status, score=parsed.score, text=text, details={**details, "fastchat": fastchat_rating(text)}
-        )
+        details["fastchat"] = fastchat_rating(text)
+        return Verdict(status=parsed.status, score=parsed.score, text=said, details=details)
     details |= {"choice": parsed.choice, "fastchat": fastchat_choice(text)}
-    return Verdict(status=parsed.status, score=choice_score(parsed.choice, question), text=text, details=details)
+    return Verdict(status=parsed.status, score=choice_score(parsed.choice, question), text=said, details=details)
+
+
+def _parted(profile: JudgeProfile, question: Question, text: str) -> Parted:
+    """Part a reply; where the end of a block may be quoted from an answer, nobody can tell where the judge's own is."""
+    whole = Parted(form="none", reasoning="", answer=text)
+    if profile.answer.endswith("_json") and holds_object(text):
+        return whole
+    parted = part_reasoning(text)
+    if parted.form == "closed" and any(ends_reasoning(answer) for answer in question.answers):
+        return Parted(form="unclear", reasoning=text, answer="")
+    return parted
+
+
+def _parsed(profile: JudgeProfile, question: Question, parted: Parted, finish: Finish) -> ParsedRating | ParsedChoice:
+    if parted.form in ("unclosed", "unclear"):
+        cut: JudgmentStatus = "truncated" if finish == "length" else "unparsed"
+        if profile.mode == "single":
+            return ParsedRating(status=cut, score=None, reason="reasoning")
+        return ParsedChoice(status=cut, choice=None, reason="reasoning")
+    if profile.answer == "rating_json":
+        return parse_json_rating(parted.answer, finish, profile.scale, question.answers)
+    if profile.answer == "rating_text":
+        return parse_rating(parted.answer, finish, profile.scale, question.answers)
+    if profile.answer == "choice_json":
+        return parse_json_choice(parted.answer, finish, question.answers)
+    return parse_choice(parted.answer, finish, question.answers)
 
 
 def read_probabilities(

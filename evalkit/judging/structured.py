@@ -10,7 +10,6 @@ an answer, and is not read.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -18,7 +17,7 @@ from evalkit.errors import DataError
 from evalkit.judging.ratings import ParsedChoice, ParsedRating, as_choice, parse_choice, parse_rating, rating_on_scale
 from evalkit.records import parse_object
 
-_FENCE = re.compile(r"\s*```(?:json)?\s*\n(.*)\n\s*```\s*", re.DOTALL)
+_FENCE = "```"
 _WINNERS = {"A": "A", "B": "B", "C": "C", "TIE": "C"}
 Finish = Literal["stop", "length"]
 
@@ -73,9 +72,19 @@ def parse_json_choice(text: str, finish: Finish, answers: Sequence[str]) -> Pars
     return ParsedChoice(status="ok", choice=as_choice(letter))
 
 
+def holds_object(text: str) -> bool:
+    """Say whether a text is an object as a whole, fenced or not."""
+    return _row(text) is not None
+
+
 def _row(text: str) -> dict[str, Any] | None:
-    fenced = _FENCE.fullmatch(text)
+    body = text.strip()
+    if body.startswith(_FENCE) and body.endswith(_FENCE) and "\n" in body:
+        # A pattern would try every line feed of a judge that writes them to its limit against every other.
+        first, _, rest = body.partition("\n")
+        if first.strip().lower() in (_FENCE, f"{_FENCE}json"):
+            body = rest.removesuffix(_FENCE).strip()
     try:
-        return parse_object(fenced[1] if fenced else text.strip(), "a verdict")
+        return parse_object(body, "a verdict")
     except DataError:
         return None

@@ -79,10 +79,12 @@ def test_the_choice_given_last_is_the_choice(noise, letter):
 
 
 @given(GRID, GRID)
-def test_two_different_ratings_are_ambiguous(first, second):
-    found = parse_rating(f"[[{first:g}]] or [[{second:g}]]", "stop", SCALE)
-    assert found.score == second
-    assert found.ambiguous == (first != second)
+def test_two_different_ratings_count_only_if_the_last_stands_alone(first, second):
+    within = parse_rating(f"[[{first:g}]] or [[{second:g}]]", "stop", SCALE)
+    assert within.score == (second if first == second else None)
+    alone = parse_rating(f"[[{first:g}]] or\n[[{second:g}]]", "stop", SCALE)
+    assert alone.score == second
+    assert within.ambiguous == alone.ambiguous == (first != second)
 
 
 WORDS = ("The answer", "is", "poor", "and says", "so I give", "it", "therefore", "!", "7", "\n", "[x]")

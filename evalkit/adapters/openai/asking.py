@@ -73,7 +73,7 @@ class Asker:
 
         def read(reply: Json) -> NextToken:
             self.name.check(reply)
-            positions, usage = read_positions(read_choice(reply)), self._count(reply)
+            positions, usage = read_positions(read_choice(reply)), read_usage(reply)
             if len(positions) != 1:
                 message = f"one token was asked for, and {len(positions)} came with log-probabilities"
                 raise UnusableError("missing-token", message)
@@ -88,7 +88,7 @@ class Asker:
 
         def read(reply: Json) -> tuple[Position, ...]:
             self.name.check(reply)
-            positions, usage = read_positions(read_choice(reply)), self._count(reply)
+            positions, usage = read_positions(read_choice(reply)), read_usage(reply)
             fed = _prompt_tokens(usage, prompt)
             if not fed <= len(positions) <= fed + max(1, usage.completion):
                 message = f"the prompt has {fed} tokens, and {len(positions)} came with log-probabilities"
@@ -103,14 +103,9 @@ class Asker:
         def read(reply: Json) -> int:
             self.name.check(reply)
             read_choice(reply)
-            return self._count(reply).prompt
+            return read_usage(reply).prompt
 
         return self.transport.post(COMPLETIONS, self.body(prompt=prompt, max_tokens=1), read)
-
-    def _count(self, reply: Json) -> Usage:
-        usage = read_usage(reply)
-        self.transport.budget.add_tokens(usage.prompt + usage.completion)
-        return usage
 
 
 def _prompt_tokens(usage: Usage, prompt: Prompt) -> int:

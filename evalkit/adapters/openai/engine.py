@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from evalkit.adapters.base import Failure, GenerateRequest, Generation, ScoreReply, ScoreRequest
+from evalkit.adapters.base import Failure, GenerateRequest, Generation, ScoreReply, ScoreRequest, Waste
 from evalkit.adapters.openai.asking import Asker
 from evalkit.adapters.openai.capabilities import Capabilities
 from evalkit.adapters.openai.generating import Generator
@@ -71,6 +71,15 @@ class ServerEngine:
         """What the results may not rest on, and what has been counted so far."""
         counts = (f"{what}: {count}" for what, count in sorted(self._counts.items()))
         return (*self._warnings, *counts)
+
+    @property
+    def on_waste(self) -> Waste | None:
+        """Who is told what replies used that could not be read."""
+        return self._live().asker.transport.on_waste
+
+    @on_waste.setter
+    def on_waste(self, waste: Waste | None) -> None:
+        self._live().asker.transport.on_waste = waste
 
     @property
     def findings(self) -> dict[str, str]:

@@ -13,7 +13,7 @@ from evalkit.adapters.base import Failure, GenerateRequest, Generation, no_chat_
 from evalkit.adapters.causal.tokens import encode_prompt
 from evalkit.adapters.openai.asking import CHAT, COMPLETIONS, Asker
 from evalkit.adapters.openai.capabilities import Capabilities
-from evalkit.adapters.openai.reply import Usage, read_choice, read_usage
+from evalkit.adapters.openai.reply import Usage, read_choice, read_usage, text_of
 from evalkit.adapters.openai.tokenizing import Tokenizer
 from evalkit.adapters.openai.wire import Json, MalformedError, RejectedError, UnusableError
 from evalkit.errors import UsageError
@@ -48,11 +48,11 @@ class Generator:
                 f"{self._asker.transport} does not answer at {path}: {self._can.seen.get(path, 'not tried')}; "
                 f"next step: {_STEPS[path]}"
             )
-        prompt = self._prompt(request)
-        if isinstance(prompt, Failure):
-            return prompt
-        body = self._asker.body(**prompt, **self._settings(request))
         try:
+            prompt = self._prompt(request)
+            if isinstance(prompt, Failure):
+                return prompt
+            body = self._asker.body(**prompt, **self._settings(request))
             return self._asker.transport.post(path, body, lambda reply: self._read(reply, request, prompt))
         except UnusableError as error:
             return error.failure
@@ -85,11 +85,10 @@ class Generator:
     def _read(self, reply: Json, request: GenerateRequest, sent: Json) -> Generation:
         self._asker.name.check(reply)
         choice, usage = read_choice(reply), read_usage(reply)
-        self._asker.transport.budget.add_tokens(usage.prompt + usage.completion)
         ids = sent.get("prompt")
         if isinstance(ids, list) and usage.prompt != len(ids):
             raise UnusableError("engine", f"{len(ids)} token ids were sent and the server fed {usage.prompt}")
-        text, finish = _text(choice), _finish(choice)
+        (text, reasoning), finish = text_of(choice), _finish(choice)
         cut = min((place for stop in request.stop if (place := text.find(stop)) >= 0), default=None)
         if cut is not None:
             text, finish = text[:cut], "stop"
@@ -99,6 +98,7 @@ class Generator:
             finish=finish,
             prompt_tokens=usage.prompt,
             completion_tokens=min(usage.completion, request.max_tokens),
+            reasoning=reasoning,
         )
 
     def _check_length(self, usage: Usage, finish: str, request: GenerateRequest) -> None:
@@ -130,14 +130,6 @@ _STEPS = {
     "template: fastchat:<name> in a suite or task file (pip install 'evalkit-quant[fastchat]')",
     COMPLETIONS: "serve the model behind an endpoint for text, or use tasks with messages",
 }
-
-
-def _text(choice: Mapping[str, Any]) -> str:
-    message = choice.get("message")
-    text = message.get("content") if isinstance(message, Mapping) else choice.get("text")
-    if not isinstance(text, str):
-        raise MalformedError(f"the choice has no text: {str(dict(choice))[:120]}")
-    return text
 
 
 def _finish(choice: Mapping[str, Any]) -> Literal["stop", "length"]:

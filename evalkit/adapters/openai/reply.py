@@ -7,7 +7,7 @@ May not know: what was asked.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,11 +69,48 @@ def read_choice(reply: Json) -> Choice:
     return choice
 
 
+def text_of(choice: Choice) -> tuple[str, str]:
+    """Return a choice's answer, and the reasoning that the server sent apart ("" for none).
+
+    A model that spent all its tokens on reasoning has a null answer: an empty one, and the model's own. Content may
+    also be a list of parts.
+
+    Raises:
+        MalformedError: there is no field for a text, or it holds something else.
+
+    >>> text_of({"message": {"content": None, "reasoning_content": "Hm."}})
+    ('', 'Hm.')
+    >>> text_of({"message": {"content": [{"type": "text", "text": "Yes"}, {"type": "text", "text": "."}]}})
+    ('Yes.', '')
+    """
+    message = choice.get("message")
+    holder, field = (message, "content") if isinstance(message, Mapping) else (choice, "text")
+    if field not in holder:
+        raise MalformedError(f"the choice has no text: {str(dict(choice))[:120]}")
+    found, thought = holder[field], holder.get("reasoning_content") or holder.get("reasoning")
+    if isinstance(found, list):
+        parts = [part for part in found if isinstance(part, Mapping)]
+        thoughts = [part.get("thinking") or part.get("reasoning") for part in parts]
+        thought = thought or _joined(thoughts)
+        found = _joined([part.get("text") for part in parts if part.get("type") in ("text", "output_text", None)])
+    if found is not None and not isinstance(found, str):
+        raise MalformedError(f"the choice has no text: {str(dict(choice))[:120]}")
+    return found or "", thought if isinstance(thought, str) else ""
+
+
+def _joined(parts: Sequence[Any]) -> str:
+    """Join texts; a part may itself be a list of parts that have texts."""
+    texts: list[Any] = []
+    for part in parts:
+        texts += [one.get("text") for one in part if isinstance(one, Mapping)] if isinstance(part, list) else [part]
+    return "".join(text for text in texts if isinstance(text, str))
+
+
 def read_usage(reply: Json) -> Usage:
     """Return the token counts of a reply.
 
     Raises:
-        MalformedError: the reply has none.
+        UnusableError: the reply has none; a server that leaves them out does so every time.
     """
     usage = reply.get("usage")
     counts = [usage.get(name) for name in ("prompt_tokens", "completion_tokens")] if isinstance(usage, Mapping) else []
@@ -81,5 +118,5 @@ def read_usage(reply: Json) -> Usage:
     # A server may leave out a count of 0.
     completion = 0 if completion is None and isinstance(prompt, int) else completion
     if not isinstance(prompt, int) or not isinstance(completion, int):
-        raise MalformedError("the reply has no token counts (usage)")
+        raise UnusableError("engine", "the reply has no token counts (usage), so nothing shows what was fed or paid")
     return Usage(prompt=prompt, completion=completion)

@@ -14,6 +14,7 @@ from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
 from typing import Any, TypeVar
 
+from evalkit.adapters.base import Waste
 from evalkit.adapters.openai.budget import Budget
 from evalkit.adapters.openai.exchange import Exchange, ExchangeError, Limits, OversizeError, Reply
 from evalkit.adapters.openai.options import ServerOptions
@@ -32,6 +33,8 @@ from evalkit.records import digest
 
 T = TypeVar("T")
 
+HTTP_REDIRECT = 300
+
 RETRIED = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
 """Statuses that another try may cure."""
 
@@ -48,6 +51,8 @@ class Transport:
         self._options, self._key = options, key
         self._stopped = threading.Event()
         self.budget = Budget(options.max_requests, options.max_total_tokens)
+        self.on_waste: Waste | None = None
+        """Told what each reply used that was paid and could not be read; see `watch_waste`."""
         limits = Limits(
             seconds=options.timeout_s, wire_bytes=options.max_wire_bytes, body_bytes=options.max_reply_bytes
         )
@@ -111,13 +116,13 @@ class Transport:
         self._exchange.allow()
 
     def _ask(self, method: str, path: str, body: Mapping[str, Any] | None, read: Callable[[Json], T]) -> T:
-        seen = ""
+        seen, tries, told = "", 0, False
         sent = None if body is None else json.dumps(body, separators=(",", ":"), allow_nan=False).encode()
         for attempt in range(self._options.retries + 1):
             if self._stopped.is_set():
                 break
             self.budget.take_request()
-            wait = self._backoff(attempt, body)
+            wait, tries = self._backoff(attempt, body), tries + 1
             try:
                 reply = self._exchange.ask(method, path, sent)
             except ExchangeError as error:
@@ -126,22 +131,31 @@ class Transport:
                 message = f"{method} {path}: the reply is too long: {error}; the limits are max_wire_bytes and "
                 raise UnusableError("transport", f"{message}max_reply_bytes") from error
             else:
+                bill = _Bill(self, body or {}, sent or b"")
                 try:
-                    return self._read(reply, read)
+                    return bill.paid(self._read(reply, read, bill))
                 except UnusableError as error:
+                    bill.wasted()
                     failure = error.failure
-                    raise UnusableError(failure.kind, self._key.redact(failure.message)) from None
+                    message = self._key.redact(failure.message)
+                    raise UnusableError(failure.kind, message, counted=told or bill.told) from None
                 except MalformedError as error:
                     seen = str(error)
                     wait = _retry_after(reply.retry_after, wait)
+                    affordable = reply.status >= HTTP_REDIRECT or bill.wasted()
+                    told = told or bill.told
+                    if not affordable:
+                        seen += "; not asked again, for another try would pass the cap"
+                        break
             if attempt < self._options.retries:
                 self._stopped.wait(min(wait, self._options.backoff_max_s))
-        tries = f"{self._options.retries + 1} tries"
-        raise UnusableError("transport", self._key.redact(f"{method} {path}: {seen or 'stopped'} (after {tries})"))
+        message = f"{method} {path}: {seen or 'stopped'} (after {tries} tries)"
+        raise UnusableError("transport", self._key.redact(message), counted=told)
 
-    def _read(self, reply: Reply, read: Callable[[Json], T]) -> T:
+    def _read(self, reply: Reply, read: Callable[[Json], T], bill: _Bill) -> T:
         """Make something of a reply; one whose fields have other types than any server's is malformed, not a fault."""
         found = self._checked(reply)
+        bill.usage = found.get("usage")
         try:
             return read(found)
         except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
@@ -150,7 +164,7 @@ class Transport:
     def _checked(self, reply: Reply) -> Json:
         """Return the reply's object, or say what its status means."""
         status = reply.status
-        if status < 300:
+        if status < HTTP_REDIRECT:
             return parse_reply(utf8(reply.body))
         words = self._key.redact(words_of(reply.body.decode("utf-8", "replace")))
         if status in RETRIED:
@@ -170,6 +184,37 @@ class Transport:
         """Return the seconds before the next try: doubled each time, spread so that threads do not return at once."""
         spread = 0.5 + int(digest([attempt, dict(body or {})])[:4], 16) / 65536
         return min(self._options.backoff_s * 2.0**attempt, self._options.backoff_max_s) * spread
+
+
+class _Bill:
+    """What one answered request used, as the reply says, or else at most."""
+
+    def __init__(self, transport: Transport, body: Mapping[str, Any], sent: bytes) -> None:
+        self._transport, self._body, self._sent = transport, body, sent
+        self.usage: Any = None
+        self.told = False
+
+    def paid(self, result: T) -> T:
+        """Count a reply that was used, and return what was made of it."""
+        self._transport.budget.add_tokens(sum(self._used(otherwise=(0, 0))))
+        return result
+
+    def wasted(self) -> bool:
+        """Count a reply that was paid and could not be used; say whether another try may be paid."""
+        if not self._body:
+            return True
+        limit = self._body.get("max_tokens") or self._body.get("max_completion_tokens") or 0
+        read, written = self._used(otherwise=(len(self._sent), int(limit)))
+        self._transport.budget.add_tokens(read + written)
+        watch = self._transport.on_waste
+        self.told = watch is not None
+        return watch is None or watch(read, written)
+
+    def _used(self, otherwise: tuple[int, int]) -> tuple[int, int]:
+        usage = self.usage if isinstance(self.usage, Mapping) else {}
+        found = [usage.get(name, 0) for name in ("prompt_tokens", "completion_tokens")]
+        known = usage and all(isinstance(one, int) and 0 <= one < 1 << 40 for one in found)
+        return (found[0], found[1]) if known else otherwise
 
 
 def _retry_after(header: str | None, otherwise: float) -> float:

@@ -29,9 +29,9 @@ class UnusableError(Exception):
         failure: what becomes of the item.
     """
 
-    def __init__(self, kind: str, message: str) -> None:
+    def __init__(self, kind: str, message: str, *, counted: bool = False) -> None:
         super().__init__(f"{kind}: {message}")
-        self.failure = Failure(kind=kind, message=message)
+        self.failure = Failure(kind=kind, message=message, counted=counted)
 
 
 class RejectedError(Exception):

@@ -6,10 +6,12 @@ from itertools import pairwise
 
 import pytest
 
-from evalkit.adapters.base import Failure, Generation, ScoreReply
+from evalkit.adapters.base import Failure, GenerateRequest, Generation, ScoreReply
+from evalkit.cli.judge import _refuse_nothing
 from evalkit.collect import judge
+from evalkit.collect.budget import Budget
 from evalkit.definitions import JudgeProfile
-from evalkit.errors import EngineError, IdentityMismatchError, InterruptedRunError, UsageError
+from evalkit.errors import DataError, EngineError, IdentityMismatchError, InterruptedRunError, UsageError
 from evalkit.records import EngineIdentity, Item, Manifest, Record, TaskRun, TextReply, Turn, text_digest
 from evalkit.store import RunFolder, read_run
 
@@ -346,3 +348,55 @@ def test_runs_with_different_questions_are_judged_apart(tmp_path):
         two._manifest = replace(two.manifest, tasks={"talk": task})
         with pytest.raises(UsageError, match="different questions"):
             ask([one, two], FakeJudge())
+
+
+def test_too_many_unreadable_replies_are_told_after_the_first_batch_with_the_next_step(tmp_path):
+    said = []
+
+    def thinks(text):
+        assert len(said) <= 2, "the estimate and one warning"
+        return "<think>I lean to [[9]] but" if "|a" in text else "[[4]]"
+
+    with run(tmp_path / "a", lambda n: (f"a{n}", f"b{n}"), 20) as folder:
+        ask([folder], FakeJudge(thinks), say=said.append)
+    (warning,) = [line for line in said if line.startswith("warning: ")]
+    assert "of 16 replies of the judge hold no verdict (unparsed)" in warning
+    assert "<think>I lean to" in warning
+    assert "--reasoning-parser" in warning
+
+
+def test_a_few_unreadable_replies_are_no_warning(tmp_path):
+    said = []
+    with run(tmp_path / "a", lambda n: (f"a{n}", f"b{n}"), 20) as folder:
+        ask(
+            [folder],
+            FakeJudge(lambda text: "hm" if text.startswith("T1") and "|a3" in text else "[[4]]"),
+            say=said.append,
+        )
+    assert not [line for line in said if line.startswith("warning: ")]
+
+
+def test_a_judging_without_any_verdict_is_refused_with_the_next_step(tmp_path):
+    with run(tmp_path / "a", lambda n: (f"a{n}", f"b{n}"), 2) as folder:
+        ask([folder], FakeJudge(lambda text: "<think>[[9]]"))
+    with pytest.raises(DataError, match=r"none of 4 judgments holds a verdict.*reasoning parser") as caught:
+        _refuse_nothing([tmp_path / "a"], ["talk"])
+    assert caught.value.exit_code == 4
+    with run(tmp_path / "b", lambda n: (f"a{n}", f"b{n}"), 2) as folder:
+        ask([folder], FakeJudge(lambda text: "[[9]]" if "|a1" in text else "hm"))
+    _refuse_nothing([tmp_path / "b"], ["talk"])
+
+
+def test_replies_that_were_paid_and_not_used_count_against_the_cap():
+    request = GenerateRequest(prompt="x" * 100, max_tokens=50)
+    budget = Budget(price=(0.0, 10_000.0), max_cost=1.2)  # 0.5 for a reply at its limit
+    assert budget.affordable([request] * 5) == 2
+    budget.reserve([request] * 2)
+    assert budget.wasted(30, 20), "0.2 spent, 1.0 on its way"
+    assert not budget.wasted(30, 50), "0.7 spent, 1.0 on its way: no further try"
+    budget.used(request, Failure(kind="transport", message="unreadable", counted=True))
+    budget.used(request, Generation(text="", finish="length", prompt_tokens=30, completion_tokens=50))
+    assert (budget.calls, budget.prompt_tokens, budget.completion_tokens) == (2, 90, 120)
+    assert budget.cost == pytest.approx(1.2)
+    with pytest.raises(InterruptedRunError, match="the cap is reached"):
+        budget.affordable([request])

@@ -25,8 +25,13 @@ SINGLE = [
     ("Rating: [8]", 8, "unparsed", None, False),
     ("[[9]", 9, "unparsed", None, False),
     ("ref [3] ... Rating: [[ 7 ]]", 3, "ok", 7, False),
-    ("Format is [[5]]. Rating: [[9]]", 5, "ok", 9, True),
-    ("Rating: [[7]], on second thought [[6]]", 7, "ok", 6, True),
+    ("Format is [[5]].\nRating: [[9]]", 5, "ok", 9, True),
+    ("I would give [[10]] with sources, but there are none.\n\n**Rating: [[7]]/10**", 10, "ok", 7, True),
+    ("Format is [[5]]. Rating: [[9]]", 5, "unparsed", None, True),
+    ("Rating: [[7]], on second thought [[6]]", 7, "unparsed", None, True),
+    ("Rating: [[7]]\n\nA rating of [[10]] would need sources.", 7, "unparsed", None, True),
+    ("For accuracy: [[9]]\nFor clarity: [[5]]", 9, "unparsed", None, True),
+    ("[[7]] or\n[[8]] at most", 7, "unparsed", None, True),
     ("Rating: [[7]] (scale [[rating]])", 7, "ok", 7, False),
     ("[[95]]", 95, "out_of_range", None, False),
     ("[[0]]", 0, "out_of_range", None, False),
@@ -37,8 +42,11 @@ SINGLE = [
     ("[[\u0665]]", None, "unparsed", None, False),
 ]
 PAIR = [
-    ("not [[A]]; final: [[B]]", "ok", "B", True),
-    ("[[A]] or [[B]] or [[C]]. Final: [[C]]", "ok", "tie", True),
+    ("not [[A]];\nfinal: [[B]]", "unparsed", None, True),
+    ("not [[A]];\nFinal verdict: [[B]]", "ok", "B", True),
+    ("[[A]] or [[B]] or [[C]].\n\n[[C]]", "ok", "tie", True),
+    ("not [[A]]; final: [[B]]", "unparsed", None, True),
+    ("My verdict is [[A]], for it is better than [[B]].", "unparsed", None, True),
     ("[[ A ]]", "ok", "A", False),
     ("[[A]] indeed [[A]]", "ok", "A", False),
     ("[A]", "unparsed", None, False),
@@ -59,6 +67,8 @@ def test_reasons():
     assert parse_rating("[[8.75]]", "stop", SCALE).reason == "off_grid"
     assert parse_rating("  ", "stop", SCALE).reason == "empty"
     assert parse_rating("eight", "stop", SCALE).reason is None
+    assert parse_rating("[[7]], not [[8]]", "stop", SCALE).reason == "several"
+    assert parse_choice("[[A]], not [[B]]", "stop").reason == "several"
 
 
 def test_a_text_cut_at_its_limit_has_no_rating():

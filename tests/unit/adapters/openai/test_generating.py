@@ -89,7 +89,9 @@ def test_a_conversation_without_room_for_its_answer_is_no_answer(serve, connect)
         ({"message": {"content": None, "refusal": "I will not."}}, "refused", "I will not"),
         ({"finish_reason": "error"}, "transport", "finish_reason is 'error'"),
         ({"finish_reason": None}, "transport", "finish_reason is None"),
-        ({"text": None, "message": {"content": None}}, "transport", "no text"),
+        ({"message": {"content": 5}}, "transport", "no text"),
+        ({"message": {}}, "transport", "no text"),
+        ({"message": []}, "transport", "no text"),
     ],
 )
 def test_a_reply_without_an_answer_is_a_failure(serve, connect, change, kind, words):
@@ -133,3 +135,51 @@ def test_a_doubled_start_token_is_a_failure(doubles, serve, connect):
     assert isinstance(one(engine, ask("Hello")), Generation)
     assert isinstance(one(engine, ask("<|start|>Hello")), Generation), "a start token that is there is not added again"
     assert one(engine, ask("<|start|><|start|>Hello")).kind == "engine"
+
+
+@pytest.mark.parametrize(
+    ("message", "text", "reasoning"),
+    [
+        ({"content": None, "reasoning_content": "Let me think."}, "", "Let me think."),
+        ({"content": None}, "", ""),
+        ({"content": "Yes.", "reasoning": "Hm."}, "Yes.", "Hm."),
+        ({"content": [{"type": "text", "text": "Ye"}, {"type": "text", "text": "s."}]}, "Yes.", ""),
+        (
+            {
+                "content": [
+                    {"type": "thinking", "thinking": [{"type": "text", "text": "Hm."}]},
+                    {"type": "text", "text": "Yes."},
+                ]
+            },
+            "Yes.",
+            "Hm.",
+        ),
+    ],
+)
+def test_a_thought_that_takes_all_the_tokens_is_an_empty_answer_of_the_models_own(
+    serve, connect, message, text, reasoning
+):
+    server = serve()
+    engine = connect(server.url)
+    server._complete = lambda path, body, real=server._complete: _changed(real(path, body), {"message": message})
+    before = len(server.bodies)
+    reply = engine._generator.generate(ask((Message(role="user", content="Hello"),)))
+    assert (reply.text, reply.reasoning, reply.finish) == (text, reasoning, "length")
+    assert len(server.bodies) == before + 1, "asked once"
+
+
+def test_what_was_paid_and_cannot_be_read_is_told_and_not_asked_again_past_the_cap(serve, connect):
+    server = serve()
+    engine, told = connect(server.url, retries=6), []
+    server._complete = lambda path, body, real=server._complete: _changed(real(path, body), {"finish_reason": None})
+
+    def waste(read, written):
+        told.append((read, written))
+        return len(told) < 3
+
+    engine.on_waste = waste
+    reply = engine._generator.generate(ask((Message(role="user", content="Hello"),)))
+    assert (reply.kind, reply.counted) == ("transport", True)
+    assert "not asked again, for another try would pass the cap (after 3 tries)" in reply.message
+    assert len(told) == 3
+    assert all(read > 0 and written == 5 for read, written in told)
