@@ -29,7 +29,7 @@ from evalkit.adapters.openai.tokenizing import (
     server_tokenizer,
 )
 from evalkit.adapters.openai.transport import Transport
-from evalkit.adapters.openai.wire import Json, UnusableError
+from evalkit.adapters.openai.wire import Json, RejectedError, UnusableError
 from evalkit.errors import EngineError
 from evalkit.records import digest
 
@@ -48,6 +48,16 @@ def connect(spec: EngineSpec, options: ServerOptions, resources: Resources) -> S
         UsageError: the server does not serve the model, the key's variable is not set, there is no such recipe.
         EngineError: the server does not answer, refuses the key, cuts prompts, or contradicts the tokenizer.
     """
+    try:
+        return _connected(spec, options, resources)
+    except (UnusableError, RejectedError) as error:
+        raise EngineError(
+            f"{options.base_url}: the probe got no usable reply: {error}; next step: look at the server's log, then "
+            "repeat the same command"
+        ) from error
+
+
+def _connected(spec: EngineSpec, options: ServerOptions, resources: Resources) -> ServerEngine:
     transport = Transport(options, read_secret(options.api_key_env))
     card = read_card(transport, spec.model)
     local = local_tokenizer(options.tokenizer, resources) if options.tokenizer else None

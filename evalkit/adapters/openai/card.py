@@ -85,7 +85,10 @@ def read_card(transport: Transport, model: str) -> ServerCard:
 
 
 def _entry(listed: Json, model: str, where: str) -> Mapping[str, Any]:
-    entries = [entry for entry in listed.get("data") or () if isinstance(entry, Mapping) and entry.get("id")]
+    data = listed.get("data")
+    entries = (
+        [entry for entry in data if isinstance(entry, Mapping) and entry.get("id")] if isinstance(data, list) else []
+    )
     found = [entry for entry in entries if entry["id"] == model]
     if len(found) == 1:
         return found[0]

@@ -10,6 +10,7 @@ entry. The newer form (`content`) has one object a position; llama.cpp sends it 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,8 @@ from evalkit.adapters.openai.wire import UnusableError
 
 ABSENT = -9999.0
 """What some servers send instead of a value they do not have (trtllm-serve clamps at it)."""
+
+_ID_NAME = re.compile(r"token_id:([0-9]{1,9})")
 
 ROUNDING = 1e-3
 """How far above 0 a logarithm of a probability may lie by rounding, nats."""
@@ -80,24 +83,35 @@ def _from_content(row: Any) -> Position:
 
 
 def _candidate(row: Any) -> Candidate | None:
+    """Return a candidate; None for one whose number is null: the older form leaves it out, and it says nothing."""
     if not isinstance(row, Mapping):
         raise UnusableError("engine", "a candidate of the reply's log-probabilities is no object")
-    value = _of_object(row)
+    value = _value(row.get("logprob"))
     return None if value is None else Candidate(text=str(row.get("token")), id=_id(row), logprob=value)
 
 
 def _from_lists(token: Any, value: Any, top: Any) -> Position:
     named = {str(text): _value(number) for text, number in top.items()} if isinstance(top, Mapping) else {}
-    candidates = [Candidate(text=text, id=None, logprob=number) for text, number in named.items() if number is not None]
-    return Position(text=str(token), id=None, logprob=_value(value), top=_ordered(candidates))
+    candidates = [
+        Candidate(text=text, id=_id_in(text), logprob=number) for text, number in named.items() if number is not None
+    ]
+    return Position(text=str(token), id=_id_in(str(token)), logprob=_value(value), top=_ordered(candidates))
 
 
 def _ordered(candidates: Sequence[Candidate]) -> tuple[Candidate, ...]:
     return tuple(sorted(candidates, key=lambda one: -one.logprob))
 
 
+def _id_in(text: str) -> int | None:
+    """Return the id in a name such as `token_id:125`, which vLLM gives with --return-tokens-as-token-ids."""
+    found = _ID_NAME.fullmatch(text)
+    return int(found[1]) if found else None
+
+
 def _id(row: Mapping[str, Any]) -> int | None:
     value = row.get("id", row.get("token_id"))
+    if value is None:
+        return _id_in(str(row.get("token")))
     return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
@@ -117,7 +131,7 @@ def _value(number: Any) -> float | None:
     if number is None:
         return None
     if isinstance(number, bool) or not isinstance(number, (int, float)):
-        raise UnusableError("non-finite", f"a log-probability is {number!r}")
+        raise UnusableError("engine", f"a log-probability is {number!r}, which is no number")
     if not math.isfinite(number):
         raise UnusableError("non-finite", f"a log-probability is {number!r}")
     if number > ROUNDING:

@@ -18,6 +18,7 @@ from evalkit.adapters.openai.options import ServerOptions
 from evalkit.adapters.openai.proofs import (
     KNOWN,
     LADDER,
+    SAME,
     NotProvedError,
     RefusedError,
     Start,
@@ -27,6 +28,7 @@ from evalkit.adapters.openai.proofs import (
     prove_next_token,
 )
 from evalkit.adapters.openai.reply import read_choice
+from evalkit.adapters.openai.steadiness import furthest
 from evalkit.adapters.openai.tokenizing import Tokenizer
 from evalkit.errors import EngineError
 
@@ -131,11 +133,25 @@ class Probe:
         except NotProvedError as error:
             self._seen["token ids"] = f"not taken: {error}"
             return start, False
+        if start.found.prompt_tokens != len(ids):
+            self._seen["token ids"] = (
+                f"not taken: the server counts {start.found.prompt_tokens} tokens in the text, and the tokenizer makes "
+                f"{len(ids)}: text and ids are two prompts (a start token on one side?)"
+            )
+            self._warnings.append(f"prompts are sent as text; token ids were {self._seen['token ids']}")
+            return start, False
         if top_text(again.candidates) != top_text(start.found.candidates):
             raise EngineError(
                 "the tokenizer at hand is not the server's: after the same text, sent as token ids, the likeliest "
                 f"token is {top_text(again.candidates)!r} and not {top_text(start.found.candidates)!r}"
             )
+        moved = furthest(start.found.candidates, again.candidates, choose_matching(start.found.candidates))
+        if moved > SAME:
+            self._seen["token ids"] = (
+                f"not taken: sent as ids, a log-probability differs by {moved:.3f} from the text's"
+            )
+            self._warnings.append(f"prompts are sent as text; token ids were {self._seen['token ids']}")
+            return start, False
         self._seen["token ids"] = f"taken: {len(ids)} ids for {KNOWN!r}"
         return replace(start, prompt=list(ids), found=again), True
 

@@ -132,6 +132,9 @@ class LocalTokenizer:
 def server_tokenizer(transport: Transport, card: ServerCard) -> ServerTokenizer | None:
     """Return the server's tokenizer; None where it offers none.
 
+    A refusal (4xx) says that the page is not offered; any other fault is raised, for without its tokenizer the server
+    would be another engine.
+
     A form is right only if it gives ids, and more ids for twice the text: a page that ignores the field it does not
     know would give the same for every text.
     """
@@ -143,8 +146,13 @@ def server_tokenizer(transport: Transport, card: ServerCard) -> ServerTokenizer 
             )
             if len(twice) > len(once) >= 3:
                 return ServerTokenizer(transport, card, form)
-        except (RejectedError, UnusableError):
+        except RejectedError:
             continue
+        except UnusableError as error:
+            raise EngineError(
+                f"{transport}: the probe got no usable reply: {error}; next step: look at the server's log, then "
+                "repeat the same command"
+            ) from error
     return None
 
 

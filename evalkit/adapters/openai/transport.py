@@ -24,6 +24,8 @@ from evalkit.adapters.openai.wire import (
     MalformedError,
     RejectedError,
     UnusableError,
+    is_dead,
+    is_withheld,
     parse_reply,
     utf8,
     words_of,
@@ -149,6 +151,8 @@ class Transport:
                         break
             if attempt < self._options.retries:
                 self._stopped.wait(min(wait, self._options.backoff_max_s))
+        if seen.startswith("HTTP ") and is_dead(seen):
+            raise self._dead(f"{seen} (after {tries} tries)")
         message = f"{method} {path}: {seen or 'stopped'} (after {tries} tries)"
         raise UnusableError("transport", self._key.redact(message), counted=told)
 
@@ -166,7 +170,8 @@ class Transport:
         status = reply.status
         if status < HTTP_REDIRECT:
             return parse_reply(utf8(reply.body))
-        words = self._key.redact(words_of(reply.body.decode("utf-8", "replace")))
+        said = reply.body.decode("utf-8", "replace")
+        words = self._key.redact(words_of(said))
         if status in RETRIED:
             raise MalformedError(f"HTTP {status}: {words}")
         if status < 400:
@@ -178,7 +183,15 @@ class Transport:
             name = self._options.api_key_env
             step = f"check the key in ${name}" if name else "name the key's environment variable in api_key_env"
             raise EngineError(f"{self._options.base_url} answers HTTP {status}: {words}; next step: {step}")
-        raise RejectedError(status, words)
+        if is_dead(words):
+            raise self._dead(f"HTTP {status}: {words}")
+        raise RejectedError(status, words, withheld=is_withheld(said))
+
+    def _dead(self, seen: str) -> EngineError:
+        return EngineError(
+            f"{self._options.base_url}: the engine behind the server is dead: {seen}; next step: restart the server "
+            "and repeat the same command, which resumes"
+        )
 
     def _backoff(self, attempt: int, body: Mapping[str, Any] | None) -> float:
         """Return the seconds before the next try: doubled each time, spread so that threads do not return at once."""

@@ -7,6 +7,7 @@ May not know: which server, which question.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -40,17 +41,53 @@ class RejectedError(Exception):
     Attributes:
         status: HTTP status.
         message: the server's words, without secrets.
+        withheld: a content filter refused the prompt.
     """
 
-    def __init__(self, status: int, message: str) -> None:
+    def __init__(self, status: int, message: str, *, withheld: bool = False) -> None:
         super().__init__(f"HTTP {status}: {message}")
-        self.status, self.message = status, message
+        self.status, self.message, self.withheld = status, message, withheld
 
     @property
     def failure(self) -> Failure:
         """What becomes of the item."""
+        if self.withheld:
+            return Failure(kind="refused", message=str(self))
         kind = "too-long" if self.status in (400, 413, 422) and _about_length(self.message) else "engine"
         return Failure(kind=kind, message=str(self))
+
+
+_FILTER = re.compile(
+    r"content[ _-]?(?:filter|policy|management policy)|responsible ?ai ?policy|moderation_blocked", re.IGNORECASE
+)
+_DEATH = re.compile(
+    r"cuda (?:error|failure)|cublas_status|cudnn_status|nccl (?:error|failure|timeout|watchdog)"
+    r"|nccl(?:unhandled|internal|system|remote)\w*error|illegal memory access|device-side assert"
+    r"|engine ?(?:core|loop|process)?\W{0,3}(?:has |is |was )?(?:died|dead\w*|not running|shut ?down)"
+    r"|(?:executor|worker)s?\b[^.]{0,40}\b(?:shut ?down|died|dead|terminated|crashed)"
+    r"|background loop (?:has|is)|(?:server|engine) is shutting down",
+    re.IGNORECASE,
+)
+
+
+def is_withheld(body: str) -> bool:
+    """Say whether an error says that a content filter refused the prompt.
+
+    >>> is_withheld('{"error": {"code": "content_filter", "message": "The response was filtered"}}')
+    True
+    """
+    return _FILTER.search(body) is not None
+
+
+def is_dead(words: str) -> bool:
+    """Say whether a server's words are about the death of its own engine, and not about the request.
+
+    >>> is_dead("CUDA error: an illegal memory access was encountered"), is_dead("Executor has been shut down")
+    (True, True)
+    >>> is_dead("temperature is not supported by the executor"), is_dead("CUDA graphs do not support logprobs")
+    (False, False)
+    """
+    return _DEATH.search(words) is not None
 
 
 def _about_length(message: str) -> bool:

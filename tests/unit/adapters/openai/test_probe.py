@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 
 from evalkit.adapters.base import GenerateRequest, Generation, ScoreRequest
@@ -160,3 +162,35 @@ def test_an_unknown_family_is_a_warning_and_its_version_is_unknown(doubles, serv
     engine = connect(serve(doubles.vllm(family="homemade")).url)
     assert any("server family 'homemade' is unknown" in line for line in engine.warnings)
     assert engine.identity.options["fields_when_sampled"] == {}
+
+
+def test_a_tokenizer_that_leaves_out_the_start_token_is_another_prompt_and_not_used(serve, connect):
+    server = serve()
+    server._tokens = lambda path, body, real=server._tokens: real(path, {**body, "add_special_tokens": False})
+    engine = connect(server.url)
+    assert engine.identity.options["token_ids"] is False
+    assert "text and ids are two prompts" in engine.findings["token ids"]
+    assert any("text and ids are two prompts" in line for line in engine.warnings)
+
+
+@pytest.mark.parametrize("page", ["/tokenize", "/detokenize"])
+def test_a_fault_of_a_page_while_probing_is_an_error_and_not_another_engine(doubles, serve, connect, page):
+    server = serve()
+    real = server._tokens
+
+    def broken(path, body):
+        if path == page:
+            raise sys.modules["model_server"].HttpError(503, "overloaded")
+        return real(path, body)
+
+    server._tokens = broken
+    with pytest.raises(EngineError, match=r"no usable reply: .*503: overloaded.*next step"):
+        connect(server.url, retries=0)
+
+
+@pytest.mark.parametrize("data", [5, "toy", None, {"id": "toy"}, [5], [None]])
+def test_a_list_of_models_of_another_type_lists_none(serve, connect, data):
+    server = serve()
+    server._page = lambda path: {"data": data}
+    with pytest.raises(UsageError, match="lists none at all"):
+        connect(server.url)

@@ -151,3 +151,25 @@ def test_a_server_that_breaks_after_the_probe_gives_failures_never_scores(double
     assert {reply.kind for reply in replies} == {kind}
     with pytest.raises(EngineError, match="no longer answers the known prompt"):
         list(engine.score(REQUESTS))
+
+
+def test_names_that_are_token_ids_are_ids(doubles, serve, connect):
+    server = serve(doubles.vllm(most=400))
+    plain = connect(server.url)
+    expected = plain._scorer.score(ScoreRequest(context="The sky is", continuations=(" hot", " cold")))
+    real = server._lists
+
+    def named(rows, k):
+        found = real(rows, k)
+        found["tokens"] = [f"token_id:{token}" for token, _ in rows]
+        for place, (token, numbers) in enumerate(rows):
+            if numbers is not None:
+                ids = sorted(range(len(numbers)), key=lambda one: -numbers[one])[:k]
+                found["top_logprobs"][place] = {f"token_id:{one}": float(numbers[one]) for one in {*ids, token}}
+        return found
+
+    server._lists = named
+    engine = connect(server.url)
+    assert engine.identity.options["candidates_named_by"] == "id"
+    found = engine._scorer.score(ScoreRequest(context="The sky is", continuations=(" hot", " cold")))
+    assert found.logprobs == pytest.approx(expected.logprobs, abs=1e-9)

@@ -231,3 +231,27 @@ def test_an_address_may_end_in_v1():
     addresses = ("http://h:1", "http://h:1/", "http://h:1/v1", "http://h:1/v1/")
     assert {ServerOptions(base_url=one).base_url for one in addresses} == {"http://h:1"}
     assert ServerOptions(base_url="https://h/openai/v1").base_url == "https://h/openai"
+
+
+@pytest.mark.parametrize(
+    ("status", "words"),
+    [
+        (400, "CUDA error: an illegal memory access was encountered"),
+        (400, "RequestError: Executor worker terminated unexpectedly"),
+        (500, "EngineDeadError: EngineCore encountered an issue"),
+        (503, "NCCL error: unhandled system error"),
+        (503, "The server is shutting down"),
+    ],
+)
+def test_a_server_whose_engine_is_dead_ends_the_run(scripted, status, words):
+    url, _ = scripted([(status, {}, json.dumps({"error": {"message": words}}).encode())])
+    with pytest.raises(EngineError, match=r"the engine behind the server is dead.*next step: restart"):
+        post(made(url, retries=1)[0])
+
+
+def test_a_content_filter_is_a_refusal_whatever_its_status(scripted):
+    said = {"error": {"message": "The response was filtered. Please modify your prompt.", "code": "content_filter"}}
+    url, seen = scripted([(400, {}, json.dumps(said).encode())])
+    with pytest.raises(wire.RejectedError) as caught:
+        post(made(url)[0])
+    assert (caught.value.failure.kind, len(seen)) == ("refused", 1)
