@@ -66,6 +66,10 @@ Weights differ in the last fp32 bit (the packed ones are code times scale). That
 and then one lies so near the middle of two codes that it is rounded the other way. Measured: from 3e-7 (none rounded
 otherwise) to 3e-3 with FP8, 2e-2 with FP8 clipped at a fixed bound, 1e-2 with INT8, whose weights too are divided once
 more, and 1e-6 with INT4, which rounds no activation. A wrong scale gives more than 0.3.
+
+The 2e-2 of `control-fp8-clipped` is such a code and no wrong bound: its activation scales come back exactly, in float64
+the logits differ by 1e-7, and sums in another order (tests/other_processor.py) move the fp32 logits of the unpacked
+model by the same 2e-2. A model that is not clipped moves by up to 2e-2 that way, too.
 """
 
 AVERAGED = ("int4-awq", "w4a8-awq")
