@@ -9,12 +9,15 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 from evalkit.comparison.plain import NOT_JSON
 from evalkit.records import ChoiceReply, Record, TextReply
 from evalkit.statistics.interval import Interval
 from evalkit.statistics.paired_table import PairedTable
 from evalkit.statistics.tango import tango_interval
+
+LengthUnit = Literal["tokens", "characters"]
 
 SHORT = 16
 """Tokens: a limit of no more is the form of the answer (one letter), and whoever reaches it was not cut off."""
@@ -54,7 +57,8 @@ class AnswerComparison:
         baseline_invalid_items, candidate_invalid_items: items with at least one unreadable answer.
         invalid_table: pairs of answers by whose answer is unreadable (n01: the candidate's alone); None below two.
         invalid_increase: Tango's 95 % interval of the increase in unreadable answers, as a proportion.
-        baseline_tokens, candidate_tokens: length of all paired answers, tokens.
+        length_unit: "tokens", or "characters" where some answer came without a count of its tokens.
+        baseline_length, candidate_length: length of all paired answers, in that unit.
         length_ratio: candidate over baseline; None if the baseline wrote nothing.
         worst: the same with every missing answer against the candidate; for guards.
     """
@@ -67,8 +71,9 @@ class AnswerComparison:
     candidate_invalid_items: int
     invalid_table: PairedTable | None
     invalid_increase: Interval | None
-    baseline_tokens: int
-    candidate_tokens: int
+    length_unit: LengthUnit
+    baseline_length: int
+    candidate_length: int
     length_ratio: float | None
     worst: WorstAnswers = field(repr=False, compare=False, metadata=NOT_JSON)
 
@@ -104,7 +109,9 @@ def compare_answers(
     why_b = [_reason(record, reply, metric) for record, reply, _, _ in pairs]
     why_c = [_reason(record, reply, metric) for _, _, record, reply in pairs]
     table = PairedTable.from_outcomes([why is not None for why in why_b], [why is not None for why in why_c])
-    tokens_b, tokens_c = sum(_tokens(reply) for _, reply, _, _ in pairs), sum(_tokens(reply) for *_, reply in pairs)
+    unit = _unit([reply for _, left, _, right in pairs for reply in (left, right)])
+    length_b = sum(_length(reply, unit) for _, reply, _, _ in pairs)
+    length_c = sum(_length(reply, unit) for *_, reply in pairs)
     return AnswerComparison(
         n=len(pairs),
         identical=sum(_texts(a) == _texts(b) for _, a, _, b in pairs),
@@ -114,10 +121,11 @@ def compare_answers(
         candidate_invalid_items=_items(why_c, [record for _, _, record, _ in pairs]),
         invalid_table=table if table.n >= 2 else None,
         invalid_increase=tango_interval(table) if table.n >= 2 else None,
-        baseline_tokens=tokens_b,
-        candidate_tokens=tokens_c,
-        length_ratio=tokens_c / tokens_b if tokens_b else None,
-        worst=_worst(baseline, candidate, unseen, samples, metric),
+        length_unit=unit,
+        baseline_length=length_b,
+        candidate_length=length_c,
+        length_ratio=length_c / length_b if length_b else None,
+        worst=_worst(baseline, candidate, unseen, samples, metric, unit),
     )
 
 
@@ -127,9 +135,10 @@ def _worst(
     unseen: int,
     samples: int,
     metric: str | None,
+    unit: LengthUnit,
 ) -> WorstAnswers:
     reasons: tuple[list[bool], list[bool]] = ([False] * unseen, [True] * unseen)
-    tokens: tuple[list[int], list[int]] = ([], [])
+    lengths: tuple[list[int], list[int]] = ([], [])
     items: set[tuple[str, str, int]] = set()
     for pair in zip(baseline, candidate, strict=True):
         for side, record in enumerate(pair):
@@ -138,14 +147,14 @@ def _worst(
                 reasons[side].append(side == 1)
                 continue
             reasons[side].append(_reason(record, reply, metric) is not None)
-            tokens[side].append(_tokens(reply))
+            lengths[side].append(_length(reply, unit))
         known = pair[0] or pair[1]
         if known is not None and reasons[1][-1]:
             items.add((known.subject, known.item_sha256, known.occurrence))
     table = PairedTable.from_outcomes(*reasons)
-    missing = [len(reasons[side]) - len(tokens[side]) for side in (0, 1)]
-    longest = max((*tokens[0], *tokens[1]), default=0)
-    sums = [sum(tokens[side]) for side in (0, 1)]
+    missing = [len(reasons[side]) - len(lengths[side]) for side in (0, 1)]
+    longest = max((*lengths[0], *lengths[1]), default=0)
+    sums = [sum(lengths[side]) for side in (0, 1)]
     return WorstAnswers(
         missing=sum(missing),
         candidate_invalid_items=len(items) + -(-unseen // samples),
@@ -174,8 +183,17 @@ def _items(reasons: Sequence[str | None], records: Sequence[Record]) -> int:
     return len({(r.subject, r.item_sha256, r.occurrence) for reason, r in bad if reason is not None})
 
 
-def _tokens(reply: TextReply) -> int:
-    return sum(turn.completion_tokens for turn in reply.turns)
+def _unit(replies: Sequence[TextReply]) -> LengthUnit:
+    """Return tokens if every answer came with its count; other tools' files have none, and words are no unit.
+
+    White space parts no words in Japanese, Chinese or Thai; characters are counted alike on both sides.
+    """
+    counted = all(turn.completion_tokens > 0 or not turn.text for reply in replies for turn in reply.turns)
+    return "tokens" if counted else "characters"
+
+
+def _length(reply: TextReply, unit: LengthUnit) -> int:
+    return sum(turn.completion_tokens if unit == "tokens" else len(turn.text) for turn in reply.turns)
 
 
 def _texts(reply: TextReply) -> tuple[str, ...]:

@@ -3,20 +3,21 @@
 In: question and answer files. Out: items, records, and what a reader must know.
 May not know: judgments.
 
-FastChat keeps no reason why an answer ended and no token counts: answers count as ended by themselves, and words stand
-in for tokens. Texts that FastChat wrote in place of an answer are failures.
+FastChat keeps no reason why an answer ended and no token counts: answers count as ended by themselves, and their length
+is counted in characters. Texts that FastChat wrote in place of an answer are failures, and so is an answer that lacks a
+turn.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from evalkit.degeneration import degeneration
 from evalkit.errors import DataError, UsageError
-from evalkit.interop.fastchat_rows import FastChatFiles, Row, one_of, read_rows, texts, whole, words
+from evalkit.interop.fastchat_rows import STEP, FastChatFiles, Row, one_of, read_rows, texts, whole, words
 from evalkit.records import Item, Record, TextReply, Turn, content_digest, digest
 
 FAILED: Mapping[str, str] = {
@@ -58,7 +59,7 @@ def read_items(files: FastChatFiles, task: str) -> dict[int, Item]:
     for row in read_rows(files.questions):
         number, category = whole(row, "question_id"), words(row, "category")
         if number in items:
-            raise DataError(f"{row.place}: question {number} stands twice")
+            raise DataError(f"{row.place}: question {number} stands twice; {STEP}")
         turns = texts(row, row.data.get("turns"), "turns")
         sha256 = content_digest({"turns": list(turns)})
         occurrence = seen.get((category, sha256), 0)
@@ -79,7 +80,8 @@ def read_items(files: FastChatFiles, task: str) -> dict[int, Item]:
 
 
 def _references(file: Path) -> dict[int, tuple[str, ...]]:
-    return {whole(row, "question_id"): _choices(row)[0] for row in read_rows(file)}
+    found = {whole(row, "question_id"): _choices(row) for row in read_rows(file)}
+    return {number: tuple(text or "" for text in choices[0]) for number, choices in found.items() if choices}
 
 
 def read_answers(files: FastChatFiles, model: str | None, items: Mapping[int, Item], duplicates: str | None) -> Answers:
@@ -103,14 +105,19 @@ def read_answers(files: FastChatFiles, model: str | None, items: Mapping[int, It
     further = 0
     for number, rows in sorted(by_question.items()):
         if number not in items:
-            raise DataError(f"{rows[0].place}: question {number} is not among the questions")
+            raise DataError(f"{rows[0].place}: question {number} is not among the questions; {STEP}")
         same = len({tuple(_choices(row)) for row in rows}) == 1
-        choices = _choices(one_of(rows, f"answers to question {number}", same, duplicates, notes))
-        further += len(choices) - 1
-        records.append(_record(items[number], choices[0], rows[-1]))
-    failed = sum(record.status == "failed" for record in records)
-    if failed:
-        notes.append(f"{file}: {failed} answer(s) are an error that FastChat wrote in place of one; they are failures")
+        row = one_of(rows, f"answers to question {number}", same, duplicates, notes)
+        choices = _choices(row)
+        further += max(0, len(choices) - 1)
+        records.append(_record(items[number], choices[0] if choices else (), row))
+    failed = Counter((record.failure or "").split(":")[0] for record in records if record.failure)
+    own = failed.total() - failed["no-answer"]
+    if own:
+        notes.append(f"{file}: {own} answer(s) are an error that FastChat wrote in place of one; they are failures")
+    if failed["no-answer"]:
+        first = next(record.failure for record in records if (record.failure or "").startswith("no-answer"))
+        notes.append(f"{file}: {failed['no-answer']} answer(s) lack a turn and are failures, the first with: {first}")
     missing = len(items) - len(by_question)
     if missing:
         notes.append(f"{file}: {missing} of {len(items)} questions have no answer")
@@ -121,28 +128,33 @@ def read_answers(files: FastChatFiles, model: str | None, items: Mapping[int, It
     return Answers(model=name, items=items, records=tuple(records), notes=tuple(notes))
 
 
-def _choices(row: Row) -> list[tuple[str, ...]]:
+def _choices(row: Row) -> list[tuple[str | None, ...]]:
+    """Return the turns of each choice, None for one without a text; nothing where the row holds no choice."""
     choices = row.data.get("choices")
-    if not isinstance(choices, list) or not choices:
-        raise DataError(f"{row.place}: no 'choices'")
-    return [
-        texts(row, choice.get("turns") if isinstance(choice, Mapping) else None, "choices.turns") for choice in choices
-    ]
+    if choices is not None and not isinstance(choices, list):
+        raise DataError(f"{row.place}: 'choices' is not a list; {STEP}")
+    found = []
+    for choice in choices or ():
+        turns = choice.get("turns") if isinstance(choice, Mapping) else None
+        if turns is not None and not isinstance(turns, list):
+            raise DataError(f"{row.place}: 'choices.turns' is not a list of texts; {STEP}")
+        wrong = [text for text in turns or () if text is not None and not isinstance(text, str)]
+        if wrong:
+            raise DataError(f"{row.place}: 'choices.turns' holds {wrong[0]!r:.80}, not a text; {STEP}")
+        found.append(tuple(turns or ()))
+    if choices is None:
+        raise DataError(f"{row.place}: no 'choices'; {STEP}")
+    return found
 
 
-def _record(item: Item, answers: Sequence[str], row: Row) -> Record:
-    if len(answers) != len(item.turns):
-        raise DataError(f"{row.place}: {len(answers)} answers to {len(item.turns)} turns")
-    failure = next((FAILED[text.strip()] for text in answers if text.strip() in FAILED), None)
-    turns = tuple(
-        Turn(
-            text=answer,
-            finish="stop",
-            prompt_tokens=sum(len(text.split()) for text in (*item.turns[: place + 1], *answers[:place])),
-            completion_tokens=len(answer.split()),
-        )
-        for place, answer in enumerate(answers)
-    )
+def _record(item: Item, answers: Sequence[str | None], row: Row) -> Record:
+    if len(answers) > len(item.turns):
+        raise DataError(f"{row.place}: {len(answers)} answers to {len(item.turns)} turns; {STEP}")
+    texts_given = [text for text in answers if text is not None]
+    failure = next((FAILED[text.strip()] for text in texts_given if text.strip() in FAILED), None)
+    if failure is None and len(texts_given) < len(item.turns):
+        failure = f"no-answer: {Path(row.place).name} has {len(texts_given)} answers to {len(item.turns)} turns"
+    turns = tuple(Turn(text=text, finish="stop", prompt_tokens=0, completion_tokens=0) for text in texts_given)
     reasons = [reason for reason in map(degeneration, turns) if reason] if failure is None else []
     return Record(
         task=item.task,

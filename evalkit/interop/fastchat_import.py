@@ -87,26 +87,40 @@ def import_fastchat(folder: Path, choices: Choices) -> FastChatImport:
         found[judging_name(choices.task)] = rated
     if choices.against is not None:
         found |= _pairs(files, answers, choices, choices.against)
+    notes = list(answers.notes)
     if not found:
-        raise DataError(f"{files.root}: no judgment of model '{answers.model}'; next step: judge its answers first")
+        told = "games against other models, which --against RUN imports" if _played(files, answers.model) else "none"
+        notes.append(
+            f"no rating of the answers is in the folder ({told}); next step: evalkit judge RUN, which rates them"
+        )
     return FastChatImport(
         manifest=_manifest(files, answers, found, choices),
         task=choices.task,
         items=tuple(items.values()),
         records=answers.records,
         judgments={name: judged.judgments for name, judged in found.items()},
-        notes=(*answers.notes, *(note for judged in found.values() for note in judged.notes)),
+        notes=(*notes, *(note for judged in found.values() for note in judged.notes)),
     )
+
+
+def _played(files: FastChatFiles, model: str) -> bool:
+    rows = (row for file in files.pair for row in read_rows(file))
+    return any(model in (row.data.get("model_1"), row.data.get("model_2")) for row in rows)
 
 
 def _pairs(files: FastChatFiles, answers: Answers, choices: Choices, against: Run) -> dict[str, Judged]:
     if choices.task not in against.manifest.tasks:
-        raise UsageError(f"{against.path}: task '{choices.task}' is not in this run")
+        raise UsageError(
+            f"{against.path}: task '{choices.task}' is not in this run; next step: name its task with --task"
+        )
     name = against.manifest.engine.model
     opponent = (against.manifest.engine, against.records[choices.task], name)
     judged = read_pairs(files.pair, answers, opponent, choices.judge, choices.duplicates)
     if judged is None:
-        raise DataError(f"{files.root}: no games of '{answers.model}' against '{name}', the model of {against.path}")
+        raise DataError(
+            f"{files.root}: no games of '{answers.model}' against '{name}', the model of {against.path}; "
+            "next step: leave out --against, or name an imported run of a model that it played"
+        )
     return {judging_name(choices.task, judged.run.profile): judged}
 
 
@@ -150,7 +164,7 @@ def _manifest(files: FastChatFiles, answers: Answers, found: Mapping[str, Judged
                 item_set_sha256=digest(keys),
                 prompts_sha256=prompts,
                 dataset={"asset": "fastchat", "sha256": questions},
-                settings={"generations": 1, "tokens": "words", "decoding": UNKNOWN},
+                settings={"generations": 1, "tokens": UNKNOWN, "decoding": UNKNOWN},
             )
         },
         judges={name: judged.run for name, judged in found.items()},
@@ -158,6 +172,7 @@ def _manifest(files: FastChatFiles, answers: Answers, found: Mapping[str, Judged
             "imported": {
                 "format": "fastchat",
                 "files": files.digests(file, *files.single, *files.pair),
+                "duplicates": choices.duplicates,
             }
         },
         created_at=_created_at(file),

@@ -9,6 +9,7 @@ become a status that says why; a judgment of answers that are not those of the a
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,7 +19,7 @@ from typing import Any
 
 from evalkit.errors import DataError, UsageError
 from evalkit.interop.fastchat_answers import Answers
-from evalkit.interop.fastchat_rows import Row, one_of, read_rows, whole, words
+from evalkit.interop.fastchat_rows import STEP, Row, one_of, read_rows, whole
 from evalkit.interop.lm_eval_identity import UNKNOWN
 from evalkit.records import EngineIdentity, JudgeRun, Judgment, JudgmentStatus, Record, TextReply, digest
 
@@ -70,7 +71,7 @@ def read_single(files: Sequence[Path], answers: Answers, judge: str | None, dupl
     judgments = []
     found: Counter[str] = Counter()
     for (number, turn), kept in _by_place(rows).items():
-        same = len({(row.data.get("score"), row.data.get("judgment")) for row in kept}) == 1
+        same = len({repr((row.data.get("score"), row.data.get("judgment"))) for row in kept}) == 1
         row = one_of(kept, f"ratings of question {number}, turn {turn}", same, duplicates, notes)
         record = _record(answers, number, row)
         if record is None:
@@ -142,7 +143,7 @@ def _of_judge(rows: Sequence[Row], judge: str | None) -> tuple[str, list[Row]]:
         raise UsageError(f"judged by {', '.join(names)}, which never mix; next step: name one with --judge")
     chosen = judge or names[0]
     if chosen not in names:
-        raise UsageError(f"no judgment by '{chosen}'; there are some by {', '.join(names)}")
+        raise UsageError(f"no judgment by '{chosen}'; there are some by {', '.join(names)}; next step: name one")
     return chosen, [row for row in rows if _judge(row)[0] == chosen]
 
 
@@ -157,7 +158,7 @@ def _record(answers: Answers, number: int, row: Row) -> Record | None:
     """Return the answer to a question, or None if there is none to judge."""
     item = answers.items.get(number)
     if item is None:
-        raise DataError(f"{row.place}: question {number} is not among the questions")
+        raise DataError(f"{row.place}: question {number} is not among the questions; {STEP}")
     key = f"{item.key}/0"
     return next(
         (record for record in answers.records if record.key == key and isinstance(record.reply, TextReply)), None
@@ -175,11 +176,12 @@ def _of_other_answers(row: Row, name: str, given: Sequence[str]) -> bool:
 
 
 def _rating(row: Row, record: Record, turn: int, given: Sequence[str], found: Counter[str]) -> Judgment:
-    score, text = row.data.get("score"), words(row, "judgment")
-    if isinstance(score, bool) or not isinstance(score, (int, float)):
-        raise DataError(f"{row.place}: 'score' is {score!r}, not a number")
+    score, text = row.data.get("score"), str(row.data.get("judgment") or "")
     status: JudgmentStatus = "ok"
-    if score == -1:
+    if isinstance(score, bool) or not isinstance(score, (int, float)) or not math.isfinite(score):
+        status, score = "unparsed", -1.0
+        found["whose score is no number, which are missing"] += 1
+    elif score == -1:
         status = "api_error" if text.strip() == API_ERROR else "unparsed"
         found[f"without a rating ({'the call failed' if status == 'api_error' else 'none was read'})"] += 1
     elif not SCALE[0] <= score <= SCALE[1]:
@@ -201,7 +203,7 @@ def _suspect(score: float, text: str, found: Counter[str]) -> None:
 def _verdict(row: Row, game: int) -> str:
     value = row.data.get(_GAMES[game][0], row.data.get("winner"))
     if value not in ("model_1", "model_2", "tie", "error"):
-        raise DataError(f"{row.place}: winner {value!r} is neither model_1, model_2, tie nor error")
+        raise DataError(f"{row.place}: winner {value!r} is neither model_1, model_2, tie nor error; {STEP}")
     return str(value)
 
 

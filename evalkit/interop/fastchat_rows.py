@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from evalkit.errors import DataError, StoreError, UsageError, suggestion
+from evalkit.errors import DataError, UsageError, suggestion
+from evalkit.interop import foreign_files
 from evalkit.interop.lm_eval_files import file_sha256
-from evalkit.records import parse_object
 
 ANSWERS = ("model_answer", "responses")
 JUDGMENTS = ("model_judgment", "judgements", "judgments")
@@ -21,6 +21,9 @@ REFERENCES: Mapping[str, str] = {"gpt-4.jsonl": "original", "gpt-4-0125-preview.
 """Reference file to the name of its set."""
 
 QUESTIONS = "question.jsonl"
+STEP = "next step: give the file as FastChat wrote it, or take this row out"
+"""What helps where a row is not FastChat's."""
+
 SINGLE, PAIR = "_single.jsonl", "_pair.jsonl"
 
 
@@ -117,14 +120,7 @@ def read_rows(file: Path) -> list[Row]:
         DataError: a line is not a JSON object; names file and line.
         StoreError: the file cannot be read.
     """
-    try:
-        text = file.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{file}: not UTF-8 at byte {error.start}") from error
-    except OSError as error:
-        raise StoreError(f"{file}: cannot be read: {error.strerror or error}") from error
-    lines = [(f"{file}:{number}", line) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]
-    return [Row(place=place, data=parse_object(line, place)) for place, line in lines]
+    return [Row(place=place, data=row) for place, row in foreign_files.read_rows(file)]
 
 
 def whole(row: Row, name: str) -> int:
@@ -135,7 +131,7 @@ def whole(row: Row, name: str) -> int:
     """
     value = row.data.get(name)
     if isinstance(value, bool) or not isinstance(value, int):
-        raise DataError(f"{row.place}: {name!r} is {value!r}, not a whole number")
+        raise DataError(f"{row.place}: {name!r} is {value!r:.80}, not a whole number; {STEP}")
     return value
 
 
@@ -143,14 +139,14 @@ def words(row: Row, name: str) -> str:
     """Return a text of a row; raises as `whole`."""
     value = row.data.get(name)
     if not isinstance(value, str):
-        raise DataError(f"{row.place}: {name!r} is {value!r}, not a text")
+        raise DataError(f"{row.place}: {name!r} is {value!r:.80}, not a text; {STEP}")
     return value
 
 
 def texts(row: Row, value: Any, name: str) -> tuple[str, ...]:
     """Return a list of texts; raises as `whole`."""
     if not isinstance(value, list) or not value or not all(isinstance(text, str) for text in value):
-        raise DataError(f"{row.place}: {name!r} is not a list of texts")
+        raise DataError(f"{row.place}: {name!r} is not a list of texts; {STEP}")
     return tuple(value)
 
 

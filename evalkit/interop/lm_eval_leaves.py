@@ -13,7 +13,7 @@ from typing import Any, Literal
 from evalkit.errors import DataError
 from evalkit.interop.lm_eval_checks import hold_against_totals
 from evalkit.interop.lm_eval_files import LmEvalFiles
-from evalkit.interop.lm_eval_format import NO_MARKS, PLAIN_FILTER
+from evalkit.interop.lm_eval_format import MEAN_METRICS, NO_MARKS, PLAIN_FILTER
 from evalkit.interop.lm_eval_samples import Sample, read_samples
 
 _ASKED = (
@@ -106,7 +106,7 @@ def read_leaf(files: LmEvalFiles, name: str) -> Leaf:
         samples=by_filter,
         asked=_asked(config),
         higher_is_better=_directions(files, name),
-        own_marking=bool(config.get("process_results")),
+        own_marking=bool(config.get("process_results")) or _has_shares(samples),
         delimiter=str(config.get("target_delimiter", " ")),
         notes=tuple(notes),
         occurrences=_mapping(_mapping(files.results["evalkit_occurrences"]).get(name))
@@ -138,6 +138,12 @@ def _by_filter(
         # Rows of several ranks are not in order.
         rows.sort(key=lambda sample: -1 if sample.doc_id is None else sample.doc_id)
     return by_filter
+
+
+def _has_shares(samples: Sequence[Sample]) -> bool:
+    """Say whether some accuracy of an item is a share: no argmax gives one, so the task has code of its own."""
+    values = (sample.values.get(metric) for sample in samples for metric in MEAN_METRICS)
+    return any(isinstance(value, float) and 0.0 < value < 1.0 for value in values)
 
 
 def _no_samples(files: LmEvalFiles, name: str) -> str:

@@ -18,9 +18,11 @@ from typing import Any
 
 from evalkit import __version__
 from evalkit.errors import DataError, StoreError, UsageError
+from evalkit.interop.foreign_files import parse_object, read_text
 from evalkit.interop.lm_eval_import import Imported
-from evalkit.interop.nel_rows import MODELS_OWN, NelRow, read_rows
+from evalkit.interop.nel_rows import MODELS_OWN, STEP, NelRow, read_rows
 from evalkit.interop.redaction import redacted
+from evalkit.interop.row_rules import other_marks, unequal_marks_of_equal_answers, unreadable
 from evalkit.records import (
     EngineIdentity,
     Fidelity,
@@ -32,7 +34,6 @@ from evalkit.records import (
     Turn,
     content_digest,
     digest,
-    parse_object,
     text_digest,
 )
 
@@ -70,14 +71,17 @@ def import_nel(
         raise UsageError(f"{source}: no {RESULTS} here; next step: name the folder of one benchmark's run")
     rows = _ordered(list(read_rows(file)))
     if not rows:
-        raise DataError(f"{file}: no row in it")
+        raise DataError(f"{file}: no row in it; {STEP}")
     bundle = _bundle(file.parent)
     chosen = [row for row in rows if row.repeat == repeat]
     if not chosen:
-        raise UsageError(f"{file}: no row of repeat {repeat}; it has {sorted({row.repeat for row in rows})}")
-    deciding = _metric(file, chosen, metric)
+        raise UsageError(
+            f"{file}: no row of repeat {repeat}; it has {sorted({row.repeat for row in rows})}; next step: --repeat"
+        )
+    told: list[str] = []
+    deciding = _metric(file, chosen, metric, told)
     task = _NAME.sub("-", str(_benchmark(bundle).get("name") or file.parent.name)).strip("-") or "nel"
-    pairs = _pairs(task, chosen)
+    pairs = _pairs(task, chosen, deciding)
     asked = _task_run(file, task, [item for item, _ in pairs], deciding, bundle, rows)
     missing = asked.planned - len(pairs)
     return Imported(
@@ -85,13 +89,19 @@ def import_nel(
             evalkit=__version__,
             engine=_identity(bundle, model, recipe, fidelity),
             tasks={task: asked},
-            requested={"imported": {"format": "nel", RESULTS: hashlib.sha256(_bytes(file)).hexdigest()}},
+            requested={
+                "imported": {"format": "nel", "repeat": repeat, RESULTS: hashlib.sha256(_bytes(file)).hexdigest()}
+            },
             created_at=_created_at(file, bundle),
         ),
         items={task: tuple(item for item, _ in pairs)},
         records={task: tuple(record for _, record in pairs)},
         missing={task: missing},
-        notes=tuple(_notes(rows, chosen, bundle, missing)),
+        notes=(
+            *_notes(rows, chosen, bundle, missing),
+            *told,
+            *unequal_marks_of_equal_answers(task, pairs, deciding),
+        ),
     )
 
 
@@ -100,11 +110,13 @@ def _ordered(rows: Sequence[NelRow]) -> list[NelRow]:
     for row in rows:
         before = seen.setdefault((row.problem, row.repeat), row)
         if before is not row:
-            raise DataError(f"{row.where}: problem {row.problem}, repeat {row.repeat} is on {before.where} already")
+            raise DataError(
+                f"{row.where}: problem {row.problem}, repeat {row.repeat} is on {before.where} already; {STEP}"
+            )
     return [seen[place] for place in sorted(seen)]
 
 
-def _pairs(task: str, rows: Sequence[NelRow]) -> list[tuple[Item, Record]]:
+def _pairs(task: str, rows: Sequence[NelRow], metric: str) -> list[tuple[Item, Record]]:
     """Return item and record of each row; equal problems are numbered in the order of their places."""
     counts: dict[tuple[str, str], int] = {}
     pairs = []
@@ -124,11 +136,11 @@ def _pairs(task: str, rows: Sequence[NelRow]) -> list[tuple[Item, Record]]:
             context=row.prompt,
             details={"target": row.expected},
         )
-        pairs.append((item, _record(item, row)))
+        pairs.append((item, _record(item, row, metric)))
     return pairs
 
 
-def _record(item: Item, row: NelRow) -> Record:
+def _record(item: Item, row: NelRow, metric: str) -> Record:
     failure = f"{row.error}: the row says so; its reward is no score" if row.error else None
     turn = Turn(text=row.response, finish="stop", prompt_tokens=0, completion_tokens=row.tokens)
     return Record(
@@ -142,18 +154,28 @@ def _record(item: Item, row: NelRow) -> Record:
         failure=failure,
         reply=None if failure else TextReply(turns=(turn,)),
         marks={} if failure else dict(row.rewards),
-        invalid=None if failure or row.response.strip() else "empty",
+        invalid=None if failure else unreadable(TextReply(turns=(turn,)), row.rewards.get(metric, 0.0)),
     )
 
 
-def _metric(file: Path, rows: Sequence[NelRow], asked: str | None) -> str:
+def _metric(file: Path, rows: Sequence[NelRow], asked: str | None, told: list[str]) -> str:
     scored = [row for row in rows if row.error is None]
     if not scored:
-        raise DataError(f"{file}: every row has an error category, so nothing was scored")
-    if asked is not None and any(asked not in row.rewards for row in scored):
-        offered = sorted(set.intersection(*(set(row.rewards) for row in scored)))
-        raise UsageError(f"{file}: not every row has the mark '{asked}'; all have {', '.join(offered)}")
-    return asked or "reward"
+        raise DataError(
+            f"{file}: every row has an error category, so nothing was scored; next step: run again what failed"
+        )
+    offered = sorted(set.intersection(*(set(row.rewards) for row in scored)))
+    if asked is not None and asked not in offered:
+        raise UsageError(
+            f"{file}: not every row has the mark '{asked}'; all have {', '.join(offered)}; next step: name one of these"
+        )
+    chosen = asked or "reward"
+    values = {name: [row.rewards[name] for row in scored] for name in offered}
+    found = other_marks(file.parent.name, chosen, values, asked=asked is not None)
+    if found is not None and found[1]:
+        raise UsageError(found[1])
+    told += [found[0]] if found is not None else []
+    return chosen
 
 
 def _task_run(
@@ -163,7 +185,10 @@ def _task_run(
     planned = told.get("samples")
     distinct = len({row.problem for row in rows})
     if planned is not None and (isinstance(planned, bool) or not isinstance(planned, int) or planned < distinct):
-        raise DataError(f"{file.parent}: the run counts {planned!r} samples, and {RESULTS} has {distinct} problems")
+        raise DataError(
+            f"{file.parent}: the run counts {planned!r} samples, and {RESULTS} has {distinct} problems; "
+            "next step: give the files of one and the same run"
+        )
     return TaskRun(
         definition_sha256=digest(["nel", task, metric]),
         kind="text",
@@ -207,7 +232,7 @@ def _bundle(folder: Path) -> Mapping[str, Any]:
     for place in (folder, folder.parent):
         files = sorted(place.glob("eval-*.json"))
         if len(files) == 1:
-            return parse_object(_bytes(files[0]).decode("utf-8", errors="replace"), f"{files[0]}")
+            return parse_object(read_text(files[0]), f"{files[0]}")
         if len(files) > 1:
             raise UsageError(f"{place}: {len(files)} files eval-*.json; next step: leave the run's own there")
     return {}

@@ -16,8 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from evalkit.errors import DataError
-from evalkit.records import canonical_json, parse_object
-from evalkit.store.lines import read_lines
+from evalkit.interop import foreign_files
+from evalkit.records import canonical_json
+
+STEP = "next step: give the rows as NeMo Evaluator wrote them, or take this row out"
+"""What helps where a row is not its."""
 
 MODELS_OWN = ("context_window_exceeded", "budget_exceeded", "turn_budget_exhausted")
 """Error categories that can be the model's own doing; they are missing like the others, and told apart."""
@@ -60,14 +63,11 @@ def read_rows(file: Path) -> Iterator[NelRow]:
         DataError: a line is not JSON, lacks a field, or has a reward that is no finite number; names file and line.
         StoreError: the file cannot be read.
     """
-    for number, line in read_lines(file):
-        if line.strip():
-            where = f"{file}:{number}"
-            try:
-                yield _row(where, parse_object(line, where))
-            except DataError as error:
-                text = str(error)
-                raise DataError(text if text.startswith(where) else f"{where}: {text}") from error
+    for where, row in foreign_files.read_rows(file):
+        try:
+            yield _row(where, row)
+        except DataError as error:
+            raise DataError(f"{where}: {error}; {STEP}") from error
 
 
 def _row(where: str, row: Mapping[str, Any]) -> NelRow:

@@ -149,7 +149,8 @@ class Guards(Section):
         invalid_points: allowed upper limit of the increase in unreadable answers, points.
         unreadable_max: share of the candidate's answers that may be unreadable or cut off, however many are the
             baseline's.
-        length_ratio: allowed range of answer tokens, candidate over baseline.
+        length_ratio: allowed range of the length of answers, candidate over baseline: in tokens, or in characters where
+            some answer came without a count of its tokens.
         catastrophic_drop: a question's loss that counts as catastrophic, in the unit of the score.
         catastrophic_p: probability below which the count of such questions is a breach.
         catastrophic_floor: smallest share of such questions taken for normal.

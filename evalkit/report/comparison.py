@@ -205,11 +205,14 @@ def _answers(answers: Data) -> str:
         ", ".join(f"{n} {why}" for why, n in answers[f"{side}_invalid"].items()) or "none"
         for side in ("baseline", "candidate")
     ]
+    # a certificate of before there was a unit counted tokens
+    unit = answers.get("length_unit", "tokens")
+    lengths = [answers.get(f"{side}_length", answers.get(f"{side}_tokens")) for side in ("baseline", "candidate")]
     increase = answers["invalid_increase"]
     more = f"; increase in unreadable answers {interval(increase, 'points')}" if increase is not None else ""
     return (
-        f"Answers: {answers['identical']} of {answers['n']} equal to the letter; tokens "
-        f"{answers['baseline_tokens']} -> {answers['candidate_tokens']} (ratio {ratio}); unreadable: "
+        f"Answers: {answers['identical']} of {answers['n']} equal to the letter; {unit} "
+        f"{lengths[0]} -> {lengths[1]} (ratio {ratio}); unreadable: "
         f"baseline {unreadable[0]}, candidate {unreadable[1]}{more}."
     )
 

@@ -186,7 +186,9 @@ def _length(policy: ResolvedPolicy, result: EndpointResult, answers: AnswerCompa
     low, high = policy.policy.guards.length_ratio
     ratio, worst = answers.length_ratio, answers.worst.length_ratios or (0.0, 0.0)
     value = 0.0 if ratio is None else next((found for found in (ratio, *worst) if not low <= found <= high), ratio)
-    shown = "the baseline's answers are empty" if ratio is None else f"answers are {ratio:.3f} times as long"
+    shown = "the baseline's answers are empty"
+    if ratio is not None:
+        shown = f"answers are {ratio:.3f} times as long in {answers.length_unit}"
     if ratio is not None and answers.worst.missing:
         shown += f" ({worst[0]:.3f} to {worst[1]:.3f} with the {answers.worst.missing} that are missing)"
     return GuardResult(

@@ -50,21 +50,50 @@ def generated(made: ModuleType, name: str, invalid: dict[int, str], finish: str 
 def test_the_length_ratio_is_candidate_over_baseline_in_tokens(made: ModuleType) -> None:
     answers = compare(chat(made, "baseline", tokens=100), chat(made, "candidate", tokens=125), "mt-bench").answers
     assert answers is not None
-    assert (answers.baseline_tokens, answers.candidate_tokens) == (4 * 2 * 100, 4 * 2 * 125)
+    assert (answers.baseline_length, answers.candidate_length) == (4 * 2 * 100, 4 * 2 * 125)
+    assert answers.length_unit == "tokens"
     assert answers.length_ratio == pytest.approx(1.25)
 
 
 def test_a_baseline_that_wrote_nothing_has_no_length_ratio(made: ModuleType) -> None:
-    answers = compare(chat(made, "baseline", tokens=0), chat(made, "candidate"), "mt-bench").answers
+    baseline = written(chat(made, "baseline"), lambda _at: "", tokens=0)
+    answers = compare(baseline, chat(made, "candidate"), "mt-bench").answers
     assert answers is not None
     assert answers.length_ratio is None
+
+
+def written(run: Any, text: Any, *, tokens: int) -> Any:
+    """The run with other texts in its conversations."""
+    for at, record in enumerate(run.records["mt-bench"]):
+        turns = tuple(replace(turn, text=text(at), completion_tokens=tokens) for turn in record.reply.turns)
+        run = changed(run, at, reply=TextReply(turns=turns))
+    return run
+
+
+@pytest.mark.parametrize("text", ["同じ答えです。", "答案都一样。", "คำตอบเดียวกัน", "One and the same answer. "])
+def test_without_token_counts_length_is_in_characters_whatever_the_script(made: ModuleType, text: str) -> None:
+    baseline = written(chat(made, "baseline"), lambda at: f"{at}{text}", tokens=0)
+    candidate = written(chat(made, "candidate"), lambda at: f"{at}{text}" * 6, tokens=0)
+    answers = compare(baseline, candidate, "mt-bench").answers
+    assert answers is not None
+    assert answers.length_unit == "characters"
+    assert answers.length_ratio == 6.0
+    assert answers.baseline_length == 4 * 2 * (len(text) + 1)
+
+
+def test_one_side_without_token_counts_makes_both_be_counted_in_characters(made: ModuleType) -> None:
+    baseline = written(chat(made, "baseline"), lambda at: f"{at} yes", tokens=2)
+    candidate = written(chat(made, "candidate"), lambda at: f"{at} yes", tokens=0)
+    answers = compare(baseline, candidate, "mt-bench").answers
+    assert answers is not None
+    assert (answers.length_unit, answers.length_ratio) == ("characters", 1.0)
 
 
 def test_only_answers_present_on_both_sides_count_toward_the_length(made: ModuleType) -> None:
     candidate = changed(chat(made, "candidate"), 0, status="failed", failure="timeout: 60 s", reply=None)
     answers = compare(chat(made, "baseline"), candidate, "mt-bench").answers
     assert answers is not None
-    assert (answers.n, answers.baseline_tokens, answers.length_ratio) == (3, 600, 1.0)
+    assert (answers.n, answers.baseline_length, answers.length_ratio) == (3, 600, 1.0)
 
 
 def test_unreadable_answers_are_counted_by_side_and_reason(made: ModuleType) -> None:

@@ -78,3 +78,20 @@ def test_short_and_empty_texts_have_no_numbers():
 
 def test_lone_surrogates_do_not_stop_the_count():
     assert compression_ratio("\ud800" * 300) > 5
+
+
+@pytest.mark.parametrize(
+    "loop",
+    ["同じ事を何度も言うだけです。", "我已经说过了，答案就是这样的。", "คำตอบของฉันคือสิ่งนี้", "대답은같은말을되풀이한다"],
+)
+def test_a_loop_without_white_space_is_seen_in_every_script(loop):
+    assert degeneration(turn(loop * 60)) == "degenerate"
+    assert degeneration(turn(loop)) is None
+
+
+@pytest.mark.parametrize(
+    "letters", ["あいうえおかきくけこさしすせそたちつてと", "天地玄黄宇宙洪荒日月盈昃辰宿列张寒来暑往"]
+)
+def test_a_healthy_text_without_white_space_is_readable(letters):
+    dice = random.Random(3)
+    assert degeneration(turn("".join(dice.choice(letters) for _ in range(900)))) is None

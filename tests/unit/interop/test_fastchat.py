@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -257,7 +258,6 @@ def test_what_must_be_named_is_asked_for(tmp_path):
     ("row", "said"),
     [
         ({"question_id": 81}, "'turn' is None, not a whole number"),
-        ({**rating("base", 81, 1, 5), "score": "8"}, "'score' is '8', not a number"),
         (rating("base", 999, 1, 5), "question 999 is not among the questions"),
     ],
 )
@@ -265,6 +265,82 @@ def test_a_row_that_is_no_judgment_is_named(tmp_path, row, said):
     root = fill(tmp_path / "mt_bench", [{"model": "base", "judge": JUDGE, **row}])
     with pytest.raises(DataError, match=f"_single.jsonl:1: {said}"):
         imported(root)
+
+
+@pytest.mark.parametrize("score", ["8", None, True, [7], {"a": 1}, float("nan"), float("inf")])
+def test_a_score_that_is_no_number_is_one_missing_judgment(tmp_path, score):
+    root = fill(tmp_path / "mt_bench", [rating("base", 81, 1, 5), {**rating("base", 81, 2, 5), "score": score}])
+    found = imported(root)
+    assert sorted((one.status, one.score) for one in found.judgments["mt-bench"]) == [("ok", 5.0), ("unparsed", None)]
+    assert any("1 judgment(s) whose score is no number" in note for note in found.notes)
+
+
+@pytest.mark.parametrize(
+    "choices",
+    [
+        [],
+        [{"index": 0, "turns": ["only the first"]}],
+        [{"index": 0, "turns": []}],
+        [{"index": 0, "turns": None}],
+        [{"index": 0, "turns": ["first", None]}],
+        [{"index": 0, "turns": [None, None]}],
+    ],
+)
+def test_an_answer_that_lacks_a_turn_is_a_failure_with_its_place_and_the_rest_is_kept(tmp_path, choices):
+    root = fill(tmp_path / "mt_bench")
+    rows = [answer("base", number) for number in QUESTIONS]
+    rows[2]["choices"] = choices
+    write(root / "model_answer" / "base.jsonl", rows)
+    found = imported(root)
+    (failed,) = [record.failure for record in found.records if record.status == "failed"]
+    assert failed.startswith("no-answer: base.jsonl:3 has ")
+    assert len(found.records) == 4
+    assert len(found.judgments["mt-bench"]) == 6
+    assert any("1 answer(s) lack a turn" in note for note in found.notes)
+
+
+def test_answers_without_any_rating_become_a_run_that_can_be_judged(tmp_path, capsys):
+    root = fill(tmp_path / "mt_bench")
+    shutil.rmtree(root / "model_judgment")
+    run = run_of(root, tmp_path / "run", "base")
+    assert len(run.trusted().records["mt-bench"]) == 4
+    assert run.manifest.judges == {}
+    assert any("no rating of the answers" in note and "evalkit judge" in note for note in imported(root).notes)
+    assert main(["import", str(root), "--format", "fastchat", "--model", "cand", "--output", str(tmp_path / "b")]) == 0
+    assert "answers: 4 of 4 questions" in capsys.readouterr().out
+
+
+def test_games_without_any_rating_import_one_after_the_other(tmp_path):
+    games = [game(number, turn, "model_2", "model_2") for number in QUESTIONS for turn in (1, 2)]
+    root = fill(tmp_path / "mt_bench", games=games)
+    (root / "model_judgment" / "gpt-4_single.jsonl").unlink()
+    base = run_of(root, tmp_path / "base", "base")
+    assert any("which --against RUN imports" in note for note in imported(root).notes)
+    found = imported(root, "cand", against=base)
+    assert [len(judgments) for judgments in found.judgments.values()] == [16]
+
+
+def test_half_a_surrogate_pair_in_answers_and_judgments_is_replaced(tmp_path):
+    root = fill(tmp_path / "mt_bench")
+    rows = [answer("base", number) for number in QUESTIONS]
+    rows[0]["choices"][0]["turns"][1] = "half \ud83d"
+    write(root / "model_answer" / "base.jsonl", rows)
+    write(root / "model_judgment" / "gpt-4_single.jsonl", [rating("base", 82, 1, 5, judgment="\udc00 [[5]]")])
+    run = run_of(root, tmp_path / "run", "base").trusted()
+    assert "half \ufffd" in {record.reply.turns[1].text for record in run.records["mt-bench"]}
+
+
+def test_answers_in_japanese_that_are_six_times_longer_are_seen(tmp_path):
+    root = fill(tmp_path / "mt_bench")
+    for model, times in (("base", 2), ("cand", 12)):
+        rows = [answer(model, number) for number in QUESTIONS]
+        for row in rows:
+            row["choices"][0]["turns"] = [f"{row['question_id']}番の答えです。" * times] * 2
+        write(root / "model_answer" / f"{model}.jsonl", rows)
+    shutil.rmtree(root / "model_judgment")
+    runs = [run_of(root, tmp_path / model, model) for model in ("base", "cand")]
+    answers = compare(runs[0], runs[1], "mt-bench").answers
+    assert (answers.length_unit, answers.length_ratio) == ("characters", 6.0)
 
 
 def test_there_and_back_again(tmp_path):

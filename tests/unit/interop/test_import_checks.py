@@ -67,6 +67,8 @@ def test_a_mark_that_the_rows_own_numbers_contradict_is_an_error_with_file_and_l
     config = {"quiz": {"task": "quiz", "process_results": "def mine(doc, results): ..."}}
     own = import_lm_eval(theirs.write({"quiz": rows}, "own", configs=config))
     assert failures(own) == [], "code of the task's own may mark otherwise"
+    shares = [theirs.sample(n, right=False, acc=0.25 + n / 9, acc_norm=None) for n in range(3)]
+    assert failures(import_lm_eval(theirs.write({"quiz": shares}, "shares"))) == [], "no argmax gives a share"
 
 
 def test_an_empty_delimiter_leaves_options_their_whole_length(theirs):

@@ -9,7 +9,7 @@ import pytest
 
 from evalkit import cli
 from evalkit.comparison import compare
-from evalkit.errors import DataError, ExitCode, UsageError
+from evalkit.errors import DataError, ExitCode, IdentityMismatchError, UsageError
 from evalkit.interop import import_nel, write_imported
 from evalkit.store import read_run
 
@@ -87,11 +87,11 @@ def test_an_error_is_missing_and_never_a_zero(write) -> None:
 @pytest.mark.parametrize(
     ("bad", "said"),
     [
-        ("{not json", "not valid JSON"),
-        ("[1]", "must be a JSON object"),
+        ("{not json", "not JSON"),
+        ("[1]", "a JSON object is expected"),
         (row(1, reward=None), "'reward' must be a finite number"),
         (row(1, reward=True), "'reward' must be a finite number"),
-        (json.dumps(row(1)).replace('"reward": 1.0', '"reward": NaN'), "NaN"),
+        (json.dumps(row(1)).replace('"reward": 1.0', '"reward": NaN'), "finite number, not 'NaN'"),
         (row(-1), "'problem_idx'"),
         (row(0), "is on"),
         ({"problem_idx": 3, "reward": 1.0}, "lacks 'prompt'"),
@@ -167,3 +167,34 @@ def test_imported_runs_are_written_as_run_folders(write, tmp_path) -> None:
     imported = import_nel(write([row(0), row(1)], bundle(samples=2)))
     write_imported(imported, tmp_path / "out")
     assert len(read_run(tmp_path / "out").records["adding"]) == 2
+
+
+def test_rows_are_read_whatever_ends_them_and_halves_of_characters_are_replaced(write, tmp_path) -> None:
+    folder = write([row(0), row(1, model_response="half HERE")])
+    file = folder / "results.jsonl"
+    file.write_text(file.read_text().rstrip().replace("HERE", "\\ud83d"))
+    write_imported(import_nel(folder), tmp_path / "out")
+    texts = {record.reply.turns[0].text for record in read_run(tmp_path / "out").records["run"]}
+    assert texts == {"It is 0.", "half \ufffd"}
+
+
+def test_unreadable_answers_are_counted_unless_they_were_right(write) -> None:
+    loop = "so it goes on and on and on " * 60
+    rows = [row(0, reward=0.0, model_response=loop), row(1, reward=0.0, model_response=" "), row(2, model_response="")]
+    invalid = [record.invalid for record in import_nel(write(rows)).records["run"]]
+    assert sorted(map(str, invalid)) == ["None", "degenerate", "empty"]
+
+
+def test_a_reward_that_never_moves_is_not_chosen_while_a_scorer_does(write) -> None:
+    rows = [row(n, reward=0.0, scorer_rewards={"loose": float(n > 1)}) for n in range(4)]
+    folder = write(rows)
+    with pytest.raises(UsageError, match=r"'reward' is 0 for all 4 items.*--metric scorer/loose"):
+        import_nel(folder)
+    assert import_nel(folder, metric="scorer/loose").manifest.tasks["run"].metric == "scorer/loose"
+
+
+def test_another_repeat_is_another_import(write, tmp_path) -> None:
+    folder = write([row(n, repeat=at) for n in range(2) for at in range(2)])
+    write_imported(import_nel(folder), tmp_path / "out")
+    with pytest.raises(IdentityMismatchError, match=r"imported.repeat: folder has 0, asked for 1"):
+        write_imported(import_nel(folder, repeat=1), tmp_path / "out")
