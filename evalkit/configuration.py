@@ -27,6 +27,19 @@ _SHOWN = 80
 """Characters of an offending value that an error repeats."""
 
 
+_NODES = 50_000
+"""Values of one file at most, each as often as aliases repeat it."""
+
+_DEPTH = 100
+"""Levels of one file at most, aliases included."""
+
+_DIGITS = 100
+"""Characters of a number at most: Python reads and writes some thousands in quadratic time, or not at all."""
+
+_UNREADABLE = (yaml.YAMLError, ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
+"""What PyYAML raises for a file that is wrong: its own errors, and Python's for a tag that does not fit its text."""
+
+
 class Section(BaseModel):
     """Base of every model read from a configuration file: frozen, no unknown keys, no NaN, no silent conversion."""
 
@@ -59,8 +72,9 @@ def parse_yaml(text: str, source: str) -> Any:
         mark = error.problem_mark or error.context_mark
         where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
         raise ConfigError(source, [f"{where}{error.problem or error.context}"]) from error
-    except (yaml.YAMLError, ValueError) as error:
-        raise ConfigError(source, [f"is not valid YAML: {error}"]) from error
+    except _UNREADABLE as error:
+        shown = str(error)[:_SHOWN] if str(error) else type(error).__name__
+        raise ConfigError(source, [f"is not valid YAML: {shown}"]) from error
     faults = [f"'{place}' is {value}; only finite numbers are allowed" for place, value in _non_finite(data)]
     if faults:
         raise ConfigError(source, faults)
@@ -94,7 +108,69 @@ def content_sha256(model: BaseModel, *, exclude: Sequence[str] = ()) -> str:
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe loader that refuses repeated keys; PyYAML alone keeps the last one silently."""
+    """Safe loader that refuses repeated keys, of which PyYAML keeps the last silently, and bounds what a file makes.
+
+    Aliases are allowed; a few hundred bytes of them can stand for billions of values, so each is counted as it is used.
+    """
+
+    def __init__(self, stream: Any) -> None:
+        super().__init__(stream)
+        self._composed, self._level = 0, 0
+        self._sizes: dict[int, tuple[int, int]] = {}
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        """Compose one value, and know how many values and levels it stands for."""
+        mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
+        alias = self.check_event(yaml.AliasEvent)
+        self._level += 1
+        node = super().compose_node(parent, index)
+        self._level -= 1
+        if node is not None and not alias:
+            self._composed += 1
+            self._sizes[id(node)] = self._size(node, mark)
+        return node
+
+    def compose_scalar_node(self, anchor: Any) -> yaml.ScalarNode:
+        """Compose one word or number."""
+        node = super().compose_scalar_node(anchor)
+        number = node.tag in ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
+        if number and len(node.value) > _DIGITS:
+            raise _refused(f"a number of {len(node.value)} characters; at most {_DIGITS} are read", node.start_mark)
+        if any("\ud800" <= character <= "\udfff" for character in node.value):
+            raise _refused("half of a surrogate pair, which is no text", node.start_mark)
+        return node
+
+    def compose_sequence_node(self, anchor: Any) -> yaml.SequenceNode:
+        """Compose a list, unless it lies too deep."""
+        self._shallow()
+        return super().compose_sequence_node(anchor)
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        """Compose a mapping, unless it lies too deep."""
+        self._shallow()
+        return super().compose_mapping_node(anchor)
+
+    def _shallow(self) -> None:
+        if self._level > _DEPTH:
+            mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
+            raise _refused(f"nested deeper than {_DEPTH} levels", mark)
+
+    def _size(self, node: yaml.Node, mark: Any) -> tuple[int, int]:
+        """Return values and levels of a node whose parts are known; a part that is not known holds the node itself."""
+        parts: list[yaml.Node] = []
+        if isinstance(node, yaml.SequenceNode):
+            parts = list(node.value)
+        elif isinstance(node, yaml.MappingNode):
+            parts = [part for pair in node.value for part in pair]
+        if any(id(part) not in self._sizes for part in parts):
+            raise _refused("an alias inside of what it names", mark)
+        sizes = [self._sizes[id(part)] for part in parts]
+        count, depth = 1 + sum(size for size, _ in sizes), 1 + max((deep for _, deep in sizes), default=0)
+        if max(count, self._composed) > _NODES:
+            raise _refused(f"stands for more than {_NODES:,} values", mark)
+        if depth > _DEPTH:
+            raise _refused(f"nested deeper than {_DEPTH} levels, aliases included", mark)
+        return count, depth
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[Any] = set()
@@ -110,6 +186,10 @@ class _Loader(yaml.SafeLoader):
                 raise yaml.constructor.ConstructorError(None, None, f"repeated key {key!r}", key_node.start_mark)
             seen.add(key)
         return cast("dict[Any, Any]", super().construct_mapping(node, deep=deep))
+
+
+def _refused(what: str, mark: Any) -> yaml.constructor.ConstructorError:
+    return yaml.constructor.ConstructorError(None, None, what, mark)
 
 
 _Loader.add_implicit_resolver(

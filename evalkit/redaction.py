@@ -31,7 +31,9 @@ _NAME = re.compile(
     re.IGNORECASE,
 )
 _LOGIN = re.compile(r"//[^/@\s]+@")
-_QUERY = re.compile(r"([?&][^=&\s]*(?:key|token|secret|sig|auth|password)[^=&\s]*=)[^&\s\"']+", re.IGNORECASE)
+_QUERY = re.compile(
+    r"([?&][^=&?\s]{0,64}(?:key|token|secret|sig|auth|password)[^=&?\s]{0,64}=)[^&\s\"']+", re.IGNORECASE
+)
 _HEADER = re.compile(r"((?:authorization|x-api-key|api-key|cookie)[\"']?\s*[:=]\s*[\"']?)[^\"'\s,;}]+", re.IGNORECASE)
 _SHAPES = re.compile(
     r"\b(?:sk-|hf_|nvapi-|ghp_|github_pat_|xox[abp]-|AKIA)[A-Za-z0-9_.\-]{16,}|\bBearer [A-Za-z0-9_.\-+/=]{16,}|"
@@ -60,8 +62,23 @@ def remember_secrets(environment: Mapping[str, str]) -> None:
     _known = tuple(sorted(forms, key=lambda form: (-len(form), form)))
 
 
+def remember(value: str) -> None:
+    """Remember one secret where it is read: whoever reads it knows that it is one, whatever it is called or looks like.
+
+    Args:
+        value: of 8 characters or more; a shorter one would be found in ordinary text, and is left alone.
+    """
+    global _known  # noqa: PLW0603 (as in `remember_secrets`)
+    forms = {*_known, *_encoded(value.strip())}
+    _known = tuple(sorted(forms, key=lambda form: (-len(form), form)))
+
+
 def _forms(value: str) -> set[str]:
-    if len(value) < _SHORTEST or _WORD.fullmatch(value):
+    return set() if _WORD.fullmatch(value) else _encoded(value)
+
+
+def _encoded(value: str) -> set[str]:
+    if len(value) < _SHORTEST:
         return set()
     encoded = base64.b64encode(value.encode()).decode().rstrip("=")
     return {

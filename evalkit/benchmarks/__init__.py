@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from evalkit.assets import AssetStore, FetchedAsset, read_mmlu, read_mt_bench
-from evalkit.benchmarks.benchmark import Benchmark, Decoding, Marking
+from evalkit.benchmarks.benchmark import UNMADE, Benchmark, Decoding, Marking
 from evalkit.definitions import TaskDefinition
 from evalkit.errors import UsageError
 
-__all__ = ["Benchmark", "Decoding", "Marking", "load_benchmark", "marking_many"]
+__all__ = ["UNMADE", "Benchmark", "Decoding", "Marking", "load_benchmark", "marking_many"]
 
 
 @contextmanager

@@ -19,6 +19,10 @@ IN_MEMORY = 65_536
 """Items that are held in memory; of a task with more of them only one at a time is."""
 
 
+UNMADE = "unmade"
+"""Key of an item's details: why there is no prompt. Such an item is asked of nobody, and its record failed."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Marking:
     """What a reply is worth.

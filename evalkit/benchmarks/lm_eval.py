@@ -24,7 +24,7 @@ from evalkit.benchmarks.benchmark import (
     occurrences,
     prompts_sha256,
 )
-from evalkit.benchmarks.lm_eval_items import draws_at_random, instances_of, make_item, plain_row
+from evalkit.benchmarks.lm_eval_items import draws_at_random, instances_of, make_item, named, plain_row, unmade_item
 from evalkit.benchmarks.lm_eval_tasks import (
     FEWSHOT_SEED,
     Rows,
@@ -117,7 +117,9 @@ class LmEvalBenchmark:
             for index, (arguments, response) in enumerate(_answered(item, reply))
         ]
         with quiet(), remembered_templates(self._templates):
-            marks, filtered = _marks(source, instances)
+            marks, filtered, names = _fenced_marks(source, instances)
+        if self._metric not in names:
+            raise DataError(f"{_where(source)} gave no '{self._metric}', only {', '.join(sorted(names)) or 'nothing'}")
         if self._metric not in marks:
             raise UsageError(
                 f"task '{self.task}': metric '{self._metric}' has no value for a single item; "
@@ -135,9 +137,13 @@ class LmEvalBenchmark:
         for doc_id, doc in enumerate(docs):
             if doc_id not in wanted and not draws_at_random(task):
                 continue
-            instances = instances_of(task, doc_id, doc)
-            if doc_id in wanted:
-                item = make_item(definition.name, subject, task, plain[doc_id], identities[doc_id], instances)
+            about = (definition.name, subject, task, plain[doc_id], identities[doc_id])
+            try:
+                instances = instances_of(task, doc_id, doc)
+                item = make_item(*about, instances) if doc_id in wanted else None
+            except (Exception, SystemExit) as error:  # noqa: BLE001 - a task's template may raise anything
+                item = unmade_item(*about, doc_id, error) if doc_id in wanted else None
+            if item is not None:
                 self._sources[item.key] = _Source(task=task, doc_id=doc_id, doc=doc)
                 items.append(item)
         return items
@@ -152,28 +158,45 @@ def _answered(item: Item, reply: ChoiceReply | TextReply) -> list[tuple[tuple[An
     return list(zip(zip(contexts, item.continuations, strict=True), responses, strict=True))
 
 
-def _marks(source: _Source, instances: list[Any]) -> tuple[dict[str, float], list[Any]]:
-    """Return metric to value, and what the first filter made of the responses.
-
-    The metric of the only filter has its plain name; with several filters each name has the form `metric,filter`.
+def _fenced_marks(source: _Source, instances: list[Any]) -> tuple[dict[str, float], list[Any], set[str]]:
+    """Mark with a task's own filters and metrics: anything may be raised there, and it concerns one item alone.
 
     Raises:
-        DataError: a value is not finite.
+        DataError: the task's code raised something, which is named, or a value is not finite.
+    """
+    try:
+        marks, filtered, names = _marks(source, instances)
+    except (Exception, SystemExit) as error:
+        raise DataError(f"{_where(source)} raised {named(error)}") from error
+    wrong = {name: value for name, value in marks.items() if not math.isfinite(value)}
+    if wrong:
+        raise DataError(f"{_where(source)} gave {wrong}")
+    return marks, filtered, names
+
+
+def _where(source: _Source) -> str:
+    return f"lm-eval's metric for row {source.doc_id} of '{source.task.config.task}'"
+
+
+def _marks(source: _Source, instances: list[Any]) -> tuple[dict[str, float], list[Any], set[str]]:
+    """Return metric to value, what the first filter made of the responses, and the names of all values, numbers or not.
+
+    The metric of the only filter has its plain name; with several filters each name has the form `metric,filter`.
     """
     ensembles = source.task._filters
     marks: dict[str, float] = {}
+    names: set[str] = set()
     for ensemble in ensembles:
         ensemble.apply(instances)
         values = source.task.process_results(
             source.doc, [instance.filtered_resps[ensemble.name] for instance in instances]
         )
         for metric, value in values.items():
+            name = metric if len(ensembles) == 1 else f"{metric},{ensemble.name}"
+            names.add(name)
             if isinstance(value, Real):
-                marks[metric if len(ensembles) == 1 else f"{metric},{ensemble.name}"] = float(value)
-    wrong = {name: value for name, value in marks.items() if not math.isfinite(value)}
-    if wrong:
-        raise DataError(f"lm-eval's metric gave {wrong} for row {source.doc_id} of '{source.task.config.task}'")
-    return marks, [instance.filtered_resps[ensembles[0].name] for instance in instances]
+                marks[name] = float(value)
+    return marks, [instance.filtered_resps[ensembles[0].name] for instance in instances], names
 
 
 def _invalid(reply: ChoiceReply | TextReply, filtered: Sequence[Any], mark: float) -> str | None:

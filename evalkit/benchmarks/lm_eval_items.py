@@ -10,7 +10,11 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+from evalkit.benchmarks.benchmark import UNMADE
 from evalkit.records import Item, digest, text_digest
+
+_SHOWN = 300
+"""Characters of an exception's own words that a record repeats."""
 
 
 def draws_at_random(task: Any) -> bool:
@@ -83,6 +87,55 @@ def make_item(
         target=None if generated else _target_index(task, first.doc, target),
         details=details,
     )
+
+
+def unmade_item(
+    name: str,
+    subject: str,
+    task: Any,
+    row: dict[str, Any],
+    identity: tuple[str, int],
+    doc_id: int,
+    error: BaseException,
+) -> Item:
+    """Make an item whose prompt the task's own code could not write; it is asked of nobody, and its record failed."""
+    from lm_eval.utils import hash_string  # noqa: PLC0415
+
+    fault = f"row {doc_id} of '{task.config.task}' raised {named(error)}"
+    empty = hash_string("")
+    details = {
+        "lm_eval_task": task.config.task,
+        "doc_id": doc_id,
+        "doc_hash": hash_string(json.dumps(row, indent=2, ensure_ascii=False)),
+        "prompt_hash": empty,
+        "target_hash": empty,
+        "target": "",
+        "lengths": [],
+        "generation": {},
+        UNMADE: fault,
+    }
+    return Item(
+        task=name,
+        subject=subject,
+        item_sha256=identity[0],
+        occurrence=identity[1],
+        prompt_sha256=digest([UNMADE, fault]),
+        target_sha256=text_digest(""),
+        doc=row,
+        context="",
+        continuations=(),
+        target=None,
+        details=details,
+    )
+
+
+def named(error: BaseException) -> str:
+    """Return the name and the first words of what somebody else's code raised.
+
+    >>> named(KeyError("x"))
+    "KeyError: 'x'"
+    """
+    return f"{type(error).__name__}: {error}".splitlines()[0][:_SHOWN].rstrip(": ")
 
 
 def _lengths(task: Any, doc: Any, continuations: Sequence[str]) -> list[int]:

@@ -28,6 +28,7 @@ from evalkit.cli.options import (
     say,
 )
 from evalkit.errors import MissingExtraError, StoreError, UsageError
+from evalkit.redaction import remember
 
 if TYPE_CHECKING:
     from evalkit.certify import Workshop
@@ -146,6 +147,7 @@ def _secret(given: Mapping[str, Any]) -> str | None:
     from evalkit.nightly.webhook import checked_url
 
     if given["webhook"]:
+        remember(given["webhook"])  # whoever knows the address may post there
         checked_url(given["webhook"])
     name = given["webhook_secret"]
     if name is None:
@@ -154,6 +156,7 @@ def _secret(given: Mapping[str, Any]) -> str | None:
         raise UsageError(
             f"--webhook-secret {name}: the variable is not set; give the name of one that holds the secret"
         )
+    remember(os.environ[name])
     return os.environ[name]
 
 

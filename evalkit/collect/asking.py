@@ -22,7 +22,7 @@ from evalkit.adapters.base import (
     ScoreRequest,
     width_of,
 )
-from evalkit.benchmarks import Benchmark, Decoding
+from evalkit.benchmarks import UNMADE, Benchmark, Decoding
 from evalkit.errors import EngineError
 from evalkit.records import ChoiceReply, Item, TextReply, Turn, text_digest
 
@@ -41,11 +41,20 @@ seeds and sees its own turns alone.
 
 
 def ask(engine: Engine, benchmark: Benchmark, wanted: Sequence[Wanted]) -> Iterator[Outcome]:
-    """Ask an engine for replies.
+    """Ask an engine for replies; an item without a prompt has failed before it is asked.
 
     Raises:
         EngineError: the engine left out a request, answered one twice, or gave the wrong number of scores.
     """
+    for item, sample in wanted:
+        if UNMADE in item.details:
+            yield item, sample, f"prompt: {item.details[UNMADE]}"
+    made = [one for one in wanted if UNMADE not in one[0].details]
+    if made:
+        yield from _asked(engine, benchmark, made)
+
+
+def _asked(engine: Engine, benchmark: Benchmark, wanted: Sequence[Wanted]) -> Iterator[Outcome]:
     kind = benchmark.task_run.kind
     if kind == "choice":
         return _scores(engine, wanted)

@@ -18,6 +18,7 @@ from evalkit.adapters.base import Engine
 from evalkit.benchmarks import Benchmark, Decoding, Marking
 from evalkit.collect import collect
 from evalkit.collect.asking import ask
+from evalkit.errors import DataError
 from evalkit.nightly.marks import designated
 from evalkit.records import ChoiceReply, Item, Record, TaskRun, TextReply
 from evalkit.store import RunFolder
@@ -144,7 +145,7 @@ def probe(
     items, metric = items_of(benchmark), benchmark.task_run.metric
     again: dict[str, float | None] = {}
     for item, _, outcome in ask(engine, benchmark, [(items[key], 0) for key in keys]):
-        again[item.key] = None if isinstance(outcome, str) else benchmark.mark(item, outcome).marks.get(metric)
+        again[item.key] = _mark(benchmark, item, outcome, metric)
     first = {key: records[key].marks.get(metric) if records[key].status == "ok" else None for key in keys}
     both = [key for key in keys if first[key] is not None and again[key] is not None]
     return Probe(
@@ -155,6 +156,15 @@ def probe(
         disagree=sum(first[key] != again[key] for key in both),
         allowed=too_many(len(both), noise),
     )
+
+
+def _mark(benchmark: Benchmark, item: Item, outcome: ChoiceReply | TextReply | str, metric: str) -> float | None:
+    if isinstance(outcome, str):
+        return None
+    try:
+        return benchmark.mark(item, outcome).marks.get(metric)
+    except DataError:  # as in a run: this item has no mark
+        return None
 
 
 def too_many(n: int, share: float, p: float = SELF_DISAGREEMENT_P) -> int:

@@ -21,7 +21,7 @@ from evalkit.adapters.causal.loading import LoadedModel
 from evalkit.adapters.causal.options import CausalOptions
 from evalkit.adapters.causal.scoring import score_requests
 from evalkit.adapters.causal.stepping import choose_way
-from evalkit.adapters.causal.tokens import encode_prompt
+from evalkit.adapters.causal.tokens import chat_options, encode_prompt
 from evalkit.errors import EngineError
 from evalkit.records import EngineIdentity
 
@@ -134,4 +134,5 @@ def answer_options(loaded: LoadedModel, options: CausalOptions, path: Path) -> d
         "end_tokens": list(end_tokens(loaded)),
         "trust_remote_code": options.trust_remote_code,
         "weights_format": "gguf" if loaded.files.gguf else "safetensors",
+        **chat_options(loaded.tokenizer),
     }

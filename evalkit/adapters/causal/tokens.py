@@ -10,8 +10,9 @@ and an empty context becomes the start token (or the end token where there is no
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date
 from typing import Any
 
 import numpy as np
@@ -19,8 +20,15 @@ import numpy.typing as npt
 
 from evalkit.adapters.base import Failure, Message, ScoreRequest, no_chat_template
 from evalkit.errors import UsageError
+from evalkit.records import text_digest
 
 Ids = npt.NDArray[np.int32]
+
+DATE = date(2024, 7, 26)
+"""What a chat template is told that asks for today's date: the one that Llama's own templates fall back to.
+
+Two runs on two days are otherwise asked different prompts under one digest of the template.
+"""
 
 _CHUNK = 64
 """Requests encoded at a time: tokenizers and Python keep some hundred bytes for each token, so few live at once."""
@@ -167,6 +175,30 @@ def encode_prompt(tokenizer: Any, prompt: str | tuple[Message, ...]) -> list[int
     return ids
 
 
+def chat_text(tokenizer: Any, rows: Sequence[Mapping[str, str]]) -> str:
+    """Render messages by a tokenizer's chat template, with the clock held still at `DATE`; it may raise anything."""
+    return str(
+        tokenizer.apply_chat_template(
+            list(rows), tokenize=False, add_generation_prompt=True, strftime_now=lambda form: DATE.strftime(str(form))
+        )
+    )
+
+
+def chat_options(tokenizer: Any) -> dict[str, str]:
+    """Return what an identity says of a chat template that asks for the time: the date it gets, and what it renders.
+
+    Returns:
+        `chat_date`, and `chat_rendered_sha256` of a fixed conversation; empty for a template without a clock.
+    """
+    if "strftime" not in str(getattr(tokenizer, "chat_template", None)):
+        return {}
+    try:
+        shown = chat_text(tokenizer, [{"role": "user", "content": "What day is it?"}])
+    except Exception as error:  # noqa: BLE001 - a template may raise anything; each item that meets it fails
+        shown = type(error).__name__
+    return {"chat_date": DATE.isoformat(), "chat_rendered_sha256": text_digest(shown)}
+
+
 def render_chat(tokenizer: Any, messages: Sequence[Message]) -> str | Failure:
     """Turn messages into the text that the model was tuned on, up to where its answer begins.
 
@@ -177,7 +209,7 @@ def render_chat(tokenizer: Any, messages: Sequence[Message]) -> str | Failure:
         raise no_chat_template("the tokenizer")
     rows = [{"role": message.role, "content": message.content} for message in messages]
     try:
-        return str(tokenizer.apply_chat_template(rows, tokenize=False, add_generation_prompt=True))
+        return chat_text(tokenizer, rows)
     except Exception as error:  # noqa: BLE001 - a template may raise anything; the item fails, the run goes on
         return Failure(
             kind="engine", message=f"the chat template refused the messages: {type(error).__name__}: {error}"

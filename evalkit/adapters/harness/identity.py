@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evalkit.adapters.causal.source import ModelFiles, find_model
-from evalkit.adapters.causal.tokens import tokenizer_text
+from evalkit.adapters.causal.tokens import chat_options, tokenizer_text
 from evalkit.adapters.checkpoint.declared import NONE, read_declared
 from evalkit.adapters.harness.options import HarnessOptions
 from evalkit.records import EngineIdentity, digest, text_digest
@@ -72,6 +72,7 @@ def identify(
             },
             "scoring": "loglikelihood",
             "max_length": length_limit(model, options),
+            **chat_options(tokenizer),
         },
         processor=_processor(inner),
     )

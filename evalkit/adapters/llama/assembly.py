@@ -16,7 +16,7 @@ from evalkit.adapters.causal.source import ModelFiles, file_sha256, find_model
 from evalkit.adapters.llama.gguf_file import GgufHeader, read_header, split_parts
 from evalkit.adapters.llama.options import LlamaOptions
 from evalkit.adapters.llama.process import LlamaProcess
-from evalkit.adapters.openai.assembly import probed
+from evalkit.adapters.openai.assembly import CLOCK, probed
 from evalkit.adapters.openai.card import ServerCard, read_card
 from evalkit.adapters.openai.engine import Served, ServerEngine
 from evalkit.adapters.openai.options import ServerOptions
@@ -126,6 +126,8 @@ def _engine(
     warnings = [line for line in served.can.warnings if "limit" not in line]
     if header.chat_template_sha256 is None:
         warnings.append("the file has no chat template: messages are refused, plain prompts work")
+    elif card.chat_clock:
+        warnings.append(CLOCK)
     return ServerEngine(served, identity, server, warnings)
 
 

@@ -40,6 +40,11 @@ if TYPE_CHECKING:
 CONVERSATIONS = ("Hello", "Hello, how are you?")
 """Messages that show what a chat template adds."""
 
+CLOCK = (
+    "the server's chat template puts today's date into every conversation: runs of two days are asked different "
+    "prompts; next step: start the server with a template without strftime_now"
+)
+
 
 def connect(spec: EngineSpec, options: ServerOptions, resources: Resources) -> ServerEngine:
     """Probe a server and make an engine of it.
@@ -132,7 +137,7 @@ def _template(
     tokenizer on this machine makes as many, its template is taken for the server's; else the counts stand in.
     """
     if card.chat_template_sha256 is not None or not served.can.chat:
-        return card.chat_template_sha256, []
+        return card.chat_template_sha256, [CLOCK] if card.chat_clock else []
     counts = [_chat_tokens(served.asker, text) for text in CONVERSATIONS]
     seen = digest(["tokens of conversations", list(CONVERSATIONS), counts])
     if local is None or local[2] is None:

@@ -37,6 +37,7 @@ class ServerCard:
         quantization, kv_cache: as the server tells; "unknown" where it does not.
         start_text: text of the start token, where the server tells.
         chat_template_sha256: digest of the chat template, where the server tells it.
+        chat_clock: whether that template asks for today's date.
     """
 
     model: str
@@ -48,6 +49,7 @@ class ServerCard:
     kv_cache: str
     start_text: str | None
     chat_template_sha256: str | None
+    chat_clock: bool = False
 
 
 def read_card(transport: Transport, model: str) -> ServerCard:
@@ -81,6 +83,7 @@ def read_card(transport: Transport, model: str) -> ServerCard:
         kv_cache=_first(told, _KV_CACHE),
         start_text=str(props["bos_token"]) if props.get("bos_token") else None,
         chat_template_sha256=text_digest(template) if isinstance(template, str) and template else None,
+        chat_clock="strftime" in str(template),
     )
 
 

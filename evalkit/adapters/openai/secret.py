@@ -13,6 +13,7 @@ import os
 from collections.abc import Mapping
 
 from evalkit.errors import UsageError
+from evalkit.redaction import remember
 
 HIDDEN = "[key]"
 
@@ -66,4 +67,5 @@ def read_secret(variable: str | None, environment: Mapping[str, str] = os.enviro
         )
     if not value.isascii() or not value.isprintable():
         raise UsageError(f"the environment variable {variable!r} holds characters that no HTTP header can carry")
+    remember(value)
     return Secret(value)

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
-from evalkit.adapters.causal.tokens import tokenizer_text
+from evalkit.adapters.causal.tokens import chat_text, tokenizer_text
 from evalkit.adapters.openai.card import ServerCard
 from evalkit.adapters.openai.transport import Transport
 from evalkit.adapters.openai.wire import Json, MalformedError, RejectedError, UnusableError
@@ -123,9 +123,7 @@ class LocalTokenizer:
         """Return the length of a conversation of one message under the tokenizer's own template; None without one."""
         if not getattr(self._tokenizer, "chat_template", None):
             return None
-        rendered = self._tokenizer.apply_chat_template(
-            [{"role": "user", "content": text}], tokenize=False, add_generation_prompt=True
-        )
+        rendered = chat_text(self._tokenizer, [{"role": "user", "content": text}])
         return len(self([rendered], add_special_tokens=False, verbose=False)["input_ids"][0])
 
 

@@ -12,6 +12,7 @@ import torch
 import transformers
 
 from evalkit.adapters.causal.identity import device_name
+from evalkit.adapters.causal.tokens import chat_options
 from evalkit.adapters.checkpoint.expected import lost_in_export
 from evalkit.adapters.trtllm.engine import TensorRTEngine
 from evalkit.adapters.trtllm.files import Target, find_target
@@ -86,6 +87,7 @@ def _identify(
             "guided_decoding": options.guided_decoding,
             "trust_remote_code": options.trust_remote_code,
             "weights_format": "engine" if target.compiled else "safetensors",
+            **chat_options(local.tokenizer),
         },
     )
 

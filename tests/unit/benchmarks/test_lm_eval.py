@@ -6,8 +6,11 @@ import logging
 
 import pytest
 
+from evalkit.adapters.base import ScoreReply
+from evalkit.benchmarks import UNMADE
 from evalkit.benchmarks.lm_eval import LmEvalBenchmark
-from evalkit.errors import AssetError, UsageError
+from evalkit.collect.asking import ask
+from evalkit.errors import AssetError, DataError, UsageError
 from evalkit.records import ChoiceReply, TextReply, Turn, content_digest
 
 lm_eval = pytest.importorskip("lm_eval")
@@ -222,3 +225,67 @@ def test_nothing_is_written_to_the_terminal_and_loggers_are_given_back(lm, capfd
     lm.load("t_choice")
     assert capfd.readouterr() == ("", "")
     assert logging.getLogger("lm_eval").level == level
+
+
+@pytest.mark.parametrize(
+    "error", [KeyError("x"), ZeroDivisionError("division by zero"), RecursionError("deep"), SystemExit(3)]
+)
+def test_a_metric_that_raises_is_that_item_s_failure_with_its_name(lm, monkeypatch, error):
+    benchmark = lm.load("t_choice")
+    poisoned, healthy = benchmark.items[:2]
+    task = benchmark._sources[poisoned.key].task
+    real = task.process_results
+
+    def process_results(doc, results):
+        if doc["question"] == poisoned.doc["question"]:
+            raise error
+        return real(doc, results)
+
+    monkeypatch.setattr(task, "process_results", process_results)
+    with pytest.raises(
+        DataError, match=rf"metric for row {poisoned.details['doc_id']} .* raised {type(error).__name__}: "
+    ):
+        benchmark.mark(poisoned, reply_of(benchmark, poisoned, lm.number))
+    assert benchmark.mark(healthy, reply_of(benchmark, healthy, lm.number)).marks
+
+
+@pytest.mark.parametrize("values", [{}, {"other": 1.0}, None, {"acc": float("nan")}])
+def test_a_metric_that_gives_one_item_no_number_concerns_that_item(lm, monkeypatch, values):
+    benchmark = lm.load("t_choice")
+    item = benchmark.items[0]
+    monkeypatch.setattr(benchmark._sources[item.key].task, "process_results", lambda doc, results: values)
+    with pytest.raises(DataError, match="metric for row"):
+        benchmark.mark(item, reply_of(benchmark, item, lm.number))
+
+
+def test_a_template_that_raises_for_one_row_is_one_failed_item_and_the_others_are_asked(lm, monkeypatch):
+    whole = lm.load("t_choice")
+    real = type(whole._sources[whole.items[0].key].task).doc_to_text
+
+    def doc_to_text(self, doc, *more, **options):
+        if doc["question"].endswith(" 7? "):
+            raise IndexError("no such column")
+        return real(self, doc, *more, **options)
+
+    monkeypatch.setattr(type(whole._sources[whole.items[0].key].task), "doc_to_text", doc_to_text)
+    benchmark = lm.load("t_choice")
+    unmade = [item for item in benchmark.items if UNMADE in item.details]
+    assert [item.doc["question"] for item in unmade] == [" What colour has thing 7? "]
+    assert {item.key for item in benchmark.items} == {item.key for item in whole.items}
+    assert benchmark.task_run.prompts_sha256 != whole.task_run.prompts_sha256
+    asked = []
+
+    class Engine:
+        def score(self, requests):
+            asked.extend(requests)
+            return (
+                (at, ScoreReply(logprobs=(-1.0,) * 4, greedy=(False,) * 4, tokens=(1,) * 4))
+                for at in range(len(requests))
+            )
+
+    outcomes = {
+        item.key: outcome for item, _, outcome in ask(Engine(), benchmark, [(one, 0) for one in benchmark.items])
+    }
+    assert len(outcomes) == 12
+    assert len(asked) == 11
+    assert outcomes[unmade[0].key] == "prompt: row 7 of 't_choice' raised IndexError: no such column"

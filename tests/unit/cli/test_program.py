@@ -58,3 +58,12 @@ def test_no_error_ever_exits_with_rejected(
     monkeypatch.setattr(cli.program, "main", boom)
     assert cli.main(["list"]) == expected
     assert capsys.readouterr().err
+
+
+@pytest.mark.parametrize("missing", ["click", "evalkit.cli", "evalkit.redaction"])
+def test_a_program_that_cannot_be_imported_ends_with_5_and_never_with_a_verdict(missing: str) -> None:
+    code = f"import sys; sys.modules['{missing}'] = None; from evalkit.__main__ import start; sys.exit(start())"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert found.returncode == ExitCode.FAILED
+    assert "evalkit: error: cannot start: ModuleNotFoundError" in found.stderr
+    assert "Traceback" not in found.stderr

@@ -117,3 +117,47 @@ def test_the_digest_is_of_content_alone() -> None:
     assert content_sha256(one, exclude=["count"]) == content_sha256(
         one.model_copy(update={"count": 2}), exclude=["count"]
     )
+
+
+def nines(levels: int, width: int = 9) -> str:
+    lines = [f"a0: &a0 [{','.join('x' * width)}]"]
+    return "\n".join([*lines, *(f"a{n}: &a{n} [{','.join([f'*a{n - 1}'] * width)}]" for n in range(1, levels))])
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        (nines(10), "line 5.*stands for more than 50,000 values"),
+        (nines(40, 2), "stands for more than 50,000 values"),
+        (nines(200, 1), r"nested deeper than 100 levels, aliases included"),
+        (
+            "a0: &a0 {x: 1}\n" + "\n".join(f"a{n}: &a{n} {{<<: [*a{n - 1}, *a{n - 1}]}}" for n in range(1, 40)),
+            "stands for",
+        ),
+        ("a: &a [*a]", "an alias inside of what it names"),
+        ("&a {b: {c: *a}}", "an alias inside of what it names"),
+        ("? &a [*a]\n: 1", "an alias inside of what it names"),
+        ("[" * 5000, "nested deeper than 100 levels"),
+        ("{a: " * 5000, "nested deeper than 100 levels"),
+        ("a: 0x" + "f" * 200_000, "a number of 200002 characters"),
+        ("a: " + "9" * 5000, "a number of 5000 characters"),
+        ("a: 1" + ":59" * 500, "a number of 1501 characters"),
+        ("a: !!bool x", "is not valid YAML"),
+        ("a: !!timestamp x", "is not valid YAML"),
+        ("a: !!int ''", "is not valid YAML"),
+        ("a: 2026-13-45", "is not valid YAML"),
+        ('a: "\\ud83d"', "half of a surrogate pair"),
+    ],
+    ids=lambda value: value[:24],
+)
+def test_a_file_that_stands_for_too_much_or_for_nothing_is_refused_by_place(text: str, fault: str) -> None:
+    with pytest.raises(ConfigError, match=f"^bad.yaml: .*{fault}"):
+        parse_yaml(text, "bad.yaml")
+
+
+def test_aliases_are_allowed_and_mean_what_they_name() -> None:
+    assert parse_yaml("a: &a {x: [1, 2]}\nb: *a\nc: {<<: *a, y: 3}", "f") == {
+        "a": {"x": [1, 2]},
+        "b": {"x": [1, 2]},
+        "c": {"x": [1, 2], "y": 3},
+    }

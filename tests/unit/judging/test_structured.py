@@ -73,3 +73,16 @@ def test_choices(text, choice, reason):
 def test_reasoning_is_asked_for_before_the_verdict():
     for schema in (rating_schema(), choice_schema()):
         assert next(iter(json.loads(schema)["properties"])) == "reasoning"
+
+
+@pytest.mark.parametrize("middle", ["\n", " ", "\n ", "```\n", "```json\n", "{", "\t\n```"])
+def test_a_judge_that_writes_to_its_limit_is_read_in_linear_time(middle):
+    for text in ("```json" + middle * 100_000, "```json\n" + middle * 100_000 + "```", middle * 100_000):
+        assert parse_json_choice(text, "stop", []).choice is None
+
+
+@pytest.mark.parametrize("fence", ["```json\n{}\n```", "  ```\n{}\n  ```\n", "```json  \n\n{}\n\n```"])
+def test_one_fenced_block_is_read(fence):
+    text = fence.replace("{}", '{"reasoning": "r", "winner": "A"}')
+    assert parse_json_choice(text, "stop", []).status == "ok"
+    assert parse_json_choice(f"so: {text}", "stop", []).status != "ok"

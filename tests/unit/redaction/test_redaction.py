@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from evalkit.adapters.openai.secret import read_secret
 from evalkit.records import EngineIdentity, Judgment, Manifest, Record, TaskRun, text_digest
-from evalkit.redaction import REDACTED, redact_settings, redact_text, redact_values, remember_secrets
+from evalkit.redaction import REDACTED, redact_settings, redact_text, redact_values, remember, remember_secrets
 from evalkit.store import RunFolder
 
 CANARY = 'cnry-"One"/2+3=&<4>é'
@@ -206,3 +207,52 @@ def test_a_run_folder_holds_no_secret_and_is_resumed_by_the_same_request(tmp_pat
     for secret in ("zz-99-yy-88", "a:b@", "0123456789abcdef"):
         assert secret not in text
     assert text.count(REDACTED) >= 6
+
+
+PIECES = (
+    "?key",
+    "&token",
+    "?",
+    "//",
+    "//a",
+    "@",
+    "authorization",
+    "cookie ",
+    "api-key: ",
+    "Bearer ",
+    "Basic ",
+    "sk-",
+    "hf_",
+)
+
+
+@pytest.mark.parametrize("piece", [*PIECES, " ", "\n", "=", "?key=", "keytoken", "?keykey"])
+def test_patterns_read_any_repetition_in_linear_time(piece):
+    """A cubic pattern needs hours for this length; no clock is asked."""
+    for start in ("", "?", "//", "cookie", "?key="):
+        redact_text(start + piece * (30_000 // len(piece)))
+
+
+@pytest.mark.parametrize(
+    "address", ["http://h/?a=1&my_api_key=abc", "http://h/?x?token=abc", "http://h/?client_secret_v2=abc"]
+)
+def test_secrets_in_queries_are_still_found(address):
+    assert "abc" not in redact_text(address)
+
+
+@pytest.mark.parametrize(
+    "value", ["abcdefghijklmnopqrstuvwx", "/run/secret/thing", "12345678", "https://hooks.example.com/T/B/x9"]
+)
+def test_a_secret_that_is_registered_where_it_is_read_is_hidden_whatever_it_looks_like(value):
+    remember_secrets({"JUDGE_LOGIN": value})
+    assert redact_values(f"said {value}") == f"said {value}"  # neither its name nor its shape tells
+    remember(value)
+    assert redact_values(f"said {value} and {json.dumps(value)}") == f'said {REDACTED} and "{REDACTED}"'
+    remember_secrets({})
+    assert redact_values(value) == value
+
+
+def test_the_key_of_a_server_is_registered_whatever_its_variable_is_called():
+    read_secret("JUDGE_LOGIN", {"JUDGE_LOGIN": "wordsofonecase"})
+    assert redact_values("it repeats wordsofonecase") == f"it repeats {REDACTED}"
+    remember_secrets({})
