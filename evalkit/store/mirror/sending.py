@@ -6,20 +6,24 @@ May not know: what the files hold; when to send.
 A file that grows is sent whole when this writer first adds to it, then piece by piece. When it was replaced (a task was
 finished), or when the folder is closed, it is settled: the plain file is written beside the pieces, then the note that
 says so, and only then are the pieces deleted.
+
+The digests of a run's finished files (`SHA256SUMS`) are never there before what they speak of: a file that will change
+loses its line first, and a line goes up once the file it names has gone up with that content.
 """
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import math
 import os
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from evalkit.errors import StoreError
-from evalkit.store.layout import MANIFEST
+from evalkit.store.layout import MANIFEST, SUMS
 from evalkit.store.mirror.fetching import Shape, note_of
 from evalkit.store.mirror.lease import Lease
 from evalkit.store.mirror.pieces import Kind, Layout, Piece, grows, layout_of, stays_here
@@ -83,6 +87,8 @@ class Outbox:
         self._writes: dict[str, _Write] = {}
         self._plain = {name: _stamp(root / name) for name in shape.plain if (root / name).exists()}
         self._sent = {name: _Sent(pieces=pieces) for name, pieces in shape.pieces.items()}
+        self._sums = {name: _sums_in((root / name).read_bytes()) for name in self._plain if _is_sums(name)}
+        self._hashes: dict[str, hashlib._Hash] = {}
         self._numbers = itertools.count(1)
 
     def grown(self, name: str, size: int, now: float) -> None:
@@ -97,6 +103,8 @@ class Outbox:
     def doubt(self, names: Iterable[str], now: float) -> None:
         """Note that files are not what lies there."""
         for name in names:
+            if _is_sums(name) and name in self._plain:
+                self._sums[name] = _sums_in(self._remote.read(name))
             self._plain.pop(name, None)
             if grows(name):
                 self._note(name, _whole_lines(self.root / name), now, turns=1)
@@ -130,6 +138,9 @@ class Outbox:
                 self._send(name)
             for name in sorted(self._sent):
                 self._settle(name, None)
+            for name in [name for name in self._names() if _is_sums(name) and self._changed(name)]:
+                self._put_sums(name, _sums_in((self.root / name).read_bytes()))
+                self._plain[name] = _stamp(self.root / name)
 
     def _note(self, name: str, size: int, now: float, *, turns: int) -> None:
         inode = (self.root / name).stat().st_ino
@@ -176,6 +187,8 @@ class Outbox:
             write = self._writes.get(name)
         if not (self.root / name).exists():
             self._forget(name, write)
+        elif _is_sums(name):
+            self._send_sums(name, write)
         elif grows(name):
             self._send_growing(name, write)
         else:
@@ -184,9 +197,44 @@ class Outbox:
     def _send_plain(self, name: str, write: _Write | None) -> None:
         stamp = _stamp(self.root / name)
         if self._plain.get(name) != stamp:
-            self._put(name, (self.root / name).read_bytes())
+            data = (self.root / name).read_bytes()
+            self._unseal(name)
+            self._put(name, data)
+            self._hashes[name] = hashlib.sha256(data)
             self._plain[name] = stamp
         self._forget(name, write)
+
+    def _send_sums(self, name: str, write: _Write | None) -> None:
+        """Send the digests of what lies there already; the others follow their files."""
+        stamp, folder = _stamp(self.root / name), PurePosixPath(name).parent
+        wanted = _sums_in((self.root / name).read_bytes())
+        with self._guard:
+            waiting = set(self._writes)
+        kept = {}
+        for file, sha256 in wanted.items():
+            full = (folder / file).as_posix()
+            known = self._hashes.get(full)
+            if full not in waiting and (known is None or known.hexdigest() == sha256):
+                kept[file] = sha256
+        if kept != self._sums.get(name):
+            self._put_sums(name, kept)
+        if kept == wanted:
+            self._plain[name] = stamp
+        else:
+            self._plain.pop(name, None)
+        self._forget(name, write)
+
+    def _unseal(self, name: str) -> None:
+        """Take the digest of a file away before the file changes."""
+        for folder in PurePosixPath(name).parents:
+            sums, file = (folder / SUMS).as_posix(), PurePosixPath(name).relative_to(folder).as_posix()
+            if file in self._sums.get(sums, {}):
+                self._put_sums(sums, {key: sha256 for key, sha256 in self._sums[sums].items() if key != file})
+                self._plain.pop(sums, None)
+
+    def _put_sums(self, name: str, sums: Mapping[str, str]) -> None:
+        self._put(name, "".join(f"{sha256}  {file}\n" for file, sha256 in sums.items()).encode())
+        self._sums[name] = dict(sums)
 
     def _send_growing(self, name: str, write: _Write | None) -> None:
         sent = self._sent.setdefault(name, _Sent())
@@ -194,11 +242,16 @@ class Outbox:
         data = None if write is None else _read_as_written(self.root / name, write, 0 if whole else sent.size)
         if write is None or data is None:  # replaced just now; word of it is on its way
             return
+        if data or whole:
+            self._unseal(name)
         if whole:
             self._add(name, sent, "whole", data)
+            self._hashes[name] = hashlib.sha256(data)
             self._clear(name, sent)
         elif data:
             self._add(name, sent, "part", data)
+            if name in self._hashes:
+                self._hashes[name].update(data)
         sent.size, sent.written = write.size, (write.inode, write.size)
         if write.turns:
             self._settle(name, data)
@@ -251,6 +304,19 @@ class Outbox:
                 del self._writes[name]
             else:
                 self._writes[name] = replace(now, turns=now.turns - write.turns, first=write.last)
+
+
+def _is_sums(name: str) -> bool:
+    return PurePosixPath(name).name == SUMS
+
+
+def _sums_in(data: bytes) -> dict[str, str]:
+    """Return the digests of a `SHA256SUMS` by file; a line that is none is left out here and named by its reader."""
+    found = {}
+    for line in data.decode(errors="replace").splitlines():
+        sha256, _, file = line.partition("  ")
+        found.update({file: sha256} if file else {})
+    return found
 
 
 def _rank(name: str) -> tuple[bool, bool, bool, str]:

@@ -35,6 +35,8 @@ TASK = {
     "prompts_sha256": "7" * 64,
     "dataset": {"asset": "other"},
     "settings": {"generation": "greedy"},
+    "higher_is_better": False,
+    "score_range": (0.0, 10.0),
 }
 
 

@@ -413,6 +413,6 @@ def test_a_recovery_that_is_asked_decides_beside_the_margin(
 
 def test_a_recovery_that_no_copy_could_show_is_refused(make_bench: Make) -> None:
     bench = make_bench(mmlu={"recovery_min": 0.999})
-    found = too_few("mmlu", bench.policy.endpoints["mmlu"], bench.compare(bench.run())["mmlu"])
+    found = too_few(bench.policy, "mmlu", bench.compare(bench.run())["mmlu"])
     assert found is not None
     assert "600 items right; to show a recovery of 0.999 at least 3838 are needed" in found.message
