@@ -60,7 +60,8 @@ def rewritten(document: Mapping[str, Any], folder: Path, *, signed: bool, signin
         return Rewriting(notes=absent)
     found = {name: read_text(folder / name, below=folder) for name in there}
     page = page_of(found.get("report.html", ""), BLANK)
-    drawn: Pictures = ("drawn" if available() else "blank") if page.pictures else "none"
+    undrawn = 'id="no-plots"' in page.words  # the page says so itself; one without pictures may have nothing to draw
+    drawn: Pictures = "none" if undrawn else "drawn" if available() else "blank"
     try:
         made = _made(document, folder, drawn)
     except EvalkitError as error:

@@ -72,7 +72,7 @@ def report(folders: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
         choice=lambda at: f" choice {at} {EVIL}",
         question=lambda at, turn: f"Question {at}, turn {turn + 1} {EVIL}",
         answer=lambda text: f"{text} {EVIL}",
-        judged=f"Rating: [[10]] {EVIL}",
+        judged=f"Well rated {EVIL}",
         model=f"model {EVIL}",
     )
     release = folders.make_release(tmp_path_factory.mktemp("hostile") / "release", items=300, texts=texts)
@@ -111,9 +111,10 @@ class _Quiet(http.server.SimpleHTTPRequestHandler):
         """Say nothing."""
 
 
-def test_the_first_screen_has_verdict_table_and_limits(page: Any, seen: Seen) -> None:
-    top = page.evaluate("document.querySelector('aside').getBoundingClientRect().top")
-    assert top < 860, "verdict, table and limits fit one screen"
+def test_the_first_screen_has_verdicts_and_cautions(page: Any, seen: Seen) -> None:
+    for what in ("#verdict", "#outcome .badge", "#cautions li"):
+        top = page.evaluate("what => document.querySelector(what).getBoundingClientRect().top", what)
+        assert top < 860, f"verdicts and what weakens them begin on the first screen: {what}"
     assert "equal is certified; worse is rejected." in page.inner_text("#verdict")
     badges = page.locator("#outcome .badge").all_inner_texts()
     assert [badge.split()[-1] for badge in badges] == ["CERTIFIED", "REJECTED"]
@@ -220,7 +221,7 @@ def test_conversations_stand_side_by_side_with_their_judgments(page: Any) -> Non
     talk = page.locator("#talk")
     assert talk.locator("h3").all_inner_texts() == ["Turn 1", "Turn 2"]
     assert talk.locator(".judgment").count() == 2 * 2 * 3
-    assert "Rating: [[10]]" in talk.inner_text()
+    assert "Well rated" in talk.inner_text()
     first = talk.inner_text()
     page.click("#talk-after")
     assert talk.inner_text() != first

@@ -186,7 +186,7 @@ def test_answers_and_ratings_come_from_servers_with_a_key_that_no_file_holds(tmp
         assert asked
         assert {(one.status, one.score, one.text) for one in asked} == {("ok", 7.0, "Rating: [[7]]")}
 
-        shutil.copytree(tmp_path / "a", tmp_path / "b", ignore=shutil.ignore_patterns("judgments*"))
+        shutil.copytree(tmp_path / "a", tmp_path / "b", ignore=shutil.ignore_patterns("judgments*", "SHA256SUMS"))
         manifest = json.loads((tmp_path / "b" / "manifest.json").read_text("utf-8"))
         (tmp_path / "b" / "manifest.json").write_text(json.dumps({**manifest, "judges": {}}), "utf-8")
         assert (
