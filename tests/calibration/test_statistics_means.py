@@ -31,18 +31,19 @@ def differences(seed, shape, loss):
 
 
 @pytest.mark.parametrize(
-    ("shape", "loss", "plain", "corrected"),
+    ("shape", "loss", "plain"),
     [
-        ("tight", "diffuse", 0.051, 0.051),
-        ("wide", "diffuse", 0.049, 0.049),
-        ("tight", "catastrophic", 0.078, 0.057),
-        ("wide", "catastrophic", 0.068, 0.053),
+        ("tight", "diffuse", 0.051),
+        ("wide", "diffuse", 0.049),
+        ("tight", "catastrophic", 0.078),
+        ("wide", "catastrophic", 0.068),
     ],
 )
-def test_c5_type_one_error_at_the_margin(shape, loss, plain, corrected):
+def test_c5_type_one_error_at_the_margin(shape, loss, plain):
     d = differences(505, shape, loss)
     assert np.mean(t_statistics(d, MARGIN) > CRITICAL) == pytest.approx(plain, abs=0.006)
-    assert np.mean(corrected_statistics(d, MARGIN) > CRITICAL) == pytest.approx(corrected, abs=0.006)
+    # Corrected it holds its level for every shape, four standard errors allowed, and is no trivial test.
+    assert 0.03 < np.mean(corrected_statistics(d, MARGIN) > CRITICAL) < 0.05 + 0.0044
 
 
 @pytest.mark.parametrize("sd", [0.8, 1.2, 2.0])
