@@ -60,6 +60,7 @@ class _Answer(Section):
     finish: Literal["stop", "length"]
     prompt_tokens: Count
     completion_tokens: Count
+    reasoning: str = ""
 
 
 class _Failed(Section):
@@ -96,8 +97,16 @@ def record(path: Path, requests: Sequence[Request], replies: Iterable[tuple[int,
     """
     rows: dict[str, Any] = {}
     for index, reply in sorted(replies, key=lambda pair: pair[0]):
-        rows.setdefault(request_digest(requests[index]), asdict(reply))
+        rows.setdefault(request_digest(requests[index]), _row(reply))
     return _write(path, [{"request": key, "reply": rows[key]} for key in sorted(rows)])
+
+
+def _row(reply: Reply) -> dict[str, Any]:
+    row = asdict(reply)
+    row.pop("counted", None)  # who was told what a failure cost is no part of it
+    if not row.get("reasoning", True):
+        del row["reasoning"]
+    return row
 
 
 def write_key(path: Path, rights: Iterable[tuple[ScoreRequest, int]]) -> int:

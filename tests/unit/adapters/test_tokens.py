@@ -36,7 +36,7 @@ class Words:
     def decode(self, token, clean_up_tokenization_spaces=False):
         return self.vocabulary[token]
 
-    def apply_chat_template(self, rows, tokenize, add_generation_prompt):
+    def apply_chat_template(self, rows, tokenize, add_generation_prompt, **_given):
         assert (tokenize, add_generation_prompt) == (False, True)
         if self.chat_template == "broken":
             raise ValueError("roles must alternate")
