@@ -101,7 +101,7 @@ def choice_shift(baseline: ArrayLike, candidate: ArrayLike, targets: ArrayLike) 
     Of choices that tie for the top, the first counts as preferred.
 
     >>> shift = choice_shift([[0.0, 0.0]], [[0.0, -np.log(3)]], [0])
-    >>> shift.candidate_soft_accuracy, round(shift.log_probability_change, 6), shift.top1_agreement
+    >>> round(shift.candidate_soft_accuracy, 6), round(shift.log_probability_change, 6), shift.top1_agreement
     (0.75, 0.405465, 1.0)
 
     Raises:
