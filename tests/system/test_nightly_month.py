@@ -323,5 +323,5 @@ def test_a_night_killed_while_it_writes_counts_once(lived, month, postgres, here
     for _ in range(2):
         capsys.readouterr()
         assert here(suite, night, url) == 0
-        assert capsys.readouterr().out.startswith(f"month, night {night}: OK candidate")
+        assert capsys.readouterr().out.startswith(f"month, night {night}, margin 2 points: OK candidate")
         assert [row.night for row in rows(url)].count(night) == 1

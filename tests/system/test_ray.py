@@ -203,9 +203,9 @@ def test_a_node_dies_another_comes_and_the_bytes_are_those_of_one_machine(nodes,
     victim = sorted(nodes.worker_nodes, key=lambda node: node.node_id)[0]
     said = []
     with fleet(nodes.address, Placement(replicas=4, num_cpus=0, resources={"slot": 1}), said) as opened:
-        assert opened.gather(4, 600.0) == 4, "all are ready before one dies"
+        assert opened.gather(3, 600.0) == 3, "all that have a slot are ready before one dies"
         found = run(Watched(opened), tmp_path / "ray", Quiz())
-        assert opened.gather(4, 600.0) == 4, "another one took its place"
+        assert opened.gather(4, 600.0) == 4, "another one took its place, and the waiting one has a slot too"
         warnings = opened.warnings
     assert found == local(tmp_path / "local")
     assert any("was lost and its work was done again" in line for line in warnings), warnings
