@@ -23,10 +23,9 @@ import torch
 
 from evalkit.adapters.base import Message, Resources
 from evalkit.adapters.causal.engine import CausalEngine
-from evalkit.adapters.causal.identity import end_tokens, identify
-from evalkit.adapters.causal.loading import LoadedModel, load_model
+from evalkit.adapters.causal.loading import LoadedModel, end_tokens, identify, load_model
 from evalkit.adapters.causal.options import CausalOptions
-from evalkit.adapters.causal.tokens import encode_prompt
+from evalkit.adapters.tokens import encode_prompt
 from evalkit.assets import AssetStore
 from evalkit.benchmarks import Benchmark, load_benchmark
 from evalkit.collect.asking import ask

@@ -37,10 +37,9 @@ from evalkit.cluster import Cluster, Crew, Fleet, Terms
 from evalkit.cluster.transport import Answered, Loaded, News, Placed
 from evalkit.collect import collect
 from evalkit.definitions import find_definitions
-from evalkit.execution import Execution, Placement
 from evalkit.records import ChoiceReply, Item, Manifest, TaskRun, text_digest
 from evalkit.store import RunFolder
-from evalkit.suite import EngineSpec
+from evalkit.suite import EngineSpec, Execution, Placement
 
 SHARD, MEAN_S, SIGMA = 32, 0.05, 0.6
 """Requests of a shard; mean seconds of a request; spread of their logarithm: one in a hundred takes four medians."""

@@ -23,7 +23,7 @@ import measuring as m
 
 from evalkit.records import Manifest, Record
 from evalkit.store import RunFolder, read_records
-from evalkit.store.layout import task_file
+from evalkit.store.lines import task_file
 
 BATCH, TASK = 64, "mmlu"
 APPEND, BARE, READ, KEYS, PARSE = (

@@ -18,7 +18,7 @@ import measuring as m
 import torch
 
 from evalkit.adapters.base import Engine, Failure, Resources, ScoreReply, ScoreRequest
-from evalkit.adapters.fakequant.calibration import SHIPPED, read_texts
+from evalkit.adapters.fakequant.quantize import SHIPPED, read_texts
 from evalkit.adapters.registry import load_engine
 from evalkit.assets import AssetStore
 from evalkit.definitions import find_definitions

@@ -18,12 +18,11 @@ import torch
 from evalkit.adapters.base import Engine, Failure, Resources, ScoreRequest
 from evalkit.adapters.causal.engine import CausalEngine
 from evalkit.adapters.causal.forward import Path as ScoringPath
-from evalkit.adapters.causal.identity import identify
-from evalkit.adapters.causal.loading import LoadedModel, load_model
+from evalkit.adapters.causal.loading import LoadedModel, identify, load_model
 from evalkit.adapters.causal.options import CausalOptions
 from evalkit.adapters.causal.selfcheck import agreed_path
-from evalkit.adapters.causal.tokens import EncodedRequest, encode_requests
 from evalkit.adapters.registry import load_engine
+from evalkit.adapters.tokens import EncodedRequest, encode_requests
 from evalkit.assets import AssetStore
 from evalkit.benchmarks import load_benchmark
 from evalkit.definitions import find_definitions

@@ -1,7 +1,7 @@
 """Configuration files: YAML text to checked models, with every fault of a file in one error.
 
 In: a YAML file, or plain data, and a pydantic model. Out: a frozen model, or `ConfigError` with suggestions.
-May not know: what any key means.
+Must not depend on: what any key means.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The exception tree and the exit codes.
 
 In: nothing. Out: every exception evalkit raises on purpose, each with the exit code its class stands for.
-May not know: anything else of evalkit.
+Must not depend on: anything else of evalkit.
 
     EvalkitError                 exit 5   evalkit, a backend or the disk failed; there is no verdict
     ├── UsageError               exit 2   the request is wrong: option, file, key or value

@@ -1,7 +1,7 @@
 """Secrets taken out of whatever is about to be written or shown.
 
 In: the environment, once, from the command line; then texts and settings. Out: the same with each secret replaced.
-May not know: where a text goes.
+Must not depend on: where a text goes.
 
 Two ways, because each misses what the other finds: values of the process's own secret variables, wherever they turn up
 (a server that repeats the key in an error, a URL, a header, an encoded form), and shapes that are secrets whoever holds
@@ -125,3 +125,33 @@ def redact_settings(value: Any, name: str = "") -> Any:
     if isinstance(value, (list, tuple)):
         return [redact_settings(inner, name) for inner in value]
     return value
+
+
+# Secrets taken out of settings before they are stored.
+
+
+_SECRET_NAME = re.compile(
+    r"(^|[_-])(api[_-]?key|access[_-]?key|key|token|secret|password|passwd|auth|authorization|bearer|credentials?|"
+    r"headers?|cookie)s?$",
+    re.IGNORECASE,
+)
+_HARMLESS = re.compile(r"(true|false|none|null|-?[0-9.]+|)", re.IGNORECASE)
+
+
+def redacted(value: Any, name: str = "") -> Any:
+    """Return a setting without secrets; a switch such as `add_bos_token: true` is kept.
+
+    >>> redacted({"pretrained": "m", "api_key": "abc", "add_bos_token": "True"})
+    {'pretrained': 'm', 'api_key': '[redacted]', 'add_bos_token': 'True'}
+    >>> redacted("http://me:pass@host/v1?token=abc")
+    'http://[redacted]@host/v1?token=[redacted]'
+    """
+    if value is None or isinstance(value, (bool, int, float)):
+        return value
+    if _SECRET_NAME.search(name) and not (isinstance(value, str) and _HARMLESS.fullmatch(value)):
+        return REDACTED
+    if isinstance(value, Mapping):
+        return {str(key): redacted(inner, str(key)) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [redacted(inner) for inner in value]
+    return redact_text(str(value))

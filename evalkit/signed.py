@@ -1,7 +1,7 @@
 """A number with its sign, as people read it.
 
 In: a number. Out: text; what rounds to zero has no sign, for it is neither a gain nor a loss.
-May not know: which number it is, or its unit.
+Must not depend on: which number it is, or its unit.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from evalkit.adapters.fakequant.calibration import SHIPPED
+from evalkit.adapters.fakequant.quantize import SHIPPED
 
 LAYERS, HIDDEN, VOCABULARY = 4, 128, 512
 START, END = "<|start|>", "<|end|>"

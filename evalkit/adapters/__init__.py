@@ -1,5 +1,5 @@
 """Adapters: the code that loads one kind of engine each.
 
 In: an engine specification. Out: an `Engine` (`evalkit.adapters.base`).
-May not know: tasks, baselines, files under `outputs/`.
+Must not depend on: tasks, baselines, files under `outputs/`.
 """

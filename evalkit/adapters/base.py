@@ -1,7 +1,7 @@
 """The contract between evalkit and an engine.
 
 In: requests made of text. Out: replies, streamed in any order, each with the index of its request.
-May not know: tasks, subjects, baselines, files under `outputs/`.
+Must not depend on: tasks, subjects, baselines, files under `outputs/`.
 
 An adapter is a module `evalkit/adapters/<name>.py` with one function `load(spec, resources) -> Engine`.
 """
@@ -10,13 +10,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+from evalkit.configuration import validate
 from evalkit.errors import UsageError
 from evalkit.records import EngineIdentity
 
 if TYPE_CHECKING:
     from evalkit.assets import AssetStore
+    from evalkit.suite import EngineSpec
 
 Role = Literal["system", "user", "assistant"]
 
@@ -207,3 +209,12 @@ def no_chat_template(whose: str) -> UsageError:
         "fastchat:<name> in a suite or task file (pip install 'evalkit-quant[fastchat]'), or use a model whose "
         "tokenizer has one"
     )
+
+
+def read_options(model: type[Any], spec: EngineSpec) -> Any:
+    """Check the options of a specification.
+
+    Raises:
+        ConfigError: lists every unknown key and wrong value.
+    """
+    return validate(model, dict(spec.options), f"engine '{spec.name}', options")

@@ -1,7 +1,7 @@
 """Unquantized models (and checkpoints transformers can run itself) through transformers, on CPU or CUDA.
 
 In: an engine specification with `recipe: none`. Out: a `CausalEngine`.
-May not know: recipes, tasks.
+Must not depend on: recipes, tasks.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from __future__ import annotations
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
-from evalkit.adapters.base import Engine, Resources
-from evalkit.adapters.causal.options import CausalOptions, read_options
+from evalkit.adapters.base import Engine, Resources, read_options
+from evalkit.adapters.causal.options import CausalOptions
 from evalkit.errors import MissingExtraError, UsageError
 
 if TYPE_CHECKING:
@@ -36,6 +36,6 @@ def load(spec: EngineSpec, resources: Resources) -> Engine:
             "next step: adapter: modelopt"
         )
     options: CausalOptions = read_options(CausalOptions, spec)
-    from evalkit.adapters.causal.assembly import load_as_stored  # noqa: PLC0415 - torch is optional and slow to import
+    from evalkit.adapters.causal.engine import load_as_stored  # noqa: PLC0415 - torch is optional and slow to import
 
     return load_as_stored(spec, options, resources)

@@ -1,7 +1,7 @@
 """GGUF models in llama.cpp, by the wheel `xllamacpp`: real low-precision kernels, on a CPU too.
 
 In: an engine specification with a GGUF asset or file. Out: a `ServerEngine` with a server process of its own.
-May not know: tasks, recipes: a GGUF file is quantized by what is in it.
+Must not depend on: tasks, recipes: a GGUF file is quantized by what is in it.
 """
 
 from __future__ import annotations
@@ -9,8 +9,7 @@ from __future__ import annotations
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
-from evalkit.adapters.base import Engine, Resources
-from evalkit.adapters.causal.options import read_options
+from evalkit.adapters.base import Engine, Resources, read_options
 from evalkit.adapters.llama.options import LlamaOptions
 from evalkit.errors import MissingExtraError, UsageError
 

@@ -1,7 +1,7 @@
 """Any model that lm-eval registers (`hf`, `vllm`, `local-completions`, ...), behind evalkit's contract.
 
 In: an engine specification whose `model` is lm-eval's name of a model. Out: a `HarnessEngine`.
-May not know: tasks; which backend it is.
+Must not depend on: tasks; which backend it is.
 """
 
 from __future__ import annotations
@@ -10,8 +10,7 @@ from collections.abc import Mapping
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from evalkit.adapters.base import Engine, Resources
-from evalkit.adapters.causal.options import read_options
+from evalkit.adapters.base import Engine, Resources, read_options
 from evalkit.adapters.harness.options import HarnessOptions
 from evalkit.errors import MissingExtraError, UsageError
 
@@ -37,7 +36,7 @@ def load(spec: EngineSpec, resources: Resources) -> Engine:
             "next step: adapter: modelopt"
         )
     options: HarnessOptions = read_options(HarnessOptions, spec)
-    from evalkit.adapters.harness.assembly import load_harness  # noqa: PLC0415 - lm-eval is optional and slow to import
+    from evalkit.adapters.harness.engine import load_harness  # noqa: PLC0415 - lm-eval is optional and slow to import
 
     return load_harness(spec, options, resources)
 

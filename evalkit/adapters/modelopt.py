@@ -2,7 +2,7 @@
 
 In: an engine specification with a recipe. Out: a `CausalEngine` of fidelity "simulated", or "dequantised" for an
 exported checkpoint; or such a checkpoint, written.
-May not know: tasks.
+Must not depend on: tasks.
 """
 
 from __future__ import annotations
@@ -11,13 +11,12 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from evalkit.adapters.base import Engine, Resources
-from evalkit.adapters.causal.options import read_options
+from evalkit.adapters.base import Engine, Resources, read_options
 from evalkit.adapters.fakequant.options import ModelOptOptions
 from evalkit.errors import MissingExtraError, UsageError
 
 if TYPE_CHECKING:
-    from evalkit.adapters.checkpoint.trace import Trace
+    from evalkit.adapters.checkpoint.reading import Trace
     from evalkit.suite import EngineSpec
 
 SUMMARY = "transformers models with a quantization recipe simulated by nvidia-modelopt"

@@ -1,7 +1,7 @@
 """Models behind an OpenAI-compatible endpoint: trtllm-serve, vLLM, SGLang, NIM, llama.cpp and others.
 
 In: an engine specification whose options name an address. Out: a `ServerEngine`, probed before its first item.
-May not know: tasks; how the server runs its model.
+Must not depend on: tasks; how the server runs its model.
 """
 
 from __future__ import annotations
@@ -11,8 +11,7 @@ from collections.abc import Mapping
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from evalkit.adapters.base import Engine, Resources
-from evalkit.adapters.causal.options import read_options
+from evalkit.adapters.base import Engine, Resources, read_options
 from evalkit.adapters.openai.options import DIGEST, ServerOptions
 from evalkit.errors import MissingExtraError, UsageError
 
@@ -33,7 +32,7 @@ def load(spec: EngineSpec, resources: Resources) -> Engine:
     if find_spec("httpx") is None:
         raise MissingExtraError("adapter 'openai_server'", "httpx", "server")
     options: ServerOptions = read_options(ServerOptions, spec)
-    from evalkit.adapters.openai.assembly import connect  # noqa: PLC0415 - httpx is optional
+    from evalkit.adapters.openai.engine import connect  # noqa: PLC0415 - httpx is optional
 
     return connect(spec, options, resources)
 

@@ -1,7 +1,7 @@
 """The processor that an engine computes on, as far as it moves an answer.
 
 In: what the operating system says of the processor, environment variables that choose kernels. Out: plain values for
-`EngineIdentity.processor`. May not know: engines, torch.
+`EngineIdentity.processor`. Must not depend on: engines, torch.
 
 Kernels of another instruction set add in another order and round between other steps. That changes a few answers in a
 hundred of a model in bf16, which is as much as some recipes do: two runs on different processors differ by more than
@@ -105,3 +105,21 @@ def _model(facts: Mapping[str, str]) -> str:
     if "cpu family" in facts:
         return f"family {facts['cpu family']} model {facts.get('model', 'unknown')}"
     return "unknown"
+
+
+def processor_of(model: Any) -> dict[str, Any] | None:
+    """Return the processor that computes a torch model, or a part of it; None where GPUs compute all of it."""
+    import torch  # noqa: PLC0415 - only engines that have it ask
+
+    if all(weight.device.type != "cpu" for weight in model.parameters()):
+        return None
+    return processor(torch_capability=torch.backends.cpu.get_cpu_capability())
+
+
+def device_name(device: str) -> str:
+    """Name the processor kind with its vector instructions, or the GPU."""
+    import torch  # noqa: PLC0415
+
+    if device.startswith("cuda"):
+        return str(torch.cuda.get_device_name(device))
+    return f"cpu {platform.machine()} {torch.backends.cpu.get_cpu_capability()}"

@@ -1,7 +1,7 @@
 """Adapters by name.
 
 In: an engine specification. Out: a loaded engine.
-May not know: what any adapter does.
+Must not depend on: what any adapter does.
 
 A word in a configuration is a file name in the code: `adapter: hf` is `evalkit/adapters/hf.py`. Other distributions
 add adapters through the entry-point group `evalkit.adapters`; an entry point is a module with `load` and `SUMMARY`.

@@ -1,7 +1,7 @@
 """The shipped fake: replies by rule or from a recording, without a model.
 
 In: an engine specification whose options say what to reply (`scripting/options.py`). Out: a `ScriptedEngine`.
-May not know: tasks; torch.
+Must not depend on: tasks; torch.
 
 A reply follows from the request and the options alone, never from its place or its neighbours, failures and broken
 numbers included; so a run in another order, or one that was killed and resumed, ends in the same bytes.
@@ -14,9 +14,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from evalkit import __version__
-from evalkit.adapters.base import Engine, Failure, GenerateRequest, Generation, Resources, ScoreReply, ScoreRequest
-from evalkit.adapters.causal.options import read_options
-from evalkit.adapters.scripting import rules
+from evalkit.adapters.base import (
+    Engine,
+    Failure,
+    GenerateRequest,
+    Generation,
+    Resources,
+    ScoreReply,
+    ScoreRequest,
+    read_options,
+)
+from evalkit.adapters.scripting import recording as rules
 from evalkit.adapters.scripting.options import ScriptedOptions
 from evalkit.adapters.scripting.recording import Reply, Request, read_key, read_replies, request_digest
 from evalkit.errors import EngineError

@@ -1,7 +1,7 @@
 """Models in TensorRT-LLM, through its LLM API in this process: real low-precision kernels on NVIDIA GPUs.
 
 In: an engine specification with a checkpoint, a compiled engine or a hub id. Out: a `TensorRTEngine`.
-May not know: tasks.
+Must not depend on: tasks.
 """
 
 from __future__ import annotations
@@ -9,8 +9,7 @@ from __future__ import annotations
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
-from evalkit.adapters.base import Engine, Resources
-from evalkit.adapters.causal.options import read_options
+from evalkit.adapters.base import Engine, Resources, read_options
 from evalkit.adapters.trtllm.options import TensorRTOptions
 from evalkit.errors import MissingExtraError, UsageError
 
@@ -38,6 +37,6 @@ def load(spec: EngineSpec, resources: Resources) -> Engine:
             "device: cuda, and the options tensor_parallel and pipeline_parallel for how many"
         )
     options: TensorRTOptions = read_options(TensorRTOptions, spec)
-    from evalkit.adapters.trtllm.assembly import load_tensorrt  # noqa: PLC0415 - torch is optional and slow to import
+    from evalkit.adapters.trtllm.engine import load_tensorrt  # noqa: PLC0415 - torch is optional and slow to import
 
     return load_tensorrt(spec, options, resources)

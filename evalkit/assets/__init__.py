@@ -1,7 +1,7 @@
 """Models and data sets: declared with licence and hash, fetched from the first source that works, verified.
 
 In: declaration files and a cache folder. Out: a verified file or folder, and data sets as rows.
-May not know: prompts, engines, or what an asset is used for.
+Must not depend on: prompts, engines, or what an asset is used for.
 """
 
 from __future__ import annotations

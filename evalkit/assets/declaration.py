@@ -1,7 +1,7 @@
 """The declaration of an asset: what it is, under which licence, and where it may come from.
 
 In: the mapping of a declaration file. Out: a frozen `AssetDeclaration`.
-May not know: how a source is reached.
+Must not depend on: how a source is reached.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """MMLU as rows, from any of the three layouts it is spread in.
 
 In: a fetched asset. Out: `Mmlu`: rows by subject, in the source's order.
-May not know: prompts, shots, or which rows a task uses.
+Must not depend on: prompts, shots, or which rows a task uses.
 
 Layouts: a folder with `test/<subject>_test.csv` and `dev/<subject>_dev.csv` (no header: question, A, B, C, D, key); a
 folder with `test-*.parquet` and `dev-*.parquet` of the hub's `all` configuration; one JSON Lines file with the columns

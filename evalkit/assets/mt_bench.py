@@ -1,7 +1,7 @@
 """MT-Bench as rows: questions, judge prompts, reference answers.
 
 In: a fetched asset. Out: `MtBench`.
-May not know: generation settings, judges' engines, or which prompt is used when.
+Must not depend on: generation settings, judges' engines, or which prompt is used when.
 
 Layout: `question.jsonl`, `judge_prompts.jsonl`, `gpt-4.jsonl` and `gpt-4-0125-preview.jsonl` in one folder, or where
 FastChat keeps them below its `data` folder.

@@ -1,7 +1,7 @@
 """The asset store: an asset by name, from the first of its sources that works.
 
 In: declarations, overrides, a cache folder. Out: `FetchedAsset`, verified.
-May not know: what an asset is used for.
+Must not depend on: what an asset is used for.
 """
 
 from __future__ import annotations
@@ -12,9 +12,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from evalkit.assets.cache import ContentCache
 from evalkit.assets.declaration import AssetDeclaration, HubSource, LocalSource, WheelSource, address_of
-from evalkit.assets.downloads import Downloads
+from evalkit.assets.downloads import ContentCache, Downloads
 from evalkit.configuration import read_yaml, validate
 from evalkit.errors import AssetError, ConfigError, UsageError, suggestion
 from evalkit.records import digest

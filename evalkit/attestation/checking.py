@@ -1,7 +1,8 @@
 """The whole check of a signed certificate.
 
 In: the folder of a certificate, the public keys one trusts. Out: `Check`: every finding, and what was checked.
-May not know: how a finding is shown. Nothing here needs an engine, the network, or the machine that made the runs.
+Must not depend on: how a finding is shown. Nothing here needs an engine, the network, or the machine that made the
+runs.
 """
 
 from __future__ import annotations
@@ -12,30 +13,32 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evalkit import __version__
-from evalkit.attestation.covering import (
+from evalkit.attestation.demands import ledger_findings, seal_findings
+from evalkit.attestation.envelope import Envelope, Finding, parse_envelope, sign, trusted_signers
+from evalkit.attestation.recomputing import recomputed, rewritten
+from evalkit.attestation.statement import (
     CERTIFICATE,
     ENVELOPE,
+    Statement,
     covered_files,
+    digests,
     file_sha256,
     files_of_run,
     irregular_parts,
+    parse_statement,
+    predicate,
     run_folder_names,
+    statement_text,
     strangers,
 )
-from evalkit.attestation.envelope import parse_envelope, trusted_signers
-from evalkit.attestation.findings import Finding
-from evalkit.attestation.recomputing import recomputed
-from evalkit.attestation.recorded import ledger_findings, seal_findings
-from evalkit.attestation.rewriting import rewritten
-from evalkit.attestation.statement import Statement, parse_statement, predicate
 from evalkit.certify.deciding import certificate_text
-from evalkit.errors import DataError
+from evalkit.errors import DataError, StoreError
 from evalkit.records import parse_object
 from evalkit.store.door import exists, read_text
-from evalkit.store.layout import MANIFEST, SUMS
+from evalkit.store.lines import MANIFEST, SUMS
 
 if TYPE_CHECKING:
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -267,3 +270,58 @@ def _absent_runs(folder: Path, document: Mapping[str, Any]) -> Iterator[Finding]
         if not exists(folder / run / MANIFEST):
             message = f"the certificate cites it as '{name}'; without it nothing can be computed again"
             yield Finding(code="run-missing", where=run, message=message)
+
+
+# Signing a certificate: only what was checked is signed.
+
+
+__all__ = ["ENVELOPE", "dropped_keys", "sign_folder"]
+
+
+def sign_folder(folder: Path, key: Ed25519PrivateKey) -> tuple[Envelope, Check]:
+    """Check a certificate without a signature and sign what it rests on.
+
+    Signatures that the folder already has over the same statement stay, so several people can sign.
+
+    Raises:
+        DataError: the certificate does not hold; the message names everything that is wrong.
+        StoreError: a file cannot be read.
+    """
+    check = check_folder(folder, None, signing=True)
+    if not check.sound or check.document is None:
+        lines = [f"{found.code}: {found.where}: {found.message}" for found in check.findings]
+        raise DataError("\n  - ".join((f"{folder}: not signed, because the certificate does not hold", *lines)))
+    files = {}
+    for name, found in digests(folder, covered_files(check.document, folder)):
+        if found is None:
+            raise StoreError(f"{folder / name}: vanished while it was signed; next step: sign again")
+        files[name] = found
+    payload = statement_text(check.document, files).encode()
+    return sign(payload, key, _signatures(folder / ENVELOPE, payload)), check
+
+
+def _signatures(path: Path, payload: bytes) -> tuple[tuple[str, bytes], ...]:
+    """Return the signatures that are there already, if they are over the same statement."""
+    envelope = _envelope(path)
+    return envelope.signatures if envelope is not None and envelope.payload == payload else ()
+
+
+def dropped_keys(path: Path, envelope: Envelope) -> tuple[str, ...]:
+    """Return the keys whose signatures in a file an envelope will not hold: they are over another statement."""
+    before = _envelope(path)
+    kept = {name for name, _ in envelope.signatures}
+    return tuple(name for name, _ in before.signatures if name not in kept) if before is not None else ()
+
+
+def _envelope(path: Path) -> Envelope | None:
+    """Read the envelope that is there.
+
+    Raises:
+        DataError: the file is no envelope, so it is somebody's, and is not written over.
+    """
+    try:
+        return parse_envelope(read_text(path), path.name)
+    except FileNotFoundError:
+        return None
+    except DataError as error:
+        raise DataError(f"{path}: no signature of evalkit, left as it is ({error}); next step: move it away") from error

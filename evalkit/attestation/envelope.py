@@ -1,7 +1,7 @@
 """DSSE: a payload and who signed it.
 
 In: bytes, keys. Out: the envelope's JSON text, or the payload of one.
-May not know: what the payload says.
+Must not depend on: what the payload says.
 
 Dead Simple Signing Envelope 1.0: the signature is over the type and the payload with their lengths, so neither can be
 read as the other. The payload is parsed only after a trusted key's signature over exactly these bytes was found good.
@@ -11,18 +11,154 @@ from __future__ import annotations
 
 import base64
 import binascii
+import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
-from evalkit.attestation.findings import Finding
-from evalkit.attestation.keys import key_id
-from evalkit.errors import DataError
+from evalkit.errors import DataError, MissingExtraError, UsageError
 from evalkit.records import parse_object
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+
+
+# What a check can find wrong, one word for each.
+
+
+FINDINGS: Mapping[str, str] = {
+    "envelope-missing": "there is no signature beside the certificate",
+    "envelope-format": "the signature file is no DSSE envelope of an in-toto statement",
+    "stranger-key": "it is signed, but by nobody you trust",
+    "signature-invalid": "a trusted key's signature does not fit the content",
+    "statement-format": "the signed statement is not one that evalkit writes",
+    "statement-differs": "the signed statement says something else than the certificate",
+    "not-covered": "a file that the certificate rests on is not in the signed statement",
+    "file-missing": "a signed file is not there",
+    "file-changed": "a signed file has other bytes",
+    "file-added": "a run folder holds a file that was not signed",
+    "file-irregular": "a link, a device or anything but a regular file lies among what must be covered",
+    "file-stranger": "a file beside the certificate could be taken for a part of it and is none",
+    "certificate-format": "the certificate cannot be read",
+    "policy-digest": "the policy in the certificate is not the one its digest names",
+    "run-missing": "a run folder that the certificate cites is not there",
+    "run-unreadable": "a run folder is damaged",
+    "records-differ": "records or judgments are not those the certificate cites",
+    "verdict-differs": "the records give another verdict",
+    "number-differs": "the records give another value",
+    "ledger-missing": "the ledger that the certificate cites is not there",
+    "ledger-edited": "the ledger's entries are no chain: one was changed, taken out or put in",
+    "ledger-truncated": "the ledger is shorter than the certificate that cites it",
+    "ledger-forked": "the ledger holds other entries than the certificate cites",
+    "seal-invalid": "the signature of a sealed policy does not fit what the ledger says of it",
+    "report-differs": "a report says something else than the certificate",
+    "report-unchecked": "a report could not be written again here, so nothing is known of what it says",
+    "too-few-signers": "fewer of the keys you trust signed it than you ask for",
+    "other-policy": "it was decided by another policy than you ask for",
+    "other-tier": "its policy is of another tier, or borrows the word and is weaker than the standard",
+    "other-weights": "the recipe you ask for is not in it, or has other weights",
+    "other-baseline": "the baseline has other weights than you ask for",
+    "margin-too-wide": "it allows a larger loss than you do",
+    "alpha-too-large": "it allows a larger chance of a false certificate than you do",
+}
+"""Every finding with its meaning."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """One thing that is wrong.
+
+    Attributes:
+        code: a key of `FINDINGS`.
+        where: file, or place in the certificate.
+        message: what was expected and what was found.
+    """
+
+    code: str
+    where: str
+    message: str
+
+    def __post_init__(self) -> None:
+        if self.code not in FINDINGS:
+            raise ValueError(f"{self.code!r} is no finding")
+
+
+# Ed25519 keys: made, read from PEM, and named by a digest.
+
+
+def make_keys(password: str | None = None) -> tuple[str, str]:
+    """Return a new private and its public key as PEM text; a password encrypts the private one.
+
+    Raises:
+        MissingExtraError: `cryptography` is not installed.
+    """
+    serialization, ed25519 = _library()
+    private = ed25519.Ed25519PrivateKey.generate()
+    secret = serialization.BestAvailableEncryption(password.encode()) if password else serialization.NoEncryption()
+    pem = private.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, secret)
+    return pem.decode("ascii"), public_pem(private.public_key())
+
+
+def public_pem(key: Ed25519PublicKey) -> str:
+    """Return a public key as PEM text."""
+    serialization, _ = _library()
+    pem = key.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
+    return pem.decode("ascii")
+
+
+def read_private(text: str, where: str, password: str | None = None) -> Ed25519PrivateKey:
+    """Read a private key.
+
+    Raises:
+        UsageError: no private Ed25519 key, or another password; the text itself is never quoted.
+        MissingExtraError: `cryptography` is not installed.
+    """
+    serialization, ed25519 = _library()
+    try:
+        key = serialization.load_pem_private_key(text.encode(), password.encode() if password else None)
+    except (TypeError, ValueError) as error:
+        why = "it is encrypted, or the password is not the key's" if "password" in str(error).lower() else "not PEM"
+        raise UsageError(f"{where}: no private key that can be read: {why}") from None
+    if not isinstance(key, ed25519.Ed25519PrivateKey):
+        raise UsageError(f"{where}: a key of another kind; next step: make an Ed25519 key with evalkit keygen")
+    return cast("Ed25519PrivateKey", key)
+
+
+def read_public(text: str, where: str) -> Ed25519PublicKey:
+    """Read a public key.
+
+    Raises:
+        UsageError: no public Ed25519 key.
+        MissingExtraError: `cryptography` is not installed.
+    """
+    serialization, ed25519 = _library()
+    if "PRIVATE KEY" in text:
+        raise UsageError(f"{where}: a private key; name the signer's public key, and keep this one to yourself")
+    try:
+        key = serialization.load_pem_public_key(text.encode())
+    except ValueError as error:
+        raise UsageError(f"{where}: no public key in PEM: {error}") from error
+    if not isinstance(key, ed25519.Ed25519PublicKey):
+        raise UsageError(f"{where}: a key of another kind than Ed25519")
+    return cast("Ed25519PublicKey", key)
+
+
+def key_id(key: Ed25519PublicKey) -> str:
+    """Return the name of a key: sha256 (64 hex digits) of its DER form."""
+    serialization, _ = _library()
+    der = key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+    return hashlib.sha256(der).hexdigest()
+
+
+def _library() -> tuple[Any, Any]:
+    try:
+        from cryptography.hazmat.primitives import serialization  # noqa: PLC0415 (an extra)
+        from cryptography.hazmat.primitives.asymmetric import ed25519  # noqa: PLC0415
+    except ImportError as error:
+        raise MissingExtraError("signing and checking signatures", "cryptography", "sign") from error
+    return serialization, ed25519
+
 
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
 

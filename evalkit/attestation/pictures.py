@@ -1,7 +1,7 @@
 """The pictures of a report, compared with the same pictures drawn again.
 
 In: two HTML pages of one certificate. Out: what is wrong with a picture, and what could not be compared.
-May not know: certificates, how anything is drawn.
+Must not depend on: certificates, how anything is drawn.
 
 A picture is part of the page that people read, so a page whose words are right can still lie in a picture. Drawn again
 by the same version of the plotting library it must be the same. Another version places lines and letters otherwise;
@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from xml.etree import ElementTree
 
-from evalkit.report.html.svg import PAINT
+from evalkit.report.html.plots import PAINT
 
 CLOSE = 0.5
 """Points by which a line may lie elsewhere: other builds of one library round otherwise, and no reader sees it."""

@@ -1,7 +1,7 @@
 """The in-toto statement over a certificate: what was found, on which bytes, under which rules.
 
 In: a certificate as data, digests of the files it rests on. Out: the statement's canonical JSON text, or what one says.
-May not know: signatures, folders.
+Must not depend on: signatures, folders.
 
 The predicate is in-toto's own test-result 0.1, so that tools that know nothing of evalkit can gate on `result`; what
 evalkit adds lies under one key of its own. There is no time in it: equal evidence is an equal statement.
@@ -9,19 +9,291 @@ evalkit adds lies under one key of its own. There is no time in it: equal eviden
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+import os
+import unicodedata
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import PurePosixPath
-from typing import Any
+from pathlib import Path, PurePosixPath
+from typing import Any, get_args
 
-from evalkit.attestation.terms import borrowed_words, terms, verdicts
-from evalkit.errors import DataError
-from evalkit.records import canonical_json, parse_object
+from pydantic import ValidationError
+
+from evalkit.attestation.envelope import Finding
+from evalkit.certify.deciding import QUALIFICATIONS, qualifications_in
+from evalkit.errors import DataError, StoreError
+from evalkit.ledger import COPY, LEDGER
+from evalkit.policy import Policy, standing
+from evalkit.policy.binding import without_names
+from evalkit.policy.model import Check
+from evalkit.records import canonical_json, digest, parse_object
+from evalkit.store.door import exists, irregular, open_plain
+from evalkit.store.lines import LOCK
+
+# Which files an attestation covers, and their digests.
+#
+# Every file of every run folder is covered but the lock, which only says who is writing; so a changed byte, a removed
+# record and an added file all show. A link would put what it names outside of every digest, so there may be none. Names
+# are relative to the certificate's folder, with "/" on every system.
+
+
+CERTIFICATE = "certificate.json"
+REPORTS = ("report.md", "report.html")
+BESIDE = ("throughput.json", COPY)
+"""What a report may show beside the certificate, and the ledger that it cites."""
+ENVELOPE = "certificate.dsse.json"
+"""The signature, beside the certificate."""
+
+_PARTS = (CERTIFICATE, *REPORTS, *BESIDE, ENVELOPE)
+_LEDGER = (LEDGER, Path(LEDGER).with_suffix(".lock").name)
+"""The ledger where it lies beside a certificate; it is compared with the copy of it."""
+_SHOWN = (".html", ".htm", ".xhtml", ".svg", ".pdf", ".mhtml")
+"""Endings of what a person opens by a click, and would take for the report."""
+
+
+def run_folder_names(document: Mapping[str, Any]) -> dict[str, str]:
+    """Return name of a run in the certificate to the name of its folder.
+
+    Raises:
+        DataError: a folder's name is a path, or two runs share one.
+    """
+    found: dict[str, str] = {}
+    for name, run in document["runs"].items():
+        folder = str(run["folder"])
+        if not folder or folder in (".", "..") or PurePosixPath(folder).name != folder or "\\" in folder:
+            raise DataError(f"runs.{name}.folder: {folder!r} is no plain name of a folder beside the certificate")
+        if folder in found.values():
+            raise DataError(f"runs.{name}.folder: {folder!r} is the folder of another run too")
+        found[name] = folder
+    return found
+
+
+def covered_files(document: Mapping[str, Any], folder: Path) -> list[str]:
+    """Return the names of the files an attestation must cover, sorted.
+
+    Raises:
+        DataError: a folder's name in the certificate is no plain name.
+    """
+    names = [CERTIFICATE, *(name for name in (*REPORTS, *BESIDE) if exists(folder / name))]
+    for run in run_folder_names(document).values():
+        names += files_of_run(folder, run)
+    names += [path.relative_to(folder).as_posix() for path in qualifications_in(folder)]
+    return sorted(names)
+
+
+def files_of_run(folder: Path, run: str) -> list[str]:
+    """Return the names of a run's files, relative to the certificate's folder; empty where there is no folder."""
+    return sorted(
+        path.relative_to(folder).as_posix()
+        for path in (folder / run).rglob("*")
+        if (path.is_symlink() or path.is_file()) and not (path.name == LOCK and path.parent == folder / run)
+    )
+
+
+def irregular_parts(document: Mapping[str, Any], folder: Path) -> Iterator[Finding]:
+    """Yield every link and device among what a certificate rests on, the lock of a run included."""
+    below = [*run_folder_names(document).values(), QUALIFICATIONS]
+    wanted = {*_PARTS, *below}
+    found: list[tuple[Path, str]] = []
+    for entry in _entries(folder):
+        if entry.name in wanted and (entry.is_symlink() or not (entry.is_file() or entry.is_dir())):
+            found.append((Path(entry.path), "a link" if entry.is_symlink() else "no regular file"))
+        elif entry.name in below and entry.is_dir():
+            found += irregular(Path(entry.path))
+    for path, what in found:
+        message = f"it is {what}: what it leads to is covered by no digest; next step: put the file itself there"
+        yield Finding(code="file-irregular", where=path.relative_to(folder).as_posix(), message=message)
+
+
+def strangers(document: Mapping[str, Any], folder: Path) -> tuple[list[Finding], list[str]]:
+    """Return what lies beside a certificate and is no part of it: what could be taken for one, and all else by name."""
+    parts = {*_PARTS, *run_folder_names(document).values(), QUALIFICATIONS, *_LEDGER}
+    others = [entry.name for entry in _entries(folder) if entry.name not in parts]
+    taken = [name for name in others if _reads_like_a_part(name, parts)]
+    message = "it is no part of the certificate, and nobody checked what it says; next step: move it elsewhere"
+    findings = [Finding(code="file-stranger", where=name, message=message) for name in taken]
+    return findings, [name for name in others if name not in taken]
+
+
+def _reads_like_a_part(name: str, parts: set[str]) -> bool:
+    folded = _folded(name)
+    if folded.endswith(_SHOWN) or folded in {_folded(part) for part in parts}:
+        return True
+    stems = {_folded(part).partition(".")[0] for part in _PARTS}
+    return not folded.startswith(".") and any(folded.startswith(stem) for stem in stems)
+
+
+def _folded(name: str) -> str:
+    """Return a name as a reader sees it: compatible letters and case made one, invisible characters left out."""
+    shown = "".join(char for char in unicodedata.normalize("NFKC", name) if unicodedata.category(char)[0] != "C")
+    return shown.casefold().strip()
+
+
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as found:
+            return sorted(found, key=lambda entry: entry.name)
+    except OSError as error:
+        raise StoreError(f"{folder}: cannot be read: {error.strerror or error}") from error
+
+
+def digests(folder: Path, names: list[str]) -> Iterator[tuple[str, str | None]]:
+    """Yield each name with the sha256 of its file; None where there is no such file."""
+    for name in names:
+        yield name, file_sha256(folder / name, below=folder)
+
+
+def file_sha256(path: Path, *, below: Path | None = None) -> str | None:
+    """Return the sha256 of a file; None where there is none.
+
+    Raises:
+        DataError: it is a link or no regular file.
+        StoreError: it is there and cannot be read.
+    """
+    total = hashlib.sha256()
+    try:
+        with os.fdopen(open_plain(path, below=below), "rb") as file:
+            for block in iter(lambda: file.read(1 << 20), b""):
+                total.update(block)
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+        return None
+    except OSError as error:
+        raise StoreError(f"{path}: cannot be read: {error.strerror or error}") from error
+    return total.hexdigest()
+
+
+# The terms of a certificate: what was asked, how strictly, on how much, and what was not checked.
+
+
+Data = Mapping[str, Any]
+
+UNPAIRED = "unpaired"
+
+
+def verdicts(document: Data) -> list[Data]:
+    """Return the verdicts; a run against published numbers has one, about itself."""
+    decision = document["decision"]
+    return [decision] if document.get("kind") == UNPAIRED else list(decision["verdicts"])
+
+
+def policy_of(document: Data) -> Policy:
+    """Return the policy of a certificate.
+
+    Raises:
+        DataError: it is none.
+    """
+    try:
+        return Policy.model_validate(document["policy"]["document"])
+    except ValidationError as error:
+        raise DataError(f"policy.document: {error.errors()[0]['msg']}") from error
+
+
+def terms(document: Data) -> dict[str, Any]:
+    """Return under which terms a certificate was reached.
+
+    `policy_sha256` is the digest of the policy bound to its release; `rules_sha256` leaves out whom it judges, so it is
+    the same for every release judged by one policy file.
+
+    Raises:
+        DataError, KeyError, TypeError: this is no certificate.
+    """
+    raw, decision = document["policy"]["document"], document["decision"]
+    against = standing(policy_of(document))
+    return {
+        "policy_sha256": document["policy"]["sha256"],
+        "rules_sha256": digest(without_names(raw)),
+        "tier": raw["tier"],
+        "certifies": raw["certifies"],
+        "exploratory": bool(decision.get("exploratory", False)),
+        "claims": {str(one["recipe"]): one.get("claim") for one in verdicts(document)},
+        "family_alpha": raw["multiplicity"]["family_alpha"],
+        "endpoints": [_endpoint(document, name) for name in raw["endpoints"]],
+        "checks": _checks(decision.get("assay")),
+        "tolerances": list(raw["overrides"]),
+        "fidelity_mixing": raw["fidelity"]["mixing"],
+        "standard": None
+        if against is None
+        else {
+            "name": against.standard,
+            "rules_sha256": against.standard_sha256,
+            "weaker": [one.message for one in against.weaknesses],
+        },
+        "cautions": [
+            *({"recipe": None, **_caution(one)} for one in decision.get("cautions") or ()),
+            *(
+                {"recipe": str(verdict["recipe"]), **_caution(one)}
+                for verdict in verdicts(document)
+                for one in verdict.get("cautions") or ()
+            ),
+        ],
+    }
+
+
+def borrowed_words(document: Data) -> frozenset[str]:
+    """Return the recipes that are certified in the standard's words by a policy that asks less than the standard."""
+    against = standing(policy_of(document))
+    if against is None or not against.weaknesses:
+        return frozenset()
+    return frozenset(str(one["recipe"]) for one in verdicts(document) if plain_claim(one) in against.claims)
+
+
+def plain_claim(verdict: Data) -> str | None:
+    """Return the claim of a verdict without what qualifies it; None if nothing is certified. A name has no blank."""
+    claim = verdict.get("claim")
+    return str(claim).split(" ", 1)[0] if claim else None
+
+
+def _caution(one: Data) -> dict[str, Any]:
+    return {"code": one["code"], "message": one["message"]}
+
+
+def _endpoint(document: Data, name: str) -> dict[str, Any]:
+    """Return what an endpoint asks, and on how many pairs each recipe answers."""
+    asked, decision = document["policy"]["document"]["endpoints"][name], document["decision"]
+    rated = asked["kind"] == "paired_mean"
+    seen = {
+        str(verdict["recipe"]): found
+        for verdict in decision.get("verdicts", ())
+        for found in verdict["endpoints"]
+        if found["name"] == name
+    }
+    return {
+        "name": name,
+        "kind": asked["kind"],
+        "task": asked["task"],
+        "metric": asked["metric"],
+        "protocol": asked["protocol"],
+        "decides": name in decision["gating"] if "gating" in decision else bool(asked["gating"]),
+        "alpha": asked["alpha"],
+        "margins": [asked["margin"]] if rated else list(asked["margins_points"]),
+        "unit": "rating" if rated else "points",
+        "n": {recipe: found["pairs"] for recipe, found in seen.items()},
+        "n_unique": {recipe: n for recipe in seen if (n := _unique(document, recipe, name)) is not None},
+    }
+
+
+def _unique(document: Data, recipe: str, name: str) -> int | None:
+    """Return how many different questions the pairs of a recipe ask; None where nobody counted."""
+    comparison = document.get("comparisons", {}).get(recipe, {}).get(name) or {}
+    units = (comparison.get("proportion") or {}).get("units")
+    return int(units["contents"]) if units else None
+
+
+def _checks(assay: Data | None) -> dict[str, list[str]]:
+    """Sort every check that evalkit knows into passed, failed and not made; the last must not vanish."""
+    found: dict[str, list[str]] = {"passed": [], "failed": [], "not_made": []}
+    made = set()
+    for one in (assay or {}).get("checks", ()):
+        where = " ".join(str(part) for part in (one.get("run"), one.get("endpoint")) if part)
+        word = "not_made" if one["passed"] is None else "passed" if one["passed"] else "failed"
+        found[word].append(f"{one['check']} ({where})" if where else str(one["check"]))
+        made.add(one["check"])
+    found["not_made"] += [check for check in get_args(Check) if check not in made]
+    return {word: sorted(names) for word, names in found.items()}
+
 
 STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
 PREDICATE_TYPE = "https://in-toto.io/attestation/test-result/v0.1"
-
-Data = Mapping[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)

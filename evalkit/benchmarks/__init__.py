@@ -1,7 +1,7 @@
 """Benchmarks: questions with prompts and keys, and marks for replies.
 
 In: a task definition and the asset store. Out: a `Benchmark`.
-May not know: engines, runs, baselines, files under `outputs/`.
+Must not depend on: engines, runs, baselines, files under `outputs/`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Task objects of lm-eval, on lm-eval's own data or on rows given to it.
 
 In: the name of a task or group of lm-eval. Out: lm-eval's task objects by name.
-May not know: items, engines, marks.
+Must not depend on: items, engines, marks.
 
 Prompts, metrics and hashes stay lm-eval's own, so that a number means what the field means by it.
 """

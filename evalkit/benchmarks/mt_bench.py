@@ -1,7 +1,7 @@
 """MT-Bench: two-turn conversations in eight categories, rated by a judge afterwards.
 
 In: a task definition with the part `mt_bench`, and FastChat's questions. Out: a `Benchmark`.
-May not know: engines, judges, files under `outputs/`.
+Must not depend on: engines, judges, files under `outputs/`.
 
 Generation follows FastChat (arXiv:2306.05685) with its temperature for each category, or is greedy throughout, as is
 right for one engine against another. The raw messages are the same for every engine; no system message is added.
@@ -10,6 +10,7 @@ right for one engine against another. The raw messages are the same for every en
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from importlib import import_module
 from typing import Any
 
 from evalkit.assets import MtBench, MtBenchQuestion
@@ -22,12 +23,54 @@ from evalkit.benchmarks.benchmark import (
     occurrences,
     prompts_sha256,
 )
-from evalkit.benchmarks.fastchat_template import FastChatTemplate
 from evalkit.definitions import MtBenchTask, TaskDefinition
 from evalkit.definitions.task import FASTCHAT_PREFIX
 from evalkit.degeneration import degeneration
-from evalkit.errors import UsageError, suggestion
+from evalkit.errors import MissingExtraError, UsageError, suggestion
 from evalkit.records import ChoiceReply, Item, TaskRun, TextReply, content_digest, digest
+
+# FastChat's conversation templates, by their own names, for parity with published answers.
+
+
+class FastChatTemplate:
+    """One of FastChat's conversation templates.
+
+    Attributes:
+        name: FastChat's name of it.
+        stop: texts before which an answer ends.
+    """
+
+    def __init__(self, name: str) -> None:
+        """Look the template up.
+
+        Raises:
+            MissingExtraError: FastChat is not installed.
+            UsageError: it has no such template.
+        """
+        try:
+            self._module: Any = import_module("fastchat.conversation")
+        except ImportError as error:
+            raise MissingExtraError(f"template 'fastchat:{name}'", "fastchat", "fastchat") from error
+        known = self._module.conv_templates
+        if name not in known:
+            raise UsageError(f"FastChat has no conversation template '{name}'{suggestion(name, list(known))}")
+        self.name = name
+        stops = known[name].stop_str
+        self.stop: tuple[str, ...] = (stops,) if isinstance(stops, str) else tuple(stops or ())
+
+    def render(self, questions: Sequence[str], answers: Sequence[str]) -> str:
+        """Return the text of a conversation up to where the next answer begins.
+
+        Args:
+            questions: user messages, one more than answers.
+            answers: the answers so far.
+        """
+        talk = self._module.get_conv_template(self.name)
+        for place, question in enumerate(questions):
+            talk.append_message(talk.roles[0], question)
+            talk.append_message(talk.roles[1], answers[place] if place < len(answers) else None)
+        return str(talk.get_prompt())
+
 
 TEMPERATURES = {
     "writing": 0.7,

@@ -1,7 +1,7 @@
 """Certifying: the one place where both halves meet. Run what is missing, then decide.
 
 In: a suite and a policy. Out: run folders, and a `Certificate`.
-May not know: how an engine works, how a verdict is reached, how it is shown.
+Must not depend on: how an engine works, how a verdict is reached, how it is shown.
 """
 
 from __future__ import annotations

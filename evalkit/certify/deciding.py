@@ -1,7 +1,7 @@
 """From run folders to a certificate: pure, without a clock, without an engine.
 
 In: run folders and a bound policy. Out: a `Certificate`: verdicts, evidence and provenance as plain JSON data.
-May not know: engines. Deciding twice on the same records gives the same bytes.
+Must not depend on: engines. Deciding twice on the same records gives the same bytes.
 """
 
 from __future__ import annotations

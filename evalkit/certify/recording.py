@@ -1,7 +1,7 @@
 """What is done is put on record before its result is known: runs, judgings, trials of judges, certificates.
 
 In: a ledger, run folders. Out: entries, and their citations in the run folders.
-May not know: what an entry means for a verdict.
+Must not depend on: what an entry means for a verdict.
 """
 
 from __future__ import annotations

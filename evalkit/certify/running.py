@@ -1,39 +1,195 @@
 """One engine, its tasks, one folder: load, read back, ask, write; or reuse what is finished.
 
 In: an engine specification and task names. Out: a run folder.
-May not know: which run is the baseline.
+Must not depend on: which run is the baseline.
 """
 
 from __future__ import annotations
 
+import hashlib
+import os
+import platform
 import secrets
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
+from importlib import metadata
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from evalkit import __version__
 from evalkit.adapters.base import Engine, Resources, warnings_of
-from evalkit.adapters.registry import reusable
+from evalkit.adapters.registry import load_engine, reusable
 from evalkit.assets import AssetStore
 from evalkit.benchmarks import Benchmark, load_benchmark
-from evalkit.certify.opening import Opener
 from evalkit.certify.recording import record_begun, record_completed
-from evalkit.certify.request import requested
 from evalkit.collect import TaskCount, collect
 from evalkit.definitions import Definitions
 from evalkit.errors import EvalkitError
-from evalkit.execution import LOCAL, Execution
 from evalkit.ledger import Ledger
+from evalkit.recipes import load_recipe
 from evalkit.records import Manifest
 from evalkit.redaction import redact_settings
 from evalkit.store import RunFolder, read_manifest, record_keys
-from evalkit.suite import EngineSpec
+from evalkit.suite import JUDGE, LOCAL, RERUN_SUFFIX, EngineSpec, Execution, Placement
+
+if TYPE_CHECKING:
+    from evalkit.cluster import Cluster
+
+
+# What was asked for of an engine, so that a finished run is reused without loading the engine again.
+
+
+BACKENDS = ("torch", "transformers", "nvidia-modelopt", "lm-eval", "tensorrt-llm", "vllm", "xllamacpp")
+
+_HASHED_BYTES = 1 << 28
+"""Option files above this size are known by size and modification time, as model folders are."""
+
+
+def requested(spec: EngineSpec, assets: AssetStore) -> dict[str, Any]:
+    """Return everything known before loading that can change an answer.
+
+    Two equal requests on one machine load the same engine; the digest of the model is the declared one for an asset,
+    and names, sizes and times of modification and change of the files for a folder (hashing terabytes would take longer
+    than asking).
+
+    Raises:
+        ConfigError: the recipe file is wrong.
+    """
+    return {
+        "engine": spec.model_dump(mode="json"),
+        "model": _model(spec.model, assets),
+        "recipe_sha256": None if spec.recipe == "none" else load_recipe(spec.recipe).sha256,
+        "option_files": _option_files(spec.options),
+        "versions": {"evalkit": __version__, **_versions()},
+        "machine": f"{platform.system()} {platform.machine()}",
+    }
+
+
+def _option_files(value: Any) -> dict[str, Any]:
+    """Return the files that options name (recorded replies, calibration texts) with what identifies their content."""
+    if isinstance(value, Mapping):
+        return {name: found for inner in value.values() for name, found in _option_files(inner).items()}
+    if isinstance(value, (list, tuple)):
+        return {name: found for inner in value for name, found in _option_files(inner).items()}
+    if not isinstance(value, str) or not _names_a_file(value):
+        return {}
+    stat = Path(value).stat()
+    if stat.st_size > _HASHED_BYTES:
+        return {value: _stamp(stat)}
+    return {value: hashlib.sha256(Path(value).read_bytes()).hexdigest()}
+
+
+def _names_a_file(text: str) -> bool:
+    try:
+        return Path(text).is_file()
+    except (OSError, ValueError):  # a sentence is too long for a name, or holds what no name may
+        return False
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for package in BACKENDS:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _model(model: str, assets: AssetStore) -> Mapping[str, Any]:
+    if model in {declared.name for declared in assets.declared()}:
+        return {"asset": model, "sha256": assets.declaration(model).sha256}
+    folder = Path(model)
+    if not folder.exists():
+        return {"name": model}
+    files = sorted(path for path in folder.rglob("*") if path.is_file()) if folder.is_dir() else [folder]
+    stats = [(str(path.relative_to(folder.parent)), path.stat()) for path in files]
+    return {"files": [[name, *_stamp(stat)] for name, stat in stats]}
+
+
+def _stamp(stat: os.stat_result) -> list[int]:
+    """Return what tells a file from another one in its place: its time of modification can be set, that of change not.
+
+    Unpacking an archive gives every file the size and the time of modification that the archive says.
+    """
+    return [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]
+
+
+# One engine, wherever it runs: in this process, or as replicas on a cluster.
+
+
+class Opener:
+    """Opens engines as an execution section says; a cluster is connected to when the first engine needs it.
+
+    Args:
+        execution: where engines run.
+        say: takes one line for people.
+    """
+
+    def __init__(self, execution: Execution, say: Callable[[str], None]) -> None:
+        self.execution = execution
+        self._say, self._lock = say, threading.Lock()
+        self._cluster: Cluster | None = None
+        self._stopping = False
+
+    def open(self, spec: EngineSpec, resources: Resources, *, judge: bool = False) -> Engine:
+        """Load an engine here, or start its replicas.
+
+        The second run of the baseline is placed as the baseline, and a judge as `judge`, where they have no entry of
+        their own.
+
+        Raises:
+            EvalkitError: it cannot be loaded; see `load_engine` and `Cluster.open`.
+        """
+        if self.execution.on == LOCAL:
+            return load_engine(spec, resources)
+        return self._connected().open(spec, resources, self._placement(spec, judge=judge), judge=judge)
+
+    def check(self, engines: Iterable[EngineSpec], judges: Iterable[EngineSpec] = ()) -> None:
+        """Refuse, before anything runs for hours, what an engine or a judge later on could not be placed as.
+
+        Raises:
+            UsageError: an engine has `urls` that its adapter or its options do not allow.
+        """
+        if self.execution.on == LOCAL:
+            return
+        from evalkit.cluster import replica_specs  # noqa: PLC0415 - one machine needs none of it
+
+        for spec, judge in (*((spec, False) for spec in engines), *((spec, True) for spec in judges)):
+            replica_specs(spec, self._placement(spec, judge=judge))
+
+    def _placement(self, spec: EngineSpec, *, judge: bool) -> Placement:
+        names = [spec.name, spec.name.removesuffix(RERUN_SUFFIX), *([JUDGE] if judge else [])]
+        return self.execution.placement(*names)
+
+    def stop(self) -> None:
+        """Let everything that waits for a cluster stop."""
+        with self._lock:
+            self._stopping = True
+            if self._cluster is not None:
+                self._cluster.stop.set()
+
+    def close(self) -> None:
+        """Leave the cluster, if there is one."""
+        with self._lock:
+            if self._cluster is not None:
+                self._cluster.close()
+                self._cluster = None
+
+    def _connected(self) -> Cluster:
+        from evalkit.cluster import Cluster  # noqa: PLC0415 - one machine needs none of it
+
+        with self._lock:
+            if self._cluster is None:
+                self._cluster = Cluster(self.execution, self._say)
+            if self._stopping:
+                self._cluster.stop.set()
+            return self._cluster
 
 
 @dataclass(kw_only=True)

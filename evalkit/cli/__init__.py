@@ -1,7 +1,8 @@
 """The command line: one verb for each step of the flow.
 
 In: argv and the environment. Out: data on stdout, progress and errors on stderr, an exit code with one meaning.
-May not know: how anything is done. Each verb lives in a module of its own that is imported when it is called, so that
+Must not depend on: how anything is done. Each verb lives in a module of its own that is imported when it is called,
+so that
 `evalkit --help` starts at once and deciding never imports an engine.
 """
 

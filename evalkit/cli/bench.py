@@ -1,7 +1,7 @@
 """`evalkit bench`: tokens a second of a suite's engines.
 
 In: a suite, lengths. Out: `throughput.json` in the suite's outputs, tables.
-May not know: how an engine works.
+Must not depend on: how an engine works.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def command(suite: Path, lengths: tuple[str, ...], output: Path | None, as_json:
     numbers evalkit throughput reads.
     """
     from evalkit.certify.deciding import write_certificate
-    from evalkit.cli.report_files import THROUGHPUT
+    from evalkit.cli.report import THROUGHPUT
     from evalkit.cli.throughput import parse_lengths
     from evalkit.suite import load_suite
     from evalkit.throughput import throughput_json, throughput_tables
@@ -92,7 +92,7 @@ def _measure(
     from evalkit.adapters.base import Resources
     from evalkit.adapters.registry import load_engine
     from evalkit.assets import AssetStore
-    from evalkit.collect.bench import measure_speed
+    from evalkit.collect.variance import measure_speed
     from evalkit.definitions import find_definitions
     from evalkit.throughput import Measurement
     from evalkit.throughput.measurement import OWN

@@ -1,7 +1,7 @@
 """`evalkit certify`: run what a suite still misses, then decide.
 
 In: a suite, or run folders and a policy. Out: `certificate.json`, `report.md`, `report.html`, a table, an exit code.
-May not know: how anything is decided.
+Must not depend on: how anything is decided.
 """
 
 from __future__ import annotations
@@ -12,15 +12,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from evalkit.cli.execution_options import execution_of, on_option
 from evalkit.cli.options import (
     cache_folder,
     command_line,
     definitions_option,
+    execution_of,
     existing_file,
     json_option,
     ledger_at,
     ledger_option,
+    on_option,
     quiet_option,
     safe_json,
     say,
@@ -114,7 +115,7 @@ def _by_suite(file: Path, given: dict[str, Any]) -> tuple[Certificate, Path, Run
     )
     ledger = ledger_at(given["ledger"], suite.outputs)
     if given["from_runs"]:
-        from evalkit.certify.belonging import refuse_wrong_runs
+        from evalkit.certify.reading import refuse_wrong_runs
         from evalkit.definitions import find_definitions
 
         named = find_definitions(given["definitions"] or suite.definitions)
@@ -243,7 +244,7 @@ def _write(
 ) -> None:
     from evalkit.certify.deciding import write_certificate
     from evalkit.certify.recording import put_aside, record_certificate
-    from evalkit.cli.report_files import THROUGHPUT, find_evidence, read_tables, report_texts
+    from evalkit.cli.report import THROUGHPUT, find_evidence, read_tables, report_texts
     from evalkit.report import as_text, document_sections
 
     put_aside(folder, certificate, force=force, say=say)

@@ -1,7 +1,7 @@
 """`evalkit compare`: two run folders, item by item.
 
 In: two run folders. Out: effect sizes for every task both have; no verdict.
-May not know: policies' verdicts; those are `evalkit certify`'s.
+Must not depend on: policies' verdicts; those are `evalkit certify`'s.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """`evalkit export`: a run or a certificate in the files of another tool.
 
 In: a run folder, or a certificate. Out: files, and a count of what they hold and lack.
-May not know: how the files look.
+Must not depend on: how the files look.
 """
 
 from __future__ import annotations
@@ -118,7 +118,7 @@ def _every_eval_ever(run: Path, output: Path, tasks: tuple[str, ...], given: dic
 
 
 def _eval_results(run: Path, output: Path, tasks: tuple[str, ...], given: dict[str, Any]) -> None:
-    from evalkit.cli.report_files import write_named
+    from evalkit.cli.report import write_named
     from evalkit.interop import Benchmark, eval_results_yaml
 
     if len(tasks) != 1 or not given["dataset"] or not given["dataset_task"] or not given["scale"]:
@@ -131,7 +131,7 @@ def _eval_results(run: Path, output: Path, tasks: tuple[str, ...], given: dict[s
 
 
 def _certificate(source: Path, form: str, output: Path | None) -> None:
-    from evalkit.cli.report_files import read_certificate, write_named
+    from evalkit.cli.report import read_certificate, write_named
     from evalkit.interop import append_summary, job_summary, junit_xml
 
     document = read_certificate(source / "certificate.json" if source.is_dir() else source)

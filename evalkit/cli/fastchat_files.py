@@ -1,7 +1,7 @@
 """FastChat's files for the verbs `import` and `export`: their options, and what is said of them.
 
 In: options. Out: a run folder or files, and a count of what they hold and lack.
-May not know: how the files look.
+Must not depend on: how the files look.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ import click
 from evalkit.cli.options import F, existing_file, existing_folder, print_json, print_table, say
 
 if TYPE_CHECKING:
+    from evalkit.interop.fastchat_export import FastChatMean
     from evalkit.interop.fastchat_import import FastChatImport
-    from evalkit.interop.fastchat_results import FastChatMean
     from evalkit.records import Judgment
 
 _IMPORT_OPTIONS = (
@@ -73,7 +73,7 @@ def import_folder(source: Path, output: Path, given: Mapping[str, Any], *, as_js
 
 
 def _shown_by_fastchat(source: Path, imported: FastChatImport) -> FastChatMean | None:
-    from evalkit.interop.fastchat_results import fastchat_means
+    from evalkit.interop.fastchat_export import fastchat_means
     from evalkit.interop.fastchat_rows import find_fastchat, read_rows
 
     rows = [row for file in find_fastchat(source).single for row in read_rows(file)]

@@ -1,7 +1,7 @@
 """`evalkit history`: what nights and certificates have shown over time.
 
 In: a database. Out: tables, plots, the nights where something changed.
-May not know: how a trend is found.
+Must not depend on: how a trend is found.
 """
 
 from __future__ import annotations
@@ -63,10 +63,10 @@ def command(url: str | None, as_json: bool, form: str, **given: Any) -> int:
 
 
 def _record(history: History, file: Path, given: dict[str, Any]) -> None:
-    from evalkit.cli.report_files import read_certificate
+    from evalkit.cli.report import read_certificate
     from evalkit.errors import EvalkitError
     from evalkit.history import write_certificate_run
-    from evalkit.history.certificates import certified_runs
+    from evalkit.history.entries import certified_runs
     from evalkit.store import read_manifest
 
     document = read_certificate(file)
@@ -93,7 +93,7 @@ def _read(history: History, given: dict[str, Any]) -> tuple[list[Any], list[Any]
 
 def _draw(file: Path, found: Sequence[Any], compared: Sequence[Any]) -> None:
     from evalkit.certify import write_certificate
-    from evalkit.nightly.charts import certificate_series, night_series, svg
+    from evalkit.nightly.history_page import certificate_series, night_series, svg
 
     drawn = [series for trend in found for series in night_series(trend)] + certificate_series(compared)
     write_certificate(file.parent, {file.name: svg(drawn)})

@@ -1,6 +1,6 @@
 """`evalkit import`: another tool's output as a run folder.
 
-In: another tool's output. Out: a run folder, and what must be known about it. May not know: how the files look.
+In: another tool's output. Out: a run folder, and what must be known about it. Must not depend on: how the files look.
 """
 
 from __future__ import annotations

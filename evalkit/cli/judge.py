@@ -1,7 +1,7 @@
 """`evalkit judge`: an LLM judge rates the answers in run folders; `evalkit judge qualify`: may it?
 
 In: run folders, a judge. Out: judgments in the folders and their counts, or a qualification.
-May not know: which run is the baseline.
+Must not depend on: which run is the baseline.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from evalkit.cli.remote import read_folder, with_places, written_folder
 if TYPE_CHECKING:
     from evalkit.certify.judging import Job
     from evalkit.certify.running import Workshop
-    from evalkit.judging.estimate import JudgingEstimate
+    from evalkit.judging.reading import JudgingEstimate
 
 QUALIFY = "qualify"
 """A first word that is no run folder: it stands for a verb of its own. A folder of this name is ./qualify."""

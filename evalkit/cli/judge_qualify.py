@@ -1,7 +1,7 @@
 """`evalkit judge qualify`: is a judge good enough for its word to count?
 
 In: a run folder, a judge, votes of people where they are at hand. Out: a file with a digest, and its bars in words.
-May not know: how a judge is tried.
+Must not depend on: how a judge is tried.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from evalkit.errors import ExitCode
 if TYPE_CHECKING:
     from evalkit.policy import JudgeBars
     from evalkit.qualification import Qualification
-    from evalkit.qualification.replay import Votes
+    from evalkit.qualification.agreement import Votes
 
 
 @click.command(
@@ -58,10 +58,9 @@ def command(run: Path, as_json: bool, **given: Any) -> int:
 
     The probes are made from the run's own answers. Exit code 0 if the judge reaches every bar of the policy, 1 if not.
     """
-    from evalkit.certify.judging import STORE, Bench
-    from evalkit.certify.qualifying import keep_trial, qualification_file, qualify_judge
+    from evalkit.certify.judging import STORE, Bench, keep_trial, qualification_file, qualify_judge
     from evalkit.policy import load_policy
-    from evalkit.policy.judging import JudgeRules
+    from evalkit.policy.model import JudgeRules
     from evalkit.records import judging_name
     from evalkit.suite import Panelist
 

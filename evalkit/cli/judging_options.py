@@ -1,7 +1,7 @@
 """Options of every verb that puts questions to a judge, and who the judge is.
 
 In: argv and the environment. Out: engine specifications, budgets, workshops.
-May not know: how a judge is asked.
+Must not depend on: how a judge is asked.
 """
 
 from __future__ import annotations
@@ -13,13 +13,22 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from evalkit.cli.execution_options import execution_of, on_options
-from evalkit.cli.options import F, any_path, cache_folder, command_line, ledger_at, ledger_option, say
+from evalkit.cli.options import (
+    F,
+    any_path,
+    cache_folder,
+    command_line,
+    execution_of,
+    ledger_at,
+    ledger_option,
+    on_options,
+    say,
+)
 from evalkit.cli.run import engine_options, parsed_options
 
 if TYPE_CHECKING:
     from evalkit.certify.running import Workshop
-    from evalkit.collect.budget import Budget
+    from evalkit.collect.verdicts import Budget
     from evalkit.suite import EngineSpec
 
 OPENAI = "openai"
@@ -65,7 +74,7 @@ def judge_options(verb: F) -> F:
 
 def judge_budget(given: Mapping[str, Any]) -> Budget:
     """Return the caps on what may be asked, and the prices."""
-    from evalkit.collect.budget import Budget
+    from evalkit.collect.verdicts import Budget
 
     if given["max_cost"] is not None and given["price"] is None:
         raise click.UsageError("--max-cost needs --price IN OUT, the prices of a million tokens read and written")
@@ -114,7 +123,7 @@ def workshop_of(given: Mapping[str, Any], run: Path) -> Workshop:
     from evalkit.assets import AssetStore
     from evalkit.certify.running import Workshop
     from evalkit.definitions import find_definitions
-    from evalkit.execution import JUDGE
+    from evalkit.suite import JUDGE
 
     definitions = find_definitions(given["definitions"])
     told = (lambda _line: None) if given["quiet"] else say

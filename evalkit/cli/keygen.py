@@ -1,7 +1,7 @@
 """`evalkit keygen`: a key pair to sign certificates with.
 
 In: a file name. Out: a private and a public key.
-May not know: how keys work.
+Must not depend on: how keys work.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def command(private: Path) -> None:
 
     If $EVALKIT_SIGNING_KEY_PASSWORD is set, the private key is encrypted with it. A file that exists is never replaced.
     """
-    from evalkit.attestation.keys import key_id, make_keys, read_public
+    from evalkit.attestation.envelope import key_id, make_keys, read_public
 
     public = private.with_suffix(".pub.pem")
     for path in (private, public):

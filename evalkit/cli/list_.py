@@ -1,6 +1,6 @@
 """`evalkit list`: what there is to choose from, one line each.
 
-In: the kind of thing. Out: names and titles. May not know: how any of them works.
+In: the kind of thing. Out: names and titles. Must not depend on: how any of them works.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """`evalkit nightly`: watch every candidate with as few items as the evidence needs.
 
 In: a suite, and a policy that certifies nothing. Out: a night's folder, an entry in the history, an exit code.
-May not know: how an outcome is reached.
+Must not depend on: how an outcome is reached.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from evalkit.certify import Workshop
     from evalkit.history import History
     from evalkit.nightly import Night, NightPlan
-    from evalkit.nightly.plan import Known
+    from evalkit.nightly.night import Known
 
 COMMIT_VARIABLES = ("EVALKIT_COMMIT", "GITHUB_SHA", "CI_COMMIT_SHA", "GIT_COMMIT", "BUILDKITE_COMMIT")
 """Where CI servers say which commit is under test; the first that is set counts."""
@@ -70,7 +70,7 @@ def command(suite_file: Path, as_json: bool, line: bool, **given: Any) -> int:
     regression: outage, coverage, a failed check), 2 wrong request, 5 evalkit failed.
     """
     from evalkit.nightly import finished_night, night_exit_code, run_night
-    from evalkit.nightly.plan import plan_lines
+    from evalkit.nightly.night import plan_lines
     from evalkit.nightly.report import night_sections, one_line, outcomes
     from evalkit.report import as_text
 
@@ -107,8 +107,7 @@ def _night(file: Path, given: Mapping[str, Any]) -> tuple[Night, Workshop]:
     from evalkit.certify import Workshop
     from evalkit.definitions import find_definitions
     from evalkit.nightly import NightSettings, open_night
-    from evalkit.nightly.environment import environment
-    from evalkit.nightly.settings import BLOCK
+    from evalkit.nightly.night import BLOCK, environment
     from evalkit.policy import load_policy
     from evalkit.suite import load_suite
 
@@ -144,7 +143,7 @@ def _commit() -> str | None:
 
 def _secret(given: Mapping[str, Any]) -> str | None:
     """Read the secret by the name of its variable: it is on no command line and in no file."""
-    from evalkit.nightly.webhook import checked_url
+    from evalkit.nightly.report import checked_url
 
     if given["webhook"]:
         remember(given["webhook"])  # whoever knows the address may post there
@@ -197,8 +196,8 @@ def _history(url: str) -> Iterator[History]:
 
 def _plan(night: Night, workshop: Workshop, url: str | None, given: Mapping[str, Any]) -> NightPlan:
     from evalkit.nightly import plan_night
-    from evalkit.nightly.plan import Known
-    from evalkit.nightly.speed import speed_of
+    from evalkit.nightly.night import Known
+    from evalkit.nightly.result import speed_of
 
     usual = night.policy.planning.discordance
     known: dict[tuple[str, str], Known] = {}
@@ -221,7 +220,7 @@ def _plan(night: Night, workshop: Workshop, url: str | None, given: Mapping[str,
 
 def _known(night: Night, url: str) -> dict[tuple[str, str], Known]:
     from evalkit.history import read_nights
-    from evalkit.nightly.keeping import known_before
+    from evalkit.nightly.result import known_before
 
     with _history(url) as history:
         rows = read_nights(history, suite=night.suite.name, site=night.settings.site, last=30)
@@ -251,7 +250,7 @@ def _size(night: Night, name: str, workshop: Workshop) -> int:
 
 def _write(night: Night, results: Results, given: Mapping[str, Any]) -> None:
     from evalkit.certify import write_certificate
-    from evalkit.interop.job_summary import append_summary
+    from evalkit.interop.junit import append_summary
     from evalkit.nightly.report import job_summary, junit_xml, night_sections, one_line
     from evalkit.report import as_markdown
 
@@ -275,7 +274,7 @@ def _keep(night: Night, url: str | None, workshop: Workshop) -> None:
 
     nights = night.suite.outputs / NIGHTS
     if url is not None:
-        from evalkit.nightly.keeping import keep_nights, unfinished
+        from evalkit.nightly.result import keep_nights, unfinished
 
         with _history(url) as history:
             for told in keep_nights(history, nights, night.suite.name, night.settings.site):
@@ -287,8 +286,7 @@ def _keep(night: Night, url: str | None, workshop: Workshop) -> None:
 def _tell(night: Night, results: Results, given: Mapping[str, Any], secret: str | None) -> None:
     """Post the result once; a repeated command does not post it again."""
     from evalkit.certify import write_certificate
-    from evalkit.nightly.report import payload
-    from evalkit.nightly.webhook import deliver
+    from evalkit.nightly.report import deliver, payload
     from evalkit.records import digest
 
     if not given["webhook"]:

@@ -1,7 +1,7 @@
 """Options that several verbs share, and the few places where the environment is read.
 
 In: argv and environment variables. Out: asset stores, definitions, JSON on stdout.
-May not know: what a verb does with them.
+Must not depend on: what a verb does with them.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ from evalkit.redaction import redact_text
 
 if TYPE_CHECKING:
     from evalkit.ledger import Ledger
+    from evalkit.suite import Execution
+
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -105,7 +107,7 @@ def say(message: str) -> None:
     from evalkit.report.sections import printable
 
     line = printable(redact_text(with_urls(message)))
-    bars = sys.modules.get("evalkit.collect.progress")
+    bars = sys.modules.get("evalkit.collect.writing")
     if bars is not None and sys.stderr.isatty():
         bars.say_above_bars(line, sys.stderr)
     else:
@@ -152,3 +154,53 @@ def print_table(rows: Sequence[Sequence[Any]], headers: Sequence[str]) -> None:
     from tabulate import tabulate
 
     click.echo(tabulate(rows, headers=headers, tablefmt="simple", disable_numparse=True))
+
+
+# Options that say where engines run.
+
+
+on_option = click.option(
+    "--on",
+    metavar="WHERE",
+    help="Where engines run: local, ray (a cluster as the suite or RAY_ADDRESS names it, else a Ray started here), or "
+    "a cluster's address: auto, host:port, ray://host:port.",
+)
+
+_replicas_option = click.option("--replicas", type=click.IntRange(min=1), help="Copies of the engine, with --on ray.")
+
+
+def on_options(verb: F) -> F:
+    """Add the options of verbs that run one engine."""
+    return on_option(_replicas_option(verb))
+
+
+def execution_of(given: Mapping[str, Any], engine: str, execution: Execution | None = None) -> Execution:
+    """Return where engines run, from a suite's section and the options.
+
+    Args:
+        given: the options.
+        engine: name of the engine that `--replicas` is about.
+        execution: of the suite; None without one.
+
+    Raises:
+        UsageError: `--on` is no place.
+    """
+    from evalkit.errors import UsageError
+    from evalkit.suite import LOCAL, Execution, placed_on
+
+    placed = placed_on(execution or Execution(), given["on"])
+    replicas = given.get("replicas")
+    if replicas is None:
+        return placed
+    if placed.on == LOCAL:
+        raise UsageError("--replicas needs a cluster; next step: add --on ray")
+    placement = placed.placement(engine)
+    if placement.urls:
+        raise UsageError(f"--replicas: the suite gives engine '{engine}' {len(placement.urls)} urls, one replica each")
+    changed = placement.model_copy(update={"replicas": replicas})
+    return placed.model_copy(update={"engines": {**placed.engines, engine: _said(changed)}})
+
+
+def _said(placement: Any) -> Any:
+    """Mark every setting as said, so that defaults do not take its place."""
+    return placement.model_copy(update={name: getattr(placement, name) for name in type(placement).model_fields})

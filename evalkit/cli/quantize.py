@@ -1,7 +1,7 @@
 """`evalkit quantize`: a recipe applied to a model and written as a checkpoint that servers read.
 
 In: a model and a recipe, by options or as an engine of a suite. Out: a checkpoint folder with `evalkit.json`.
-May not know: how a model is quantized or packed.
+Must not depend on: how a model is quantized or packed.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from evalkit.errors import UsageError, suggestion
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from evalkit.adapters.checkpoint.trace import Trace
+    from evalkit.adapters.checkpoint.reading import Trace
     from evalkit.suite import EngineSpec
 
 ADAPTER = "modelopt"

@@ -1,7 +1,7 @@
 """Folders given by URL: every verb works on a local folder, which is brought down before it begins and sent up by it.
 
 In: URLs in argv and in suites, the environment. Out: local folders, open for as long as the verb runs.
-May not know: how anything is sent.
+Must not depend on: how anything is sent.
 """
 
 from __future__ import annotations

@@ -1,19 +1,104 @@
 """`evalkit report`: the report of a certificate, written again.
 
 In: `certificate.json`, the run folders and `throughput.json` beside it. Out: Markdown, text or JSON on stdout, or HTML.
-May not know: how anything was decided.
+Must not depend on: how anything was decided.
 """
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from evalkit.cli.options import any_path, existing_file, out, safe_json, say
 from evalkit.cli.remote import read_file, read_folder, with_places
+from evalkit.errors import DataError, StoreError
+
+if TYPE_CHECKING:
+    from evalkit.report.evidence import Evidence
+
+
+# Certificates read, and reports written, for the verbs that need both.
+
+
+THROUGHPUT = "throughput.json"
+"""Measured throughput, beside the certificate it is shown with."""
+
+
+def read_certificate(path: Path) -> dict[str, Any]:
+    """Read `certificate.json`.
+
+    Raises:
+        StoreError: it cannot be read.
+        DataError: it is no certificate of this version, or damaged; names the file and the key.
+    """
+    from evalkit.records import parse_object
+    from evalkit.report.document import checked
+
+    try:
+        document = parse_object(path.read_text(encoding="utf-8"), f"{path}")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not UTF-8 at byte {error.start}; next step: certify again") from error
+    except OSError as error:
+        raise StoreError(f"{path}: cannot be read: {error.strerror or error}") from error
+    if document.get("certificate_version") != 1:
+        raise DataError(f"{path}: certificate_version is {document.get('certificate_version')!r}, not 1")
+    return checked(document, str(path))
+
+
+def read_tables(path: Path | None, document: dict[str, Any]) -> dict[str, Any] | None:
+    """Read measured throughput as the tables a report shows; None without a file."""
+    if path is None or not path.exists():
+        return None
+    from evalkit.throughput import read_throughput, throughput_tables
+
+    baseline = document["policy"]["document"]["release"]["baseline"] if "comparisons" in document else ""
+    return throughput_tables(read_throughput(path), baseline=baseline)
+
+
+def find_evidence(document: dict[str, Any], runs: dict[str, Path]) -> Evidence:
+    """Read the run folders of a certificate, if it is one of paired runs; `runs` is name to folder."""
+    from evalkit.report.evidence import Evidence, read_evidence
+
+    return read_evidence(document, runs) if "comparisons" in document else Evidence()
+
+
+def report_texts(document: dict[str, Any], evidence: Evidence, throughput: dict[str, Any] | None) -> dict[str, str]:
+    """Return `report.md` and `report.html`."""
+    from evalkit.report import as_markdown
+    from evalkit.report.extras import power_curves, whole_sections
+    from evalkit.report.html import html_report
+
+    curves = power_curves(document) if "comparisons" in document else ()
+    return {
+        "report.md": as_markdown(whole_sections(document, evidence, throughput, curves)),
+        "report.html": html_report(document, evidence=evidence, throughput=throughput, curves=curves),
+    }
+
+
+def write_named(path: Path, text: str) -> None:
+    """Write a file that was named by hand; what is there already with other content is kept beside it, and named.
+
+    Raises:
+        StoreError: it cannot be written, or what is there cannot be kept.
+    """
+    from evalkit.certify.deciding import write_certificate
+    from evalkit.cli.options import say, with_urls
+    from evalkit.records import text_digest
+
+    try:
+        before = path.read_bytes().decode(errors="replace") if path.is_file() else text
+        if before != text:
+            aside = path.with_name(f"{path.stem}.before-{text_digest(before)[:8]}{path.suffix}")
+            path.replace(aside)
+            say(f"{with_urls(path)} was there with other content; it is kept as {aside.name}")
+    except OSError as error:
+        raise StoreError(
+            f"{path}: what is there cannot be kept: {error.strerror or error}; nothing was lost"
+        ) from error
+    write_certificate(path.parent, {path.name: text})
 
 
 @click.command(epilog="Example: evalkit report outputs/cpu-demo/certificate.json --format text")
@@ -37,8 +122,6 @@ def command(certificate: Path, form: str, page: Path | None, evidence: bool, **g
     Everything that was decided comes from the certificate. Items that changed, conversations and commands come from the
     run folders beside it, which must be those it was decided on; without them the report says so.
     """
-    from evalkit.cli.report_files import read_certificate, write_named
-
     document = read_certificate(certificate)
     text = _text(document, certificate, form, page, evidence=evidence, given=given)
     if page is None:
@@ -60,7 +143,6 @@ def _text(
     evidence: bool,
     given: dict[str, Path | None],
 ) -> str:
-    from evalkit.cli.report_files import THROUGHPUT, find_evidence, read_tables
     from evalkit.report import as_markdown, as_text, document_sections
     from evalkit.report.document import certificate_view
     from evalkit.report.evidence import run_folders
@@ -76,11 +158,11 @@ def _text(
             from evalkit.report.html import html_report
 
             return html_report(document, evidence=found, throughput=tables)
-        from evalkit.report.whole import whole_sections
+        from evalkit.report.extras import whole_sections
 
         sections = whole_sections(document, found, tables)
     if form == "json":
-        from evalkit.report.whole import as_data
+        from evalkit.report.extras import as_data
 
         return safe_json(json.dumps(as_data(sections), indent=1, ensure_ascii=False, allow_nan=False)) + "\n"
     return as_markdown(sections) if form == "markdown" else as_text(sections)

@@ -1,7 +1,7 @@
 """`evalkit run`: one engine, one or more tasks, one run folder.
 
 In: an engine named by options or by a suite. Out: a run folder and a count of its records.
-May not know: baselines, verdicts.
+Must not depend on: baselines, verdicts.
 """
 
 from __future__ import annotations
@@ -14,15 +14,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from evalkit.cli.execution_options import execution_of, on_options
 from evalkit.cli.options import (
     F,
     cache_folder,
     command_line,
     definitions_option,
+    execution_of,
     json_option,
     ledger_at,
     ledger_option,
+    on_options,
     print_json,
     print_table,
     quiet_option,

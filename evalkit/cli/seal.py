@@ -1,7 +1,7 @@
 """`evalkit seal`: put a policy on record before the runs it will judge.
 
 In: a policy or a suite, a private key where the seal is to be signed. Out: an entry of the ledger.
-May not know: how a ledger is kept, how signatures work.
+Must not depend on: how a ledger is kept, how signatures work.
 """
 
 from __future__ import annotations
@@ -75,9 +75,8 @@ def _policy(given: str, ledger: Path | None) -> tuple[bool, dict[str, Any], Ledg
 
 
 def _signed(data: dict[str, Any], book: Ledger, key: Path) -> dict[str, Any]:
-    from evalkit.attestation.envelope import sign
-    from evalkit.attestation.keys import key_id, read_private
-    from evalkit.attestation.recorded import seal_payload
+    from evalkit.attestation.demands import seal_payload
+    from evalkit.attestation.envelope import key_id, read_private, sign
 
     text = key.read_text(encoding="utf-8", errors="replace")
     private = read_private(text, str(key), os.environ.get(PASSWORD_VARIABLE) or None)

@@ -1,7 +1,7 @@
 """`evalkit sign`: put one's name under a certificate.
 
 In: the folder of a certificate, a private key from a file or the environment. Out: a signed envelope beside it.
-May not know: how signatures work.
+Must not depend on: how signatures work.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def command(folder: Path, key: Path | None) -> None:
     run folders. What is signed may say REJECTED: a signature says that it is true, not that it is good.
     """
     from evalkit.attestation import ENVELOPE, dropped_keys, sign_folder
-    from evalkit.attestation.keys import key_id, read_private
+    from evalkit.attestation.envelope import key_id, read_private
     from evalkit.certify.deciding import write_certificate
 
     text, where = os.environ.get(KEY_VARIABLE, ""), f"${KEY_VARIABLE}"

@@ -1,7 +1,7 @@
 """`evalkit throughput`: measured throughput of other tools, as tables and for the report.
 
 In: files of trtllm-bench, vLLM's benchmarks, GuideLLM, or CSV. Out: `throughput.json`, tables.
-May not know: how the files look.
+Must not depend on: how the files look.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def command(
     `evalkit certify` and `evalkit report` show throughput.json that lies beside the certificate, apart from everything
     evalkit itself says: speed takes no part in a verdict.
     """
-    from evalkit.cli.report_files import write_named
+    from evalkit.cli.report import write_named
     from evalkit.throughput import import_throughput, read_throughput, throughput_json, throughput_tables
     from evalkit.throughput.measurement import OWN
 

@@ -2,7 +2,7 @@
 
 In: the folder of a certificate, public keys one trusts, what a gate asks for. Out: what holds and what does not, an
 exit code.
-May not know: how anything is checked.
+Must not depend on: how anything is checked.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ def command(folder: Path, keys: tuple[Path, ...], unsigned: bool, gate: bool, as
     stands for (--policy, --tier, --weights, --baseline, --max-margin), and ends with 4 if the certificate is another.
     """
     from evalkit.attestation import check_folder
-    from evalkit.attestation.keys import key_id, read_public
+    from evalkit.attestation.envelope import key_id, read_public
 
     if bool(keys) == unsigned:
         raise click.UsageError("name the signer's public key with --key, or say --unsigned")
@@ -150,7 +150,7 @@ def _check_gate(demands: Demands, *, gate: bool, any_certificate: bool) -> None:
 def _with_demands(check: Check, demands: Demands, require: int) -> Check:
     """Add what the certificate lacks of what is asked for."""
     from evalkit.attestation.demands import unmet
-    from evalkit.attestation.findings import Finding
+    from evalkit.attestation.envelope import Finding
 
     found = list(check.findings)
     if check.signers and len(check.signers) < require:
@@ -254,7 +254,7 @@ def _count(endpoint: dict[str, Any], recipe: str) -> str:
 
 def _terms(check: Check) -> dict[str, Any]:
     """Return the terms of the certificate; none if it is no whole certificate, which is a finding already."""
-    from evalkit.attestation.terms import terms
+    from evalkit.attestation.statement import terms
 
     try:
         return terms(check.document) if check.document is not None else {}

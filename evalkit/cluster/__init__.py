@@ -1,7 +1,7 @@
 """Engines on a cluster: replicas of one engine that answer as one, and outlive crashes, hangs and lost nodes.
 
 In: an engine specification and an execution section. Out: a `Fleet`, an engine like any other.
-May not know: tasks, run folders, which run is the baseline.
+Must not depend on: tasks, run folders, which run is the baseline.
 
 Ray places, starts and ends processes and carries messages; which request is asked next, and what is done when a replica
 is lost, is decided here (docs/decisions/0050). There is one writer of records, and it is whoever asks the fleet.
@@ -17,13 +17,11 @@ from typing import TYPE_CHECKING
 from evalkit.adapters.base import Resources
 from evalkit.adapters.registry import spec_at
 from evalkit.cluster.crew import Crew
-from evalkit.cluster.fleet import Fleet
-from evalkit.cluster.limit import RateLimit
-from evalkit.cluster.ray_session import RaySession, connect
-from evalkit.cluster.ray_transport import RayTransport
+from evalkit.cluster.fleet import Fleet, RateLimit
+from evalkit.cluster.ray_transport import RaySession, RayTransport, connect
 from evalkit.cluster.transport import Terms, Transport
 from evalkit.errors import EngineError
-from evalkit.execution import Execution, Placement
+from evalkit.suite import Execution, Placement
 
 if TYPE_CHECKING:
     from evalkit.suite import EngineSpec

@@ -1,7 +1,7 @@
 """The replicas of one engine: started, checked, lost, started anew, retired, counted.
 
 In: news of replicas. Out: which of them may be given work, and what is to be said of them.
-May not know: requests, replies.
+Must not depend on: requests, replies.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator
 
-from evalkit.cluster.slots import Slot, State, differences
 from evalkit.cluster.transport import Cause, Loaded, Lost, News, NotLoaded, Placed, Terms, Transport, Trouble
+from evalkit.cluster.work import Slot, State, differences
 from evalkit.errors import (
     AssetError,
     DataError,

@@ -1,7 +1,7 @@
 """Many replicas that are one engine: shards handed out, replies passed on as they come, every request answered once.
 
 In: requests. Out: (index, reply), as any engine gives them (`evalkit.adapters.base.Engine`).
-May not know: Ray, tasks, files.
+Must not depend on: Ray, tasks, files.
 
 Replies follow from requests alone, not from who answered or in which order; so the records of a deterministic engine
 are the same bytes as those of a run on one machine.
@@ -9,18 +9,53 @@ are the same bytes as those of a run on one machine.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Sequence
 from typing import Any, cast
 
 from evalkit.adapters.base import Failure, GenerateRequest, Generation, ScoreReply, ScoreRequest
 from evalkit.cluster.crew import POLL_S, Crew
-from evalkit.cluster.limit import RateLimit
-from evalkit.cluster.sharding import Request
-from evalkit.cluster.slots import IN_FLIGHT, Flight, Piece, Slot, State
-from evalkit.cluster.transport import Answered, Call, Cause, Lost, News, Trouble
-from evalkit.cluster.work import Work
+from evalkit.cluster.transport import Answered, Call, Cause, Lost, News, Request, Trouble
+from evalkit.cluster.work import IN_FLIGHT, Flight, Piece, Slot, State, Work
 from evalkit.errors import EngineError
 from evalkit.records import EngineIdentity
+
+# One limit of speed for all replicas of all judges.
+
+
+_SHARE_OF_A_MINUTE = 12
+
+
+class RateLimit:
+    """Requests spread evenly over time: in no minute more than the limit and one shard.
+
+    Args:
+        per_minute: requests a minute.
+    """
+
+    def __init__(self, per_minute: float) -> None:
+        self.per_minute = per_minute
+        self._free_at = float("-inf")
+        self._lock = threading.Lock()
+
+    @property
+    def shard(self) -> int:
+        """Requests of one shard, at most: what five seconds allow, so that a limit is no series of bursts."""
+        return max(1, int(self.per_minute // _SHARE_OF_A_MINUTE))
+
+    def wait_s(self, now: float) -> float:
+        """Return how many seconds nothing may go."""
+        with self._lock:
+            return max(0.0, self._free_at - now)
+
+    def take(self, requests: int, now: float) -> bool:
+        """Count requests that go now; False, and nothing is counted, if they may not."""
+        with self._lock:
+            if now < self._free_at:
+                return False
+            self._free_at = max(now, self._free_at) + requests * 60.0 / self.per_minute
+            return True
+
 
 _NAMED = 4
 """Replicas whose speeds are shown one by one, at most."""

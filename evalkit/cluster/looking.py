@@ -1,7 +1,8 @@
 """What one node of a cluster is, looked at on the node itself.
 
 In: what to look for. Out: one plain row.
-May not know: Ray, other nodes, evalkit itself: this module travels by value to nodes that may lack it, so it uses the
+Must not depend on: Ray, other nodes, evalkit itself: this module travels by value to nodes that may lack it, so it
+uses the
 standard library alone, and nothing of it is a class.
 """
 

@@ -1,28 +1,194 @@
 """Replicas as named Ray actors, one process each, with the GPUs of one node.
 
 In: an engine's specification for each replica, what a replica needs. Out: a `Transport`.
-May not know: shards, what replies mean, when a replica is to be started anew.
+Must not depend on: shards, what replies mean, when a replica is to be started anew.
 """
 
 from __future__ import annotations
 
 import itertools
+import logging
+import os
+import socket
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from evalkit import __version__
-from evalkit.adapters.base import Resources
-from evalkit.cluster.ray_session import ray_module
-from evalkit.cluster.sharding import Request
-from evalkit.cluster.transport import Answered, Call, Cause, Loaded, Lost, News, NotLoaded, Placed, Trouble
-from evalkit.errors import EngineError
-from evalkit.execution import Placement
+from evalkit.adapters.base import Engine, Failure, Resources, warnings_of
+from evalkit.adapters.registry import load_engine
+from evalkit.cluster.transport import Answered, Call, Cause, Loaded, Lost, News, NotLoaded, Placed, Request, Trouble
+from evalkit.errors import EngineError, EvalkitError, MissingExtraError, UsageError
+from evalkit.redaction import redact_text, remember_secrets
+from evalkit.suite import Placement
 
 if TYPE_CHECKING:
     from evalkit.suite import EngineSpec
+
+
+# The connection to a Ray cluster, or a Ray started here for the time of a command.
+
+
+ADDRESS_VARIABLE = "RAY_ADDRESS"
+"""Ray's own variable: a cluster's address that holds where none is given."""
+
+_KNOCK_S = 10.0
+_USAGE_VARIABLE = "RAY_USAGE_STATS_ENABLED"
+
+
+class RaySession:
+    """A process's connection to Ray.
+
+    Attributes:
+        started: whether Ray was started here, so that no node will ever be added.
+    """
+
+    def __init__(self, *, started: bool, ours: bool) -> None:
+        self.started = started
+        self._ours = ours
+
+    def resources(self) -> dict[str, float]:
+        """Return what all nodes have together, as they were started."""
+        return {name: float(amount) for name, amount in ray_module().cluster_resources().items()}
+
+    def close(self) -> None:
+        """Disconnect, and stop a Ray that was started here; a second call does nothing."""
+        if self._ours:
+            self._ours = False
+            ray_module().shutdown()
+
+
+def ray_module() -> Any:
+    """Return Ray, imported when it is needed and not before.
+
+    Raises:
+        MissingExtraError: it is not installed.
+    """
+    if find_spec("ray") is None:
+        raise MissingExtraError("running on a Ray cluster ('execution.on: ray', --on ray)", "ray", "ray")
+    import ray  # noqa: PLC0415 - an optional package that starts slowly
+
+    return ray
+
+
+def connect(address: str | None) -> RaySession:
+    """Connect this process to Ray; a connection that is there already is used, and left alone afterwards.
+
+    Args:
+        address: "auto", "local", "host:port", "ray://host:port", or None for `RAY_ADDRESS`, and without it a Ray
+            that is started on this machine.
+
+    Raises:
+        MissingExtraError: Ray is not installed.
+        UsageError: a package for this kind of address is not installed.
+        EngineError: no cluster answers there, or it runs another version.
+    """
+    ray = ray_module()
+    if ray.is_initialized():
+        return RaySession(started=False, ours=False)
+    started = address == "local" or (address is None and not os.environ.get(ADDRESS_VARIABLE))
+    if started:
+        os.environ.setdefault(_USAGE_VARIABLE, "0")  # nobody asked for reports about this machine
+    where = address or os.environ.get(ADDRESS_VARIABLE) or "this machine"
+    try:
+        _knock(where)
+        ray.init(address="local" if started else address, log_to_driver=False, logging_level=logging.ERROR)
+    except ImportError as error:
+        raise UsageError(f"{address}: {error}; next step: pip install 'ray[client]'") from error
+    except (RuntimeError, ValueError, OSError, ray.exceptions.RayError) as error:
+        raise EngineError(
+            f"Ray at {where}: {str(error).strip() or type(error).__name__}; next step: see that 'ray status' works "
+            "there, or leave out the address, and Ray is started on this machine"
+        ) from error
+    _silence(ray)
+    return RaySession(started=started, ours=True)
+
+
+def _silence(ray: Any) -> None:
+    """Keep Ray's words about lost workers from stdout, where data go; evalkit itself says what was lost, on stderr.
+
+    `log_to_driver=False` does not cover them, and there is no switch that does.
+    """
+    worker: Any = getattr(getattr(ray, "_private", None), "worker", None)
+    if hasattr(worker, "print_to_stdstream"):
+        worker.print_to_stdstream = lambda *_words, **_more: None
+
+
+def _knock(where: str) -> None:
+    """See that somebody listens at an address; Ray itself would try for minutes.
+
+    Raises:
+        OSError: nobody does.
+    """
+    host, colon, port = where.removeprefix("ray://").rpartition(":")
+    if colon and port.isdigit():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_KNOCK_S).close()
+
+
+# What a replica does on its node: load one engine, answer shards.
+#
+# Errors travel as their names and words: an exception made on one machine cannot always be made again on another.
+
+
+class Worker:
+    """One replica's process."""
+
+    def __init__(self) -> None:
+        self._engine: Engine | None = None
+
+    def load(self, spec: EngineSpec, resources: Resources, version: str) -> dict[str, Any]:
+        """Load the engine and return its identity and warnings, or the trouble."""
+        remember_secrets(os.environ)  # this node's own: no key may travel to the records in an error's words
+        if version != __version__:
+            message = (
+                f"evalkit {__version__} is installed here, the command runs {version}; next step: install the same"
+            )
+            return {"trouble": Trouble(kind="VersionError", message=message, on_purpose=True)}
+        try:
+            self._engine = load_engine(spec, resources)
+        except Exception as error:  # noqa: BLE001 - whatever it is, somebody far away has to read it
+            return {"trouble": _trouble(error)}
+        return {"identity": self._engine.identity, "warnings": _warnings(self._engine)}
+
+    def answer(self, call: Call, requests: Sequence[Request]) -> dict[str, Any]:
+        """Return the replies to a shard with their positions, and the trouble if there was some."""
+        engine = self._engine
+        if engine is None:
+            return {"replies": [], "trouble": Trouble(kind="EngineError", message="not loaded", on_purpose=False)}
+        replies: list[tuple[int, Any]] = []
+        trouble = None
+        ask: Any = engine.score if call == "score" else engine.generate
+        try:
+            for index, reply in ask(list(requests)):
+                replies.append((index, _redacted(reply)))
+        except Exception as error:  # noqa: BLE001 - as above; what was answered before is kept
+            trouble = _trouble(error)
+        return {"replies": replies, "trouble": trouble, "warnings": _warnings(engine)}
+
+    def close(self) -> None:
+        """Free the model."""
+        if self._engine is not None:
+            self._engine.close()
+            self._engine = None
+
+
+def _redacted(reply: Any) -> Any:
+    return replace(reply, message=redact_text(reply.message)) if isinstance(reply, Failure) else reply
+
+
+def _warnings(engine: Engine) -> tuple[str, ...]:
+    return tuple(redact_text(line) for line in warnings_of(engine))
+
+
+def _trouble(error: Exception) -> Trouble:
+    words = str(error) or type(error).__name__
+    message = words if isinstance(error, EvalkitError) else f"{type(error).__name__}: {words}"
+    kind = "OutOfMemoryError" if "OutOfMemory" in type(error).__name__ else type(error).__name__
+    return Trouble(kind=kind, message=redact_text(message), on_purpose=isinstance(error, EvalkitError))
+
 
 _NODE = ("node has died", "node died", "node was dead", "raylet died", "node is dead", "unreachable node")
 _MEMORY = ("running low on memory", "memory monitor", "memory pressure")
@@ -216,7 +382,7 @@ def _actor_class() -> type:
     """Return the actor's class; it travels by value, so that a node without evalkit can say so itself."""
 
     class Replica:
-        """One replica; see `evalkit.cluster.worker`."""
+        """One replica; see `evalkit.cluster.ray_transport`."""
 
         def __init__(self) -> None:
             self.worker: Any = None
@@ -230,7 +396,7 @@ def _actor_class() -> type:
 
         def load(self, payload: bytes) -> dict[str, Any]:
             try:
-                from evalkit.cluster.worker import Worker  # noqa: PLC0415
+                pass
             except ImportError as error:
                 return {"missing": str(error)}
             import pickle  # noqa: PLC0415

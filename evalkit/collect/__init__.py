@@ -1,7 +1,7 @@
 """Collecting: every item of every benchmark put to one engine, every outcome written down at once.
 
 In: a run folder, an engine, benchmarks. Out: records on the disk, and a count of them.
-May not know: baselines, verdicts, judges.
+Must not depend on: baselines, verdicts, judges.
 
 A run that stops, for whatever reason, keeps its finished records; the same call resumes it.
 """
@@ -16,10 +16,9 @@ from itertools import chain, islice
 from evalkit.adapters.base import Engine, status_of
 from evalkit.benchmarks import Benchmark, marking_many
 from evalkit.collect.asking import Wanted, ask, seed_of
-from evalkit.collect.judge import JudgingSummary, judge
-from evalkit.collect.progress import Progress
+from evalkit.collect.session import JudgingSummary, judge
 from evalkit.collect.variance import BatchVariance, run_variance
-from evalkit.collect.writing import RecordWriter
+from evalkit.collect.writing import Progress, RecordWriter
 from evalkit.errors import InterruptedRunError, StoreError
 from evalkit.records import Item
 from evalkit.store import RunFolder

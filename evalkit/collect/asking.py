@@ -1,7 +1,7 @@
 """Put items to an engine and pair what comes back with them.
 
 In: items and an engine. Out: one outcome for each (item, sample), in any order, as soon as it is known.
-May not know: files, marks, progress.
+Must not depend on: files, marks, progress.
 
 An outcome is a reply, or the text `kind: what was seen` of a failure.
 """

@@ -1,34 +1,261 @@
 """Compare two runs of a task.
 
 In: two runs, a task name, settings. Out: a `Comparison`, always: what forbids judging is listed in it as faults.
-May not know: verdicts. Difference is always candidate minus baseline.
+Must not depend on: verdicts. Difference is always candidate minus baseline.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from evalkit.comparison.answers import AnswerComparison, all_identical
-from evalkit.comparison.choices import DistributionShift, unequal_choices
+import numpy as np
+
+from evalkit.comparison.answers import AnswerComparison, GateComparison, all_identical, compare_answers
 from evalkit.comparison.conversations import RatingComparison
-from evalkit.comparison.coverage import Coverage, broken_engine
-from evalkit.comparison.differences import Difference, find_differences
-from evalkit.comparison.gates import GateComparison
 from evalkit.comparison.judged import judged_parts
-from evalkit.comparison.marked import marked_parts
-from evalkit.comparison.means import MeanComparison
-from evalkit.comparison.pairing import pair
+from evalkit.comparison.means import MeanComparison, fill, mean_comparison
+from evalkit.comparison.pairing import Coverage, Pairs, broken_engine, pair, pair_exclusions, side_coverage
 from evalkit.comparison.pairwise import PairwiseComparison
-from evalkit.comparison.plain import to_plain
-from evalkit.comparison.proportions import ProportionComparison
-from evalkit.comparison.runs import Fault, RunLabel, RunView, citable_judge, citable_task, contradicted, label
-from evalkit.comparison.settings import ComparisonSettings, settings_for
-from evalkit.comparison.units import unit_codes
-from evalkit.records import JudgeRun, TaskRun
+from evalkit.comparison.proportions import ProportionComparison, compare_proportions
+from evalkit.comparison.runs import (
+    ComparisonSettings,
+    Difference,
+    Fault,
+    RunLabel,
+    RunView,
+    citable_judge,
+    citable_task,
+    contradicted,
+    find_differences,
+    label,
+    settings_for,
+)
+from evalkit.comparison.units import UnitCodes, unit_codes
+from evalkit.errors import EstimateError
+from evalkit.records import ChoiceReply, JudgeRun, Record, TaskRun
+from evalkit.records.canonical import to_plain
+from evalkit.statistics.checks import Floats
+from evalkit.statistics.distributions import ChoiceShift, choice_shift, soft_accuracy
 
 if TYPE_CHECKING:
-    from evalkit.policy import ResolvedPolicy  # takes as long to import as numpy, and comparing alone needs none
+    from evalkit.policy import ResolvedPolicy
+
+
+# How far two engines' probabilities over the choices lie apart, and soft accuracy.
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistributionShift:
+    """Means over items of the distance between two engines on the choices.
+
+    Attributes:
+        n: items with choice replies on both sides and a known right choice.
+        log_probability_change: of the right choice, candidate minus baseline, in nats.
+        divergence: KL(baseline || candidate), in nats.
+        top1_agreement: share of items on which both prefer the same choice.
+        baseline_soft_accuracy, candidate_soft_accuracy: mean probability of the right choice.
+    """
+
+    n: int
+    log_probability_change: float
+    divergence: float
+    top1_agreement: float
+    baseline_soft_accuracy: float
+    candidate_soft_accuracy: float
+
+
+def unequal_choices(baseline: Sequence[Record | None], candidate: Sequence[Record | None]) -> list[Fault]:
+    """Return a fault if a pair was scored on different choices."""
+    wrong = [
+        left.key
+        for left, right, a, b in _replies(baseline, candidate)
+        if len(a.logprobs) != len(b.logprobs) or a.target != b.target
+    ]
+    if not wrong:
+        return []
+    message = f"{len(wrong)} pair(s) were scored on different choices, the first {min(wrong)}; next step: run both anew"
+    return [Fault(code="not-comparable", message=message)]
+
+
+def _replies(
+    baseline: Sequence[Record | None], candidate: Sequence[Record | None]
+) -> list[tuple[Record, Record, ChoiceReply, ChoiceReply]]:
+    return [
+        (left, right, _asked(left, left.reply), _asked(right, right.reply))
+        for left, right in zip(baseline, candidate, strict=True)
+        if left is not None
+        and right is not None
+        and isinstance(left.reply, ChoiceReply)
+        and isinstance(right.reply, ChoiceReply)
+    ]
+
+
+def _asked(record: Record, reply: ChoiceReply) -> ChoiceReply:
+    """Return the options after their question: for mutual information lm-eval scores each one alone too, after them."""
+    half = len(reply.logprobs) // 2
+    if len(reply.logprobs) % 2 or not any(name.partition(",")[0] == "acc_mutual_info" for name in record.marks):
+        return reply
+    return replace(reply, logprobs=reply.logprobs[:half], greedy=reply.greedy[:half], lengths=reply.lengths[:half])
+
+
+def distribution_shift(
+    baseline: Sequence[Record | None], candidate: Sequence[Record | None]
+) -> DistributionShift | None:
+    """Summarise all pairs with at least two choices and a right one; None without any."""
+    groups: dict[int, list[tuple[ChoiceReply, ChoiceReply]]] = defaultdict(list)
+    for _, _, a, b in _replies(baseline, candidate):
+        if a.target is not None and len(a.logprobs) >= 2 and len(a.logprobs) == len(b.logprobs):
+            groups[len(a.logprobs)].append((a, b))
+    shifts = [_group_shift(groups[size]) for size in sorted(groups)]
+    if not shifts:
+        return None
+    weights = np.array([shift.n for shift in shifts], dtype=np.float64)
+
+    def mean(name: str) -> float:
+        return float(np.average([getattr(shift, name) for shift in shifts], weights=weights))
+
+    return DistributionShift(
+        n=int(weights.sum()),
+        log_probability_change=mean("log_probability_change"),
+        divergence=mean("divergence"),
+        top1_agreement=mean("top1_agreement"),
+        baseline_soft_accuracy=mean("baseline_soft_accuracy"),
+        candidate_soft_accuracy=mean("candidate_soft_accuracy"),
+    )
+
+
+def _group_shift(pairs: Sequence[tuple[ChoiceReply, ChoiceReply]]) -> ChoiceShift:
+    left = np.array([a.logprobs for a, _ in pairs])
+    right = np.array([b.logprobs for _, b in pairs])
+    return choice_shift(left, right, np.array([a.target for a, _ in pairs], dtype=np.int64))
+
+
+def compare_soft_accuracy(
+    baseline: Sequence[Record | None],
+    candidate: Sequence[Record | None],
+    unseen: int,
+    *,
+    level: float,
+    codes: UnitCodes | None = None,
+) -> MeanComparison | None:
+    """Compare the probability of the right choice, missing ones filled with 0 and 1; None without choice replies."""
+    left, right = _soft(baseline), _soft(candidate)
+    if np.isnan(left).all() or np.isnan(right).all():
+        return None
+    scale = (0.0, 1.0)
+    differences = fill(left, right, unseen, scale)
+    return mean_comparison("soft accuracy", left, right, differences, scale=scale, level=level, codes=codes)
+
+
+def _soft(records: Sequence[Record | None]) -> Floats:
+    values = np.full(len(records), np.nan)
+    groups: dict[int, dict[int, ChoiceReply]] = defaultdict(dict)
+    for at, record in enumerate(records):
+        if record is None or not isinstance(record.reply, ChoiceReply):
+            continue
+        reply = _asked(record, record.reply)
+        if reply.target is not None and len(reply.logprobs) >= 2:
+            groups[len(reply.logprobs)][at] = reply
+    for group in groups.values():
+        places, replies = list(group), list(group.values())
+        targets = np.array([reply.target for reply in replies], dtype=np.int64)
+        values[places] = soft_accuracy(np.array([reply.logprobs for reply in replies]), targets)
+    return values
+
+
+# The parts of a comparison of marked items: accuracy, other metrics, probabilities, answers.
+
+
+def marked_parts(
+    run: TaskRun,
+    pairs: Pairs,
+    codes: UnitCodes,
+    settings: ComparisonSettings,
+    faults: list[Fault],
+    *,
+    lower_is_better: bool,
+) -> dict[str, Any]:
+    """Return the parts of a `Comparison` that marked items have; adds to `faults` what forbids judging.
+
+    Where less is better the marks are turned round first: every difference is then an improvement if it is positive.
+    """
+    metric = settings.metric or run.metric
+    left, right = _marks(pairs.baseline, metric), _marks(pairs.candidate, metric)
+    comparable = not any(fault.code == "not-comparable" for fault in faults)
+    exclusions = {**pairs.excluded, **pair_exclusions(pairs.baseline, pairs.candidate, metric, pairs.unseen)}
+    parts: dict[str, Any] = {
+        "planned": pairs.planned,
+        "coverage": Coverage(
+            baseline=side_coverage(pairs.baseline, pairs.planned, metric),
+            candidate=side_coverage(pairs.candidate, pairs.planned, metric),
+            baseline_judgments=None,
+            candidate_judgments=None,
+            excluded=dict(sorted(exclusions.items())),
+        ),
+        "answers": compare_answers(pairs.baseline, pairs.candidate, metric=metric, unseen=pairs.unseen),
+    }
+    try:
+        if comparable:
+            parts["soft"] = compare_soft_accuracy(
+                pairs.baseline, pairs.candidate, pairs.unseen, level=settings.level, codes=codes
+            )
+            parts["shift"] = distribution_shift(pairs.baseline, pairs.candidate)
+        scale = run.score_range if metric == run.metric else None
+        sides = (left, right)
+        parts.update(_estimates(metric, sides, scale, pairs, codes, settings, lower_is_better=lower_is_better))
+    except EstimateError as error:
+        faults.append(Fault(code="estimate", message=f"metric '{metric}': {error}"))
+    return parts
+
+
+def _estimates(
+    metric: str,
+    sides: tuple[Floats, Floats],
+    declared: tuple[float, float] | None,
+    pairs: Pairs,
+    codes: UnitCodes,
+    settings: ComparisonSettings,
+    *,
+    lower_is_better: bool,
+) -> dict[str, Any]:
+    left, right = sides
+    values = np.concatenate([left, right])
+    values = values[~np.isnan(values)]
+    if np.isin(values, (0.0, 1.0)).all():
+        left, right = (1.0 - left, 1.0 - right) if lower_is_better else (left, right)
+        found = compare_proportions(
+            left,
+            right,
+            [key[0] for key in pairs.keys],
+            pairs.unseen,
+            margin=settings.margin,
+            subjects_q=settings.subjects_q,
+            seed=settings.seed,
+            codes=codes,
+        )
+        return {"proportion": found}
+    scale = declared or (0.0, 1.0)
+    if declared is not None and (values.min() < scale[0] or values.max() > scale[1]):
+        raise EstimateError(
+            f"a value of {float(max(values, key=lambda value: abs(value - sum(scale) / 2))):g} lies outside the range "
+            f"{scale[0]:g} to {scale[1]:g} that the task declares; next step: mend score_range in the task file"
+        )
+    if values.min() < scale[0] or values.max() > scale[1]:
+        if values.size < 2 * pairs.planned:
+            raise EstimateError("some values lie outside 0 to 1, so no bound is known to fill the missing ones with")
+        scale = (float(values.min()), float(values.max()))
+    if lower_is_better:
+        left, right = scale[0] + scale[1] - left, scale[0] + scale[1] - right
+    differences = fill(left, right, pairs.unseen, scale)
+    return {"mean": mean_comparison(metric, left, right, differences, scale=scale, level=settings.level, codes=codes)}
+
+
+def _marks(records: Sequence[Record | None], metric: str) -> Floats:
+    found = [None if record is None else record.marks.get(metric) for record in records]
+    return np.array([np.nan if value is None else value for value in found], dtype=np.float64)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,7 +1,7 @@
 """The parts of a comparison of judged conversations: ratings, answers, coverage of both.
 
 In: two runs and their paired records. Out: fields of a `Comparison`, and faults.
-May not know: margins, verdicts.
+Must not depend on: margins, verdicts.
 """
 
 from __future__ import annotations
@@ -13,19 +13,24 @@ from typing import Any
 
 import numpy as np
 
-from evalkit.comparison.answers import compare_answers
-from evalkit.comparison.bounds import RatingBounds, filled_differences, panel_bounds, rating_bounds
-from evalkit.comparison.conversations import RatingComparison, compare_ratings
-from evalkit.comparison.coverage import Coverage, side_coverage
-from evalkit.comparison.gates import compare_gates
-from evalkit.comparison.pairing import Pairs, samples
+from evalkit.comparison.answers import compare_answers, compare_gates
+from evalkit.comparison.conversations import RatingComparison, compare_ratings, variance_parts
+from evalkit.comparison.pairing import Coverage, Pairs, samples, side_coverage
 from evalkit.comparison.pairwise import PairwiseComparison, compare_pairs
 from evalkit.comparison.panel import PanelSide, combine, panel_means, panel_of
-from evalkit.comparison.ratings import Grid, Scores, place_scores, score_grid, spread_of_judgments
-from evalkit.comparison.runs import Fault, RunView
-from evalkit.comparison.settings import ComparisonSettings
+from evalkit.comparison.ratings import (
+    Grid,
+    RatingBounds,
+    Scores,
+    filled_differences,
+    panel_bounds,
+    place_scores,
+    rating_bounds,
+    score_grid,
+    spread_of_judgments,
+)
+from evalkit.comparison.runs import ComparisonSettings, Fault, RunView
 from evalkit.comparison.units import UnitCodes, unit_codes
-from evalkit.comparison.variance import variance_parts
 from evalkit.records import Item, JudgeRun, judged_task
 from evalkit.statistics.checks import Floats
 

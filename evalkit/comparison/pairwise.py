@@ -1,7 +1,7 @@
 """Pairwise judgments: net win over the baseline, and what the order of showing does to it.
 
 In: aligned records and the games of the candidate against the baseline. Out: `PairwiseComparison`.
-May not know: margins, verdicts.
+Must not depend on: margins, verdicts.
 
 A game is 1 (the candidate's answer is better), 0 or -1; every pair is played in both orders. A question's score is the
 mean over turns, generations, repeats and orders. A pair with one order missing is missing: half of it would carry the
@@ -15,18 +15,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from evalkit.comparison.attempts import Attempts
 from evalkit.comparison.conversations import GroupMean
-from evalkit.comparison.coverage import SideCoverage
-from evalkit.comparison.means import FilledDifferences, MeanComparison, mean_comparison
+from evalkit.comparison.means import Attempts, FilledDifferences, MeanComparison, mean_comparison
+from evalkit.comparison.pairing import SideCoverage
 from evalkit.comparison.ratings import Grid, Scores, mean_of_present, place_scores, question_means, score_grid
 from evalkit.comparison.runs import Fault
 from evalkit.records import JudgeRun, Judgment, Record, TextReply
-from evalkit.statistics.checks import Floats
-from evalkit.statistics.cluster_shares import cluster_wilson
-from evalkit.statistics.clusters import clustered_mean
-from evalkit.statistics.interval import Interval
-from evalkit.statistics.simple_regression import Line, fitted_line
+from evalkit.statistics.checks import Floats, Interval
+from evalkit.statistics.clusters import cluster_wilson, clustered_mean
+from evalkit.statistics.paired_means import Line, fitted_line
 
 SCALE = (-1.0, 1.0)
 ORDERS = 2

@@ -1,7 +1,7 @@
 """Several judges of the same answers: each averaged by itself, then all together, then all but one.
 
 In: the scores of each judge for both sides, on one grid but for the repeats. Out: `Panel`, and the combined scores.
-May not know: margins, verdicts.
+Must not depend on: margins, verdicts.
 
 A judge counts for a question only where it has judged both sides: one judge's severity must not stand in for another's.
 """
@@ -13,15 +13,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from evalkit.comparison.attempts import Attempts
-from evalkit.comparison.bounds import filled_differences
-from evalkit.comparison.coverage import SideCoverage
-from evalkit.comparison.means import FilledDifferences
-from evalkit.comparison.ratings import Grid, Scores, mean_of_present, question_means
+from evalkit.comparison.means import Attempts, FilledDifferences
+from evalkit.comparison.pairing import SideCoverage
+from evalkit.comparison.ratings import Grid, Scores, filled_differences, mean_of_present, question_means
 from evalkit.records import JudgeRun
-from evalkit.statistics.checks import Floats
-from evalkit.statistics.interval import Interval
-from evalkit.statistics.krippendorff import krippendorff_alpha
+from evalkit.statistics.agreement import krippendorff_alpha
+from evalkit.statistics.checks import Floats, Interval
 from evalkit.statistics.paired_means import paired_t
 
 

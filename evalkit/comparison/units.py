@@ -1,7 +1,7 @@
 """What counts as one: repeated questions, clusters, and whatever else items share.
 
 In: pair keys, facts about the items, differences. Out: cluster codes for the tests, and `Units` for people.
-May not know: margins, verdicts.
+Must not depend on: margins, verdicts.
 
 Two items with one content are one cluster, always: a question asked twice is evidence once. A cluster field of the
 policy joins more. Everything else that items share is looked at, since nobody is asked to name what would weaken a
@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from evalkit.comparison.plain import NOT_JSON
 from evalkit.records import CONTENT, SUBJECT, ItemFacts
+from evalkit.records.canonical import NOT_JSON
 from evalkit.statistics.checks import Floats, Integers
 from evalkit.statistics.clusters import effective_clusters, excess_design_effect
 

@@ -1,7 +1,7 @@
 """Task and judge definitions: found, read and checked.
 
 In: a folder with `tasks/` and `judges/`. Out: frozen `TaskDefinition` and `JudgeProfile`, each with its digest.
-May not know: how a task is loaded, who answers it, or where data sets come from.
+Must not depend on: how a task is loaded, who answers it, or where data sets come from.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The folder of definitions: where it is, what it holds.
 
 In: a folder, or nothing. Out: `Definitions`, which reads one file at a time.
-May not know: what the definitions are used for.
+Must not depend on: what the definitions are used for.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The judge profile: in which words a judge is asked, and how its answer is read.
 
 In: the mapping of one judge file. Out: a frozen `JudgeProfile`.
-May not know: which model judges, or whose answers.
+Must not depend on: which model judges, or whose answers.
 """
 
 from __future__ import annotations

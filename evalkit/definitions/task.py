@@ -1,7 +1,7 @@
 """The task file: what is asked, of which items, and which number decides.
 
 In: the mapping of one task file. Out: a frozen `TaskDefinition`.
-May not know: prompts, data sets or engines; those are named here and live elsewhere.
+Must not depend on: prompts, data sets or engines; those are named here and live elsewhere.
 """
 
 from __future__ import annotations

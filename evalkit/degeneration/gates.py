@@ -1,7 +1,7 @@
 """What can be wrong with an answer without reading it: one flag for each gate.
 
 In: the text of one answer, how it ended, the question. Out: the names of the gates it trips.
-May not know: who wrote it, or what another engine wrote.
+Must not depend on: who wrote it, or what another engine wrote.
 
 A flag decides nothing about one answer: good answers trip gates too. The same gates on the same questions for two
 engines show a change that a judge is too coarse to see.
@@ -13,8 +13,7 @@ import re
 from collections.abc import Mapping
 from functools import lru_cache
 
-from evalkit.degeneration.language import language, scripts
-from evalkit.degeneration.loops import GARBLED_LIMIT, RATIO_LIMIT, signals
+from evalkit.degeneration.loops import GARBLED_LIMIT, RATIO_LIMIT, language, scripts, signals
 from evalkit.degeneration.reasoning import leaks_reasoning
 from evalkit.records import Turn, fold
 

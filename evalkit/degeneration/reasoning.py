@@ -1,7 +1,7 @@
 """Reasoning that a model wrote before its answer, and that its server left in the text.
 
 In: a text. Out: the reasoning, the answer, and whether the two can be told apart.
-May not know: who wrote it, or what is read in the answer.
+Must not depend on: who wrote it, or what is read in the answer.
 
 A server with a reasoning parser sends the two apart. Without one, the text begins with a marked block; where the chat
 template itself opened the block, only its end is in the text. Markers may also be quoted from elsewhere, so a text in

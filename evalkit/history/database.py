@@ -1,7 +1,7 @@
 """The history's database: SQLite in a file, or PostgreSQL by URL.
 
 In: a URL. Out: transactions on tables that are at the newest revision.
-May not know: what is written.
+Must not depend on: what is written.
 """
 
 from __future__ import annotations
@@ -11,12 +11,202 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, create_engine, event
+from alembic.config import Config
+from alembic.runtime.environment import EnvironmentContext
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import (
+    JSON,
+    Boolean,
+    Column,
+    Connection,
+    Engine,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+    create_engine,
+    event,
+    text,
+)
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlchemyError
 
 from evalkit.errors import MissingExtraError, StoreError, UsageError
-from evalkit.history.migrating import migrate
+
+# The tables, as the newest migration leaves them.
+#
+# A test compares them with what the migrations make.
+
+
+METADATA = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+IDENTITIES = Table(
+    "identities",
+    METADATA,
+    Column("sha256", String(64), primary_key=True),
+    Column("adapter", Text, nullable=False),
+    Column("model", Text, nullable=False),
+    Column("recipe", Text, nullable=False),
+    Column("recipe_sha256", String(64)),
+    Column("fidelity", Text, nullable=False),
+    Column("device", Text, nullable=False),
+    Column("document", JSON, nullable=False),
+)
+
+RUNS = Table(
+    "runs",
+    METADATA,
+    Column("id", Integer, primary_key=True),
+    Column("key_sha256", String(64), nullable=False, unique=True),
+    Column("identity_sha256", String(64), ForeignKey("identities.sha256"), nullable=False),
+    Column("suite", Text, nullable=False),
+    Column("site", Text, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("night", Text),
+    Column("evalkit", Text, nullable=False),
+    Column("policy_sha256", String(64)),
+    Column("records_sha256", JSON, nullable=False),
+    Column("items", Integer),
+    Column("seconds", Float),
+    Column("environment", JSON, nullable=False),
+    Column("at", Text),
+)
+
+COMPARISONS = Table(
+    "comparisons",
+    METADATA,
+    Column("id", Integer, primary_key=True),
+    Column("run_id", Integer, ForeignKey("runs.id"), nullable=False),
+    Column("endpoint", Text, nullable=False),
+    Column("scope", Text, nullable=False),
+    Column("task", Text, nullable=False),
+    Column("metric", Text, nullable=False),
+    Column("unit", Text, nullable=False),
+    Column("baseline_sha256", String(64), ForeignKey("identities.sha256")),
+    Column("n", Integer, nullable=False),
+    Column("n11", Integer),
+    Column("n10", Integer),
+    Column("n01", Integer),
+    Column("n00", Integer),
+    Column("baseline_value", Float),
+    Column("candidate_value", Float),
+    Column("difference", Float),
+    Column("lower", Float),
+    Column("upper", Float),
+    Column("level", Float),
+    Column("method", Text),
+    Column("invalid_share", Float),
+    Column("log_probability_change", Float),
+    UniqueConstraint("run_id", "endpoint", "scope"),
+)
+
+VERDICTS = Table(
+    "verdicts",
+    METADATA,
+    Column("id", Integer, primary_key=True),
+    Column("run_id", Integer, ForeignKey("runs.id"), nullable=False),
+    Column("policy", Text, nullable=False),
+    Column("policy_sha256", String(64), nullable=False),
+    Column("outcome", Text, nullable=False),
+    Column("claim", Text),
+    Column("reasons", JSON, nullable=False),
+    Column("exploratory", Boolean, nullable=False),
+    Column("certificate_sha256", String(64), nullable=False),
+    UniqueConstraint("run_id", "policy_sha256"),
+)
+
+NIGHTS = Table(
+    "nights",
+    METADATA,
+    Column("id", Integer, primary_key=True),
+    Column("suite", Text, nullable=False),
+    Column("site", Text, nullable=False),
+    Column("night", Text, nullable=False),
+    Column("recipe", Text, nullable=False),
+    Column("endpoint", Text, nullable=False),
+    Column("run_id", Integer, ForeignKey("runs.id")),
+    Column("outcome", Text, nullable=False),
+    Column("state", Text),
+    Column("confirm", Text),
+    Column("full", Text),
+    Column("reasons", JSON, nullable=False),
+    Column("asked", Integer, nullable=False),
+    Column("used", Integer, nullable=False),
+    Column("log_e", Float),
+    Column("log_e_loss", Float),
+    Column("seed", Integer, nullable=False),
+    Column("order_sha256", String(64)),
+    Column("started_at", Text, nullable=False),
+    Column("finished_at", Text, nullable=False),
+    Column("environment", JSON, nullable=False),
+    Column("subjects", JSON, nullable=False),
+    Column("content_sha256", String(64), nullable=False),
+    UniqueConstraint("suite", "site", "night", "recipe", "endpoint"),
+    Index(None, "suite", "site", "recipe", "endpoint", "started_at"),
+)
+
+
+# Bring a database to the newest tables, once, whoever comes first.
+#
+# Two machines may open one new database at the same moment: on PostgreSQL an advisory lock lets one of them migrate
+# while the other waits; SQLite's own write lock does the same.
+
+
+HEAD = "0002"
+"""Revision of the newest migration; a test compares it with the files."""
+
+_SCRIPTS = Path(__file__).resolve().parent / "migrations"
+_LOCK = 0x65766B
+
+
+def scripts() -> ScriptDirectory:
+    """Return the migration files."""
+    config = Config()
+    config.set_main_option("script_location", str(_SCRIPTS).replace("%", "%%"))
+    return ScriptDirectory.from_config(config)
+
+
+def migrate(connection: Connection, target: str = HEAD) -> None:
+    """Apply what is missing up to `target`; a database that is there already is only looked at.
+
+    Raises:
+        StoreError: the database was written by a newer evalkit.
+    """
+    if connection.dialect.name == "postgresql":
+        connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
+    found = MigrationContext.configure(connection).get_current_revision()
+    if found == target:
+        return
+    known = {script.revision for script in scripts().walk_revisions()}
+    if found is not None and found not in known:
+        raise StoreError(
+            f"the history is at revision {found}, which this evalkit does not know (newest: {HEAD}); next step: "
+            "install the evalkit that wrote it"
+        )
+    files = scripts()
+    config = Config()
+    with EnvironmentContext(
+        config,
+        files,
+        fn=lambda revision, _context: files._upgrade_revs(target, revision),
+        destination_rev=target,
+    ) as environment:
+        environment.configure(connection=connection, target_metadata=METADATA)
+        environment.run_migrations()
+
 
 _WAIT_S = 60
 """Seconds a writer waits for another one's lock in SQLite."""

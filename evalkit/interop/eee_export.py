@@ -1,7 +1,7 @@
 """A run as Every Eval Ever 0.3 stores it: one aggregate file, one row for each scored item.
 
 In: a run folder, who publishes it. Out: `data/<collection>/<developer>/<model>/<uuid>.json` and `<uuid>_samples.jsonl`.
-May not know: the other run of a comparison; this format has no place for pairs.
+Must not depend on: the other run of a comparison; this format has no place for pairs.
 
 A failed item has no score, and this format demands one, so such items are left out and counted; nothing is ever written
 as 0 for want of a number. The names follow from the run, so exporting twice writes the same bytes.
@@ -11,23 +11,249 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 import uuid
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
 from evalkit.errors import DataError, UsageError, suggestion
-from evalkit.interop.eee_results import question_scores, result_id, result_of
-from evalkit.interop.eee_samples import sample_rows
-from evalkit.interop.redaction import redacted
-from evalkit.records import Manifest, digest
+from evalkit.records import ChoiceReply, Item, JudgeRun, Manifest, Record, TaskRun, TextReply, digest, text_digest
+from evalkit.redaction import redacted
+from evalkit.statistics.proportions import wilson_interval
 from evalkit.store import Run, read_items, read_run
 from evalkit.store.lines import write_atomic
 
+# The aggregate numbers of a run, as Every Eval Ever 0.3 writes them.
+
+
+_LEVEL = 0.95
+
+Place = tuple[str, str, int]
+"""Subject, digest, occurrence of a question."""
+
+
+def result_of(run: Run, task: str) -> dict[str, Any]:
+    """Return the entry of one task: its score, its interval, how it was measured."""
+    asked, judge = run.manifest.tasks[task], run.manifest.judges.get(task)
+    scores = list(question_scores(run, task).values()) if judge is not None else _marks(run, task)
+    return {
+        "evaluation_result_id": result_id(run, task),
+        "evaluation_name": task,
+        "source_data": _source(task, asked),
+        "metric_config": _metric(asked, judge),
+        "score_details": _score(scores, binary=set(scores) <= {0.0, 1.0}),
+        "generation_config": {"additional_details": _settings(asked)},
+    }
+
+
+def result_id(run: Run, task: str) -> str:
+    """Return the name by which rows are joined to their aggregate."""
+    return f"{task}:{run.manifest.tasks[task].metric}"
+
+
+def question_scores(run: Run, task: str) -> dict[Place, float]:
+    """Return the mean rating of each judged question over turns, generations and repeats; unrated ones are left out."""
+    found: dict[Place, list[float]] = defaultdict(list)
+    for judgment in run.judgments.get(task, ()):
+        if judgment.score is not None:
+            found[judgment.subject, judgment.item_sha256, judgment.occurrence].append(judgment.score)
+    return {place: math.fsum(scores) / len(scores) for place, scores in found.items()}
+
+
+def _marks(run: Run, task: str) -> list[float]:
+    metric = run.manifest.tasks[task].metric
+    return [record.marks[metric] for record in run.records[task] if metric in record.marks]
+
+
+def _source(task: str, asked: TaskRun) -> dict[str, Any]:
+    details = {str(key): str(value) for key, value in asked.dataset.items() if not str(value).startswith("local ")}
+    return {
+        "source_type": "other",
+        "dataset_name": str(asked.dataset.get("asset") or task),
+        "additional_details": details,
+    }
+
+
+def _metric(asked: TaskRun, judge: JudgeRun | None) -> dict[str, Any]:
+    common = {
+        "evaluation_description": f"protocol {asked.protocol}, {asked.shots} shots",
+        "metric_id": asked.metric,
+        "metric_name": asked.metric,
+        "lower_is_better": False,
+        "score_type": "continuous",
+    }
+    if judge is None:
+        return {**common, "metric_kind": "accuracy", "metric_unit": "proportion", "min_score": 0, "max_score": 1}
+    return {
+        **common,
+        "metric_kind": "rating",
+        "metric_unit": "points",
+        "min_score": judge.scale[0],
+        "max_score": judge.scale[1],
+        "llm_scoring": {
+            "judges": [
+                {
+                    "model_info": {
+                        "name": judge.identity.model,
+                        "id": judge.identity.model,
+                        "additional_details": {
+                            "deployment_type": "unknown",
+                            "model_availability": "unknown",
+                            "identity_sha256": judge.identity.sha256,
+                        },
+                    }
+                }
+            ],
+            "input_prompt": f"profile {judge.profile}, sha256 {judge.profile_sha256}",
+            "aggregation_method": "average",
+            "additional_details": {"judgments of each answer": str(judge.repeats)},
+        },
+    }
+
+
+def _score(scores: list[float], *, binary: bool) -> dict[str, Any]:
+    if not scores:
+        raise DataError("no item has a score, and this format demands one")
+    mean = math.fsum(scores) / len(scores)
+    uncertainty: dict[str, Any] = {"num_samples": len(scores)}
+    if binary:
+        interval = wilson_interval(round(math.fsum(scores)), len(scores), level=_LEVEL)
+        limits = {"lower": interval.lower, "upper": interval.upper, "confidence_level": _LEVEL, "method": "wilson"}
+        uncertainty["confidence_interval"] = limits
+    elif len(scores) > 1:
+        deviation = math.sqrt(math.fsum((score - mean) ** 2 for score in scores) / (len(scores) - 1))
+        uncertainty["standard_deviation"] = deviation
+        uncertainty["standard_error"] = {"value": deviation / math.sqrt(len(scores)), "method": "analytic"}
+    return {"score": mean, "uncertainty": uncertainty}
+
+
+def _settings(asked: TaskRun) -> dict[str, str]:
+    told: Mapping[str, Any] = {**asked.settings, "protocol": asked.protocol, "shots": asked.shots}
+    return {str(key): value if isinstance(value, str) else repr(value) for key, value in sorted(told.items())}
+
+
+# One row for each scored item, as Every Eval Ever 0.3 writes them.
+
+
 SCHEMA_VERSION = "0.3.0"
+_CONVENTION = "is_correct has no meaning for a rating; it says whether the rating is above the middle of the scale"
+
+
+def sample_rows(
+    run: Run, task: str, items: Mapping[str, Item], scores: Mapping[Place, float], names: tuple[str, str, str]
+) -> Iterator[dict[str, Any]]:
+    """Yield a row for each item that has a score.
+
+    Args:
+        run: the run.
+        task: name of the task.
+        items: item key to item.
+        scores: mean rating of each judged question; empty for a task that is marked.
+        names: ids of the evaluation, of the model, of the result.
+    """
+    metric = run.manifest.tasks[task].metric
+    judge = run.manifest.judges.get(task)
+    for record in run.records[task]:
+        item = items.get(f"{record.task}/{record.subject}/{record.item_sha256}/{record.occurrence}")
+        score = scores.get((record.subject, record.item_sha256, record.occurrence), record.marks.get(metric))
+        if item is None or record.reply is None or score is None or record.sample > 0:
+            continue
+        middle = sum(judge.scale) / 2 if judge is not None else 0.5
+        row = _common(item, record, names)
+        row["evaluation"] = {"score": score, "is_correct": score > middle if judge is not None else score == 1.0}
+        if judge is not None:
+            row["metadata"]["convention"] = _CONVENTION
+        yield row | (
+            _choice(item, record.reply) if isinstance(record.reply, ChoiceReply) else _text(item, record.reply)
+        )
+
+
+def _common(item: Item, record: Record, names: tuple[str, str, str]) -> dict[str, Any]:
+    prompt = item.context if item.context is not None else (item.turns[0] if item.turns else "")
+    reference = [item.continuations[item.target]] if item.target is not None and item.continuations else []
+    target = item.details.get("target")
+    if not reference and isinstance(target, str):
+        reference = [target]
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "evaluation_id": names[0],
+        "model_id": names[1],
+        "evaluation_name": record.task,
+        "evaluation_result_id": names[2],
+        "sample_id": f"{record.subject}/{record.item_sha256[:16]}/{record.occurrence}",
+        "sample_hash": text_digest(prompt + "".join(reference)),
+        "input": {
+            "raw": prompt,
+            "reference": reference,
+            "choices": list(item.continuations) or None,
+        },
+        "metadata": {
+            "subject": record.subject,
+            "item_sha256": record.item_sha256,
+            "prompt_sha256": record.prompt_sha256,
+            **({"invalid": record.invalid} if record.invalid else {}),
+        },
+    }
+
+
+def _choice(item: Item, reply: ChoiceReply) -> dict[str, Any]:
+    best = reply.logprobs.index(max(reply.logprobs))
+    chosen = item.continuations[best] if best < len(item.continuations) else str(best)
+    return {
+        "interaction_type": "single_turn",
+        "output": {"raw": [chosen]},
+        "messages": None,
+        "answer_attribution": [_attribution(0, "output.raw", chosen, "highest log-likelihood of the choices")],
+    }
+
+
+def _text(item: Item, reply: TextReply) -> dict[str, Any]:
+    tokens = {
+        "input_tokens": sum(turn.prompt_tokens for turn in reply.turns),
+        "output_tokens": sum(turn.completion_tokens for turn in reply.turns),
+    }
+    usage = {"token_usage": {**tokens, "total_tokens": sum(tokens.values())}}
+    if len(item.turns) < 2 and len(reply.turns) < 2:
+        said = reply.turns[0].text if reply.turns else ""
+        attribution = [_attribution(0, "output.raw", said, "marked by the task")]
+        return {
+            "interaction_type": "single_turn",
+            "output": {"raw": [said]},
+            "messages": None,
+            "answer_attribution": attribution,
+            **usage,
+        }
+    messages = []
+    for at, turn in enumerate(reply.turns):
+        asked = item.turns[at] if at < len(item.turns) else ""
+        messages += [{"role": "user", "content": asked}, {"role": "assistant", "content": turn.text}]
+    told = [{"turn_idx": at, **message} for at, message in enumerate(messages)]
+    last = len(told) - 1
+    source = f"messages[{last}].content"
+    return {
+        "interaction_type": "multi_turn",
+        "output": None,
+        "messages": told,
+        "answer_attribution": [_attribution(last, source, reply.turns[-1].text, "llm_judge")],
+        **usage,
+    }
+
+
+def _attribution(turn: int, source: str, value: str, method: str) -> dict[str, Any]:
+    return {
+        "turn_idx": turn,
+        "source": source,
+        "extracted_value": value,
+        "extraction_method": method,
+        "is_terminal": True,
+    }
+
+
 UNKNOWN = "unknown"
 
 Relationship = Literal["first_party", "third_party", "collaborative", "other"]

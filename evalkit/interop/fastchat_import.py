@@ -1,24 +1,319 @@
 """A FastChat folder read as a run: answers, ratings, games against another run.
 
 In: FastChat's `data/mt_bench`, the name of a model. Out: a manifest, items, records and judgments; and a run folder.
-May not know: which run is the baseline.
+Must not depend on: which run is the baseline.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import Any
 
 from evalkit import __version__
 from evalkit.errors import DataError, UsageError
-from evalkit.interop.fastchat_answers import Answers, read_answers, read_items
-from evalkit.interop.fastchat_judgments import Judged, read_pairs, read_single
-from evalkit.interop.fastchat_rows import FastChatFiles, find_fastchat, read_rows
-from evalkit.interop.lm_eval_identity import UNKNOWN
-from evalkit.records import EngineIdentity, Fidelity, Item, Judgment, Manifest, Record, TaskRun, digest, judging_name
+from evalkit.interop.fastchat_rows import (
+    STEP,
+    Answers,
+    FastChatFiles,
+    Row,
+    find_fastchat,
+    one_of,
+    read_answers,
+    read_items,
+    read_rows,
+    whole,
+)
+from evalkit.interop.lm_eval_files import UNKNOWN
+from evalkit.records import (
+    EngineIdentity,
+    Fidelity,
+    Item,
+    JudgeRun,
+    Judgment,
+    JudgmentStatus,
+    Manifest,
+    Record,
+    TaskRun,
+    TextReply,
+    digest,
+    judging_name,
+)
 from evalkit.store import Run, RunFolder, judgment_key
+
+# FastChat's judgments, of both modes, as evalkit's.
+#
+# A score in the file is taken as it is: it is what FastChat reports. What looks wrong about it is named. -1 and
+# `error` become a status that says why; a judgment of answers that are not those of the answer file is left out, and
+# so missing.
+
+
+SCALE, PAIR_SCALE = (1.0, 10.0), (-1.0, 1.0)
+API_ERROR = "$ERROR$"
+_LAST = re.compile(r"\[\[\s*(-?[0-9]{1,3}(?:\.[0-9]*)?)\s*\]\]")
+_GAMES = (("g1_winner", "g1_judgment"), ("g2_winner", "g2_judgment"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judged:
+    """Judgments of one model by one judge.
+
+    Attributes:
+        run: who judged.
+        judgments: all that count.
+        notes: what a reader must know.
+    """
+
+    run: JudgeRun
+    judgments: tuple[Judgment, ...]
+    notes: tuple[str, ...]
+
+
+def judge_names(files: Sequence[Path]) -> list[str]:
+    """Return the judges that occur in judgment files, sorted."""
+    return sorted({_judge(row)[0] for file in files for row in read_rows(file)})
+
+
+def _judge(row: Row) -> tuple[str, str]:
+    judge = row.data.get("judge")
+    if isinstance(judge, list) and len(judge) == 2:
+        return str(judge[0]), str(judge[1])
+    return (judge, UNKNOWN) if isinstance(judge, str) else (UNKNOWN, UNKNOWN)
+
+
+def read_single(files: Sequence[Path], answers: Answers, judge: str | None, duplicates: str | None) -> Judged | None:
+    """Read the ratings of one model's answers; None if there are none.
+
+    Raises:
+        UsageError: several judges and none is named, or another one.
+        DataError: rows contradict each other, or are no judgments.
+    """
+    rows = [row for file in files for row in read_rows(file) if row.data.get("model") == answers.model]
+    if not rows:
+        return None
+    who, rows = _of_judge(rows, judge)
+    notes: list[str] = []
+    judgments = []
+    found: Counter[str] = Counter()
+    for (number, turn), kept in _by_place(rows).items():
+        same = len({repr((row.data.get("score"), row.data.get("judgment"))) for row in kept}) == 1
+        row = one_of(kept, f"ratings of question {number}, turn {turn}", same, duplicates, notes)
+        record = _record(answers, number, row)
+        if record is None:
+            found["of no answer"] += 1
+            continue
+        given = _texts(record)[:turn]
+        if _of_other_answers(row, "user_prompt", given[-1:]):
+            found["of other answers"] += 1
+            continue
+        judgments.append(_rating(row, record, turn, given, found))
+    notes += _told(found)
+    prompts = sorted({_judge(row)[1] for row in rows})
+    planned = sum(len(item.turns) for item in answers.items.values())
+    run = _judge_run(who, prompts, planned, "single", None)
+    return Judged(run=run, judgments=tuple(judgments), notes=tuple(notes))
+
+
+def read_pairs(
+    files: Sequence[Path],
+    answers: Answers,
+    opponent: tuple[EngineIdentity, Sequence[Record], str],
+    judge: str | None,
+    duplicates: str | None,
+) -> Judged | None:
+    """Read the games of one model's answers against another's; None if there are none.
+
+    Args:
+        files: pair files.
+        answers: the judged model's.
+        opponent: identity, records and name of the other one.
+        judge, duplicates: as in `read_single`; errors too.
+    """
+    identity, others, name = opponent
+    names = {answers.model, name}
+    rows = [
+        row for file in files for row in read_rows(file) if {row.data.get("model_1"), row.data.get("model_2")} == names
+    ]
+    if not rows:
+        return None
+    who, rows = _of_judge(rows, judge)
+    theirs = {record.key: record for record in others}
+    notes: list[str] = []
+    judgments: list[Judgment] = []
+    found: Counter[str] = Counter()
+    for (number, turn), kept in _by_place(rows).items():
+        same = len({tuple(_verdict(row, game) for game in range(2)) for row in kept}) == 1
+        row = one_of(kept, f"games of question {number}, turn {turn}", same, duplicates, notes)
+        record = _record(answers, number, row)
+        other = theirs.get(record.key) if record is not None else None
+        if record is None or other is None or not isinstance(other.reply, TextReply):
+            found["of no answer"] += 1
+            continue
+        sides = (_texts(record)[:turn], _texts(other)[:turn])
+        if any(_of_other_answers(row, f"g{game + 1}_user_prompt", [side[-1] for side in sides]) for game in range(2)):
+            found["of other answers"] += 1
+            continue
+        mine = "model_1" if row.data.get("model_1") == answers.model else "model_2"
+        judgments += _games(row, record, turn, sides, mine, found)
+    notes += _told(found)
+    prompts = sorted({_judge(row)[1] for row in rows})
+    planned = sum(len(item.turns) for item in answers.items.values()) * len(_GAMES)
+    run = _judge_run(who, prompts, planned, "pairwise", identity.sha256)
+    return Judged(run=run, judgments=tuple(judgments), notes=tuple(notes))
+
+
+def _of_judge(rows: Sequence[Row], judge: str | None) -> tuple[str, list[Row]]:
+    names = sorted({_judge(row)[0] for row in rows})
+    if judge is None and len(names) > 1:
+        raise UsageError(f"judged by {', '.join(names)}, which never mix; next step: name one with --judge")
+    chosen = judge or names[0]
+    if chosen not in names:
+        raise UsageError(f"no judgment by '{chosen}'; there are some by {', '.join(names)}; next step: name one")
+    return chosen, [row for row in rows if _judge(row)[0] == chosen]
+
+
+def _by_place(rows: Sequence[Row]) -> Mapping[tuple[int, int], list[Row]]:
+    found: dict[tuple[int, int], list[Row]] = defaultdict(list)
+    for row in rows:
+        found[whole(row, "question_id"), whole(row, "turn")].append(row)
+    return dict(sorted(found.items()))
+
+
+def _record(answers: Answers, number: int, row: Row) -> Record | None:
+    """Return the answer to a question, or None if there is none to judge."""
+    item = answers.items.get(number)
+    if item is None:
+        raise DataError(f"{row.place}: question {number} is not among the questions; {STEP}")
+    key = f"{item.key}/0"
+    return next(
+        (record for record in answers.records if record.key == key and isinstance(record.reply, TextReply)), None
+    )
+
+
+def _texts(record: Record) -> list[str]:
+    return [turn.text for turn in record.reply.turns] if isinstance(record.reply, TextReply) else []
+
+
+def _of_other_answers(row: Row, name: str, given: Sequence[str]) -> bool:
+    """Say whether the prompt the judge saw holds other answers than these; unknown without the prompt."""
+    prompt = row.data.get(name)
+    return isinstance(prompt, str) and bool(prompt) and any(text not in prompt for text in given)
+
+
+def _rating(row: Row, record: Record, turn: int, given: Sequence[str], found: Counter[str]) -> Judgment:
+    score, text = row.data.get("score"), str(row.data.get("judgment") or "")
+    status: JudgmentStatus = "ok"
+    if isinstance(score, bool) or not isinstance(score, (int, float)) or not math.isfinite(score):
+        status, score = "unparsed", -1.0
+        found["whose score is no number, which are missing"] += 1
+    elif score == -1:
+        status = "api_error" if text.strip() == API_ERROR else "unparsed"
+        found[f"without a rating ({'the call failed' if status == 'api_error' else 'none was read'})"] += 1
+    elif not SCALE[0] <= score <= SCALE[1]:
+        status = "out_of_range"
+        found["with a rating off the scale"] += 1
+    else:
+        _suspect(float(score), text, found)
+    return _judgment(record, turn, 0, digest(list(given)), status, float(score) if status == "ok" else None, text, row)
+
+
+def _suspect(score: float, text: str, found: Counter[str]) -> None:
+    if score != round(score):
+        found["with a half point or other fraction (the prompts ask for 1 to 10)"] += 1
+    last = _LAST.findall(text)
+    if last and float(last[-1]) != score:
+        found["whose score is not the last rating in the judge's words (FastChat reads the first)"] += 1
+
+
+def _verdict(row: Row, game: int) -> str:
+    value = row.data.get(_GAMES[game][0], row.data.get("winner"))
+    if value not in ("model_1", "model_2", "tie", "error"):
+        raise DataError(f"{row.place}: winner {value!r} is neither model_1, model_2, tie nor error; {STEP}")
+    return str(value)
+
+
+def _games(
+    row: Row, record: Record, turn: int, sides: tuple[Sequence[str], Sequence[str]], mine: str, found: Counter[str]
+) -> Iterator[Judgment]:
+    """Yield both games of a row: in the first model_1 is shown first, in the second model_2."""
+    if "g1_winner" not in row.data:
+        found["of an old form with one verdict for both orders"] += 1
+    for game, (_, text_name) in enumerate(_GAMES):
+        verdict = _verdict(row, game)
+        text = str(row.data.get(text_name, ""))
+        order = game if mine == "model_1" else 1 - game
+        status: JudgmentStatus = "ok"
+        score: float | None = 0.0 if verdict == "tie" else 1.0 if verdict == mine else -1.0
+        if verdict == "error":
+            status, score = ("api_error" if text.strip() == API_ERROR else "unparsed"), None
+            found["games without a verdict"] += 1
+        yield _judgment(record, turn, order, digest([list(side) for side in sides]), status, score, text, row)
+
+
+def _judgment(
+    record: Record,
+    turn: int,
+    repeat: int,
+    answer_sha256: str,
+    status: JudgmentStatus,
+    score: float | None,
+    text: str,
+    row: Row,
+) -> Judgment:
+    return Judgment(
+        key=digest([dict(row.data), repeat]),
+        task=record.task,
+        subject=record.subject,
+        item_sha256=record.item_sha256,
+        occurrence=record.occurrence,
+        sample=record.sample,
+        turn=turn,
+        repeat=repeat,
+        answer_sha256=answer_sha256,
+        status=status,
+        score=score,
+        text=text,
+        details={"prompt": _judge(row)[1]},
+    )
+
+
+def _told(found: Counter[str]) -> list[str]:
+    return [f"{count} judgment(s) {what}" for what, count in sorted(found.items())]
+
+
+def _judge_run(judge: str, prompts: Sequence[str], planned: int, mode: Any, opponent: str | None) -> JudgeRun:
+    identity = EngineIdentity(
+        adapter="fastchat",
+        model=judge,
+        weights_sha256=UNKNOWN,
+        recipe="none",
+        recipe_sha256=None,
+        fidelity="engine",
+        quantization={},
+        dtype=UNKNOWN,
+        tokenizer_sha256=UNKNOWN,
+        chat_template_sha256=None,
+        versions={},
+        device=UNKNOWN,
+        options={"unknown": ["version of the judge", "sampling", "reference answers"]},
+    )
+    return JudgeRun(
+        profile="fastchat" if mode == "single" else "fastchat-pair",
+        profile_sha256=digest(list(prompts)),
+        references_sha256=None,
+        identity=identity,
+        repeats=1,
+        planned=planned,
+        scale=SCALE if mode == "single" else PAIR_SCALE,
+        mode=mode,
+        opponent_sha256=opponent,
+    )
+
 
 TASK = "mt-bench"
 PROTOCOL = "mt-bench-fastchat"

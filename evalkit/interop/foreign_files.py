@@ -1,7 +1,7 @@
 """Files that other tools wrote, or that merely lie where such files should: opened, named, or refused in one line.
 
 In: paths. Out: texts and JSON rows with their places, without characters that UTF-8 cannot hold; whose file it is.
-May not know: what a row means.
+Must not depend on: what a row means.
 
 Nothing of a file that cannot be read is repeated in a message: it may be binary, large, or hold a key.
 """

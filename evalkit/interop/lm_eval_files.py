@@ -1,7 +1,7 @@
 """Finding and parsing lm-eval's output files, of lm-eval 0.4.0 and later.
 
 In: a folder, or one results file. Out: the results object and where the rows of each task are.
-May not know: records, what a row means.
+Must not depend on: records, what a row means.
 
 lm-eval writes the bare words NaN and Infinity, which are not JSON. They are read as text that no statistic can use.
 Since 0.4.3 the files are `results_<time>.json` and `samples_<task>_<time>.jsonl`; `--output_path x.json` makes
@@ -12,9 +12,11 @@ What `simple_evaluate` returns holds the rows itself, under "samples". Leaderboa
 from __future__ import annotations
 
 import hashlib
+import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +30,155 @@ from evalkit.interop.foreign_files import (
     whose_folder,
     whose_object,
 )
+from evalkit.records import EngineIdentity, Fidelity, text_digest
+from evalkit.redaction import redacted
+
+# What lm-eval's files are called and how their hashes are made (lm-eval 0.4.13).
+
+
+MEAN_METRICS = ("acc", "acc_norm", "acc_bytes", "acc_mutual_info", "exact_match")
+"""Metrics that lm-eval averages over items, and of which more is better."""
+
+NO_MARKS = ("bypass",)
+"""Metrics that are none: with --predict_only lm-eval writes 999 for every item, and marks nothing."""
+
+HASHES = ("doc_hash", "prompt_hash", "target_hash")
+"""The hashes in each sample row."""
+
+PLAIN_FILTER = "none"
+"""lm-eval's name for a filter that takes the response as it is."""
+
+
+def sanitised(model_name: str) -> str:
+    """Return the folder name that lm-eval makes of a model name.
+
+    >>> sanitised("org/model: v2")
+    'org__model__ v2'
+    """
+    return re.sub(r'["<>:/|\\?*\[\]]+', "__", model_name)
+
+
+def stamp_of(created_at: str) -> str:
+    """Return a run's time as lm-eval writes times in file names; UTC, so that it is the same everywhere.
+
+    >>> stamp_of("2026-01-02T03:04:05+00:00")
+    '2026-01-02T03-04-05.000000'
+    """
+    return _utc(created_at).replace(tzinfo=None).isoformat(timespec="microseconds").replace(":", "-")
+
+
+def unix_time(created_at: str) -> float:
+    """Return a run's time in seconds since 1970.
+
+    >>> unix_time("1970-01-01T00:01:00+00:00")
+    60.0
+    """
+    return _utc(created_at).timestamp()
+
+
+def _utc(created_at: str) -> datetime:
+    try:
+        # Python 3.10 does not read the letter Z.
+        moment = datetime.fromisoformat(re.sub("[zZ]$", "+00:00", created_at))
+    except ValueError as error:
+        raise DataError(f"the run's time {created_at!r} is not ISO 8601: {error}") from error
+    return moment.astimezone(timezone.utc) if moment.tzinfo else moment.replace(tzinfo=timezone.utc)
+
+
+def doc_hash(doc: Any) -> str:
+    """Return lm-eval's hash of a row; the order of its columns counts."""
+    return text_digest(json.dumps(doc, indent=2, ensure_ascii=False))
+
+
+def task_hash(rows: Iterable[tuple[str, str, str]]) -> str:
+    """Return lm-eval's hash of a task from the (doc, prompt, target) hashes of its rows in file order."""
+    return text_digest("".join("".join(hashes) for hashes in rows))
+
+
+def split_mark(name: str) -> tuple[str, str]:
+    """Split the name of a mark into metric and filter.
+
+    >>> split_mark("acc"), split_mark("exact_match,strict-match")
+    (('acc', 'none'), ('exact_match', 'strict-match'))
+    """
+    metric, comma, part = name.partition(",")
+    return metric, part if comma else PLAIN_FILTER
+
+
+# Who answered, as far as lm-eval's files say it.
+#
+# lm-eval records what it was asked for, not what was loaded. All of that stands under "declared", without secrets.
+
+
+UNKNOWN = "unknown"
+
+_NAMES = ("peft", "delta", "pretrained", "model", "path", "engine")
+_OF_THE_RECIPE = re.compile(r"quant|bit|gptq|awq|bnb|kv_?cache|dtype|compressed|gguf", re.IGNORECASE)
+
+
+def identity_of(results: Mapping[str, Any], recipe: str, fidelity: Fidelity) -> EngineIdentity:
+    """Return the identity of an imported run.
+
+    Args:
+        results: content of `results_*.json`.
+        recipe: how the model was quantized, as the user declares it; lm-eval does not say.
+        fidelity: as the user declares it.
+    """
+    config = _mapping(results.get("config"))
+    arguments = _arguments(config.get("model_args"))
+    told = {key: config[key] for key in ("model_revision", "model_sha", "model_num_parameters") if config.get(key)}
+    of_recipe = {key: value for key, value in arguments.items() if _OF_THE_RECIPE.search(key)}
+    others = {
+        key: value
+        for key, value in arguments.items()
+        if key not in of_recipe and key not in (*_NAMES, "recipe", "fidelity")
+    }
+    own = "evalkit_version" in results
+    return EngineIdentity(
+        adapter=f"lm_eval:{results.get('model_source') or UNKNOWN}",
+        model=str(redacted(results.get("model_name") or config.get("model") or UNKNOWN)),
+        weights_sha256=UNKNOWN,
+        recipe=recipe,
+        recipe_sha256=None,
+        fidelity=fidelity,
+        quantization={"declared": {"recipe": recipe, "fidelity": fidelity, "model_args": of_recipe, **told}},
+        dtype=str(config.get("model_dtype") or UNKNOWN).removeprefix("torch."),
+        tokenizer_sha256=UNKNOWN,
+        chat_template_sha256=results.get("chat_template_sha") or None,
+        versions={
+            "evalkit" if own else "lm_eval": str(
+                results.get("evalkit_version" if own else "lm_eval_version") or UNKNOWN
+            ),
+            "transformers": str(results.get("transformers_version") or UNKNOWN),
+        },
+        device=str(config.get("device") or UNKNOWN),
+        options={
+            **{f"model_args.{key}": value for key, value in others.items()},
+            "max_length": results.get("max_length"),
+            "batch_size": _text(config.get("batch_size")),
+            "gen_kwargs": redacted(config.get("gen_kwargs")),
+            "declared": {"not read back from what was loaded": ["model", "recipe", "fidelity", "dtype", "options"]},
+            "unknown": ["weights", "tokenizer", "token counts", "why an answer ended"],
+        },
+    )
+
+
+def _arguments(value: Any) -> dict[str, Any]:
+    """Return `model_args` as a mapping without secrets; lm-eval writes text or an object."""
+    if isinstance(value, str):
+        pairs = (part.partition("=") for part in value.split(",") if part.strip())
+        value = {key.strip(): text for key, _, text in pairs}
+    cleaned = redacted(_mapping(value))
+    return {str(key): cleaned[key] for key in sorted(cleaned)}
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
+def _text(value: Any) -> str | None:
+    return None if value is None else str(value)
+
 
 _STAMPED = re.compile(r"(?P<name>.*)_(?P<stamp>\d{4}-\d\d-\d\dT\d\d-\d\d-\d\d(\.\d+)?)\.json")
 _OLD = "results.json"

@@ -1,7 +1,7 @@
 """An lm-eval output folder read as a run.
 
 In: lm-eval's `results_*.json` and `samples_*.jsonl`. Out: a manifest, items and records; and a run folder of them.
-May not know: which run is the baseline.
+Must not depend on: which run is the baseline.
 
 Items are paired by content, never by `doc_id`, which limits and other data revisions move. What lm-eval does not say is
 "unknown"; a number that is not finite makes a failed record; rows that are missing stay missing.
@@ -18,13 +18,9 @@ from typing import Any
 
 from evalkit import __version__
 from evalkit.errors import DataError, UsageError, suggestion
-from evalkit.interop.lm_eval_files import STEP, LmEvalFiles, file_sha256, find_files
-from evalkit.interop.lm_eval_format import split_mark
-from evalkit.interop.lm_eval_identity import UNKNOWN, identity_of
-from evalkit.interop.lm_eval_items import make_item, make_record, targets_are_indices
-from evalkit.interop.lm_eval_leaves import Leaf, put_together, read_leaf
-from evalkit.interop.lm_eval_notes import notes_on
-from evalkit.interop.lm_eval_samples import Sample, is_rolling
+from evalkit.interop.lm_eval_files import STEP, UNKNOWN, LmEvalFiles, file_sha256, find_files, identity_of, split_mark
+from evalkit.interop.lm_eval_items import Sample, is_rolling, make_item, make_record, targets_are_indices
+from evalkit.interop.lm_eval_notes import Leaf, notes_on, put_together, read_leaf
 from evalkit.interop.row_rules import other_marks, refuse_contradicted_mark, unequal_marks_of_equal_answers
 from evalkit.records import Fidelity, Item, Manifest, Record, TaskRun, digest
 from evalkit.records.consistency import OWN_MARKING

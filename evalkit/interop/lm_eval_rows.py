@@ -1,18 +1,212 @@
 """Rows of `samples_*.jsonl`, with lm-eval's types.
 
 In: an item and its record. Out: rows, one for each filter.
-May not know: files, totals.
+Must not depend on: files, totals.
 
 lm-eval writes every leaf of `resps` and `filtered_resps` as text, so a log-likelihood reads `["-1.5", "False"]`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice, permutations, product
+from typing import TYPE_CHECKING, Any
 
-from evalkit.interop.lm_eval_format import HASHES, split_mark
+from evalkit.errors import DataError
+from evalkit.interop.lm_eval_files import HASHES, MEAN_METRICS, NO_MARKS, doc_hash, split_mark, task_hash
 from evalkit.records import ChoiceReply, Item, Record, TextReply
+
+if TYPE_CHECKING:
+    from evalkit.interop.lm_eval_files import LmEvalFiles
+    from evalkit.interop.lm_eval_items import Sample
+
+
+# Totals of `results_*.json`: task rows and group rows, by lm-eval's formulas.
+
+
+def task_row(name: str, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return a task's row: means, and standard errors of the mean ("N/A" for one item, as in lm-eval).
+
+    Metrics that lm-eval does not average over items are left out.
+
+    Args:
+        name: lm-eval's task.
+        rows: its sample rows.
+    """
+    values: dict[str, list[float]] = {}
+    for row in rows:
+        for metric in row["metrics"]:
+            if metric in MEAN_METRICS:
+                values.setdefault(f"{metric},{row['filter']}", []).append(row[metric])
+    total: dict[str, Any] = {"name": name, "alias": name, "sample_len": max(map(len, values.values()), default=0)}
+    for key, found in values.items():
+        total[key] = sum(found) / len(found)
+        total[_stderr(key)] = _standard_error(found) if len(found) > 1 else "N/A"
+    return total
+
+
+def group_row(name: str, members: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return a group's row: means weighted by size, and lm-eval's pooled standard errors.
+
+    Args:
+        name: the group.
+        members: task rows.
+    """
+    row: dict[str, Any] = {
+        "alias": name,
+        "name": name,
+        "sample_len": sum(member["sample_len"] for member in members),
+        "sample_count": {},
+    }
+    for key in dict.fromkeys(key for member in members for key in member if "," in key and "_stderr," not in key):
+        having = [member for member in members if key in member]
+        sizes = [member["sample_len"] for member in having]
+        row[key] = sum(member[key] * size for member, size in zip(having, sizes, strict=True)) / sum(sizes)
+        row["sample_count"][key] = sum(sizes)
+        row[_stderr(key)] = _pooled([member[_stderr(key)] for member in having], sizes)
+    return row
+
+
+def _stderr(key: str) -> str:
+    metric, _, part = key.partition(",")
+    return f"{metric}_stderr,{part}"
+
+
+def _standard_error(values: Sequence[float]) -> float:
+    mean = sum(values) / len(values)
+    return math.sqrt(sum((value - mean) ** 2 for value in values) / (len(values) - 1)) / math.sqrt(len(values))
+
+
+def _pooled(errors: Sequence[Any], sizes: Sequence[int]) -> float | str:
+    if "N/A" in errors:
+        return "N/A"
+    squares = sum((size - 1) * error**2 * size for size, error in zip(sizes, errors, strict=True))
+    return math.sqrt(squares / (sum(sizes) - len(sizes)) / sum(sizes))
+
+
+# The column order of a source row, found again with the help of its hash.
+#
+# lm-eval's `doc_hash` depends on the order of columns, and a reader who recomputes it from an exported row must find
+# it.
+
+
+_TRIES = 50_000
+"""Orders tried for one kind of row; eight columns have 40,320."""
+
+
+class ColumnOrders:
+    """Restores rows; an order that was right once is tried first for the next row."""
+
+    def __init__(self) -> None:
+        self._examples: list[Any] = []
+        self._hopeless: set[frozenset[str]] = set()
+
+    def restore(self, doc: Mapping[str, Any], wanted: str) -> dict[str, Any] | None:
+        """Return the row in the order that has the wanted hash; None if no order tried has it."""
+        for example in self._examples:
+            candidate: dict[str, Any] = _like(example, doc)
+            if doc_hash(candidate) == wanted:
+                return candidate
+        if frozenset(doc) in self._hopeless:
+            return None
+        for candidate in islice(_arrangements(doc), _TRIES):
+            if doc_hash(candidate) == wanted:
+                self._examples.append(candidate)
+                return candidate
+        self._hopeless.add(frozenset(doc))
+        return None
+
+
+def _like(example: Any, value: Any) -> Any:
+    if not isinstance(value, Mapping):
+        return value
+    order = list(example) if isinstance(example, Mapping) else []
+    keys = [key for key in order if key in value] + [key for key in value if key not in order]
+    return {key: _like(example[key] if key in order else None, value[key]) for key in keys}
+
+
+def _arrangements(value: Any) -> Iterator[Any]:
+    if not isinstance(value, Mapping):
+        yield value
+        return
+    for keys in permutations(value):
+        for inner in product(*(list(islice(_arrangements(value[key]), _TRIES)) for key in keys)):
+            yield dict(zip(keys, inner, strict=True))
+
+
+# Rows of lm-eval held against what the same files say of them.
+#
+# lm-eval writes into the results file a hash of all rows (since 0.4.3, wherever it wrote the rows) and their means.
+# Rows that were edited, cut, or taken from another run do not fit them. A file with a hash is lm-eval's own to the
+# letter, and a mean that does not fit is an error; one without may have been rounded or rewritten, and the mismatch
+# is told.
+
+
+_STEP = "next step: give the rows and the results file of one and the same run, as lm-eval wrote them"
+_ROUNDING = 1e-6
+
+
+def hold_against_totals(
+    files: LmEvalFiles,
+    name: str,
+    samples: Sequence[Sample],
+    by_filter: Mapping[str, Sequence[Sample]],
+    *,
+    complete: bool,
+) -> Iterator[str]:
+    """Yield a sentence for each total that the rows do not give.
+
+    Args:
+        files: of the run.
+        name: lm-eval's task.
+        samples: its rows, in the order of the file.
+        by_filter: filter to rows.
+        complete: every item that the results file counts has its row.
+
+    Raises:
+        DataError: the hash of the rows is not the one in the results file, or it is and the totals do not fit.
+    """
+    hashes = files.results.get("task_hashes")
+    said = hashes.get(name) if isinstance(hashes, Mapping) else None
+    vouched = isinstance(said, str) and all(sample.hashes for sample in samples)
+    if vouched and complete:
+        given = task_hash(tuple((sample.hashes or {}).values()) for sample in samples)  # type: ignore[misc]
+        if given != said:
+            raise DataError(
+                f"{files.samples[name]}: the rows are not those of {files.results_file.name}: their hash is "
+                f"{given[:12]}..., its 'task_hashes' has {said!s:.12}... for '{name}'; {_STEP}"
+            )
+    if not complete:
+        return
+    row = files.results["results"].get(name)
+    for key, total in (row if isinstance(row, Mapping) else {}).items():
+        metric, comma, part = str(key).partition(",")
+        values = [sample.values.get(metric) for sample in by_filter.get(part, by_filter.get("none", ()))]
+        if not comma or not _is_mean(files, name, metric) or not _numbers([total, *values]) or not values:
+            continue
+        mean = math.fsum(values) / len(values)  # type: ignore[arg-type]
+        if abs(mean - total) > _ROUNDING * max(1.0, abs(mean)):
+            sentence = f"'{name}': the results file says {key} is {total:g}, its {len(values)} rows give {mean:.6g}"
+            if vouched:
+                raise DataError(f"{files.results_file}: {sentence}; {_STEP}")
+            yield f"{sentence}; the rows count"
+
+
+def _is_mean(files: LmEvalFiles, name: str, metric: str) -> bool:
+    """Say whether lm-eval's total of a metric is the mean over items."""
+    configs = files.results.get("configs")
+    config = configs.get(name) if isinstance(configs, Mapping) else None
+    listed: Any = config.get("metric_list") if isinstance(config, Mapping) else None
+    for row in listed if isinstance(listed, list) else ():
+        if isinstance(row, Mapping) and row.get("metric") == metric and row.get("aggregation") is not None:
+            return bool(row["aggregation"] == "mean")
+    return metric in MEAN_METRICS and metric not in NO_MARKS
+
+
+def _numbers(values: Sequence[Any]) -> bool:
+    return all(isinstance(value, (int, float)) and math.isfinite(value) for value in values)
+
 
 NEEDED = ("lm_eval_task", "doc_id", "target", *HASHES)
 """What an item's details must hold; benchmarks that do not come from lm-eval lack them."""

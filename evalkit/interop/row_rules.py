@@ -1,7 +1,7 @@
 """The rules that live engines keep, applied to rows of other tools: the one place for every importer.
 
 In: replies, marks, texts. Out: why a reply is no answer, why an answer cannot be read; contradictions, as errors.
-May not know: how any file looks.
+Must not depend on: how any file looks.
 
 A log-probability is at most 0; several options that all have one number were not scored; a number at the floor of its
 type is a mask, not a probability. Such items failed, and are neither right nor wrong. A mark that the row's own numbers

@@ -1,7 +1,7 @@
 """Pairs that people voted on, with the answers they saw.
 
 In: files of votes, FastChat's answers of the models in them (or votes that carry the conversations). Out: `Votes`.
-May not know: judges.
+Must not depend on: judges.
 """
 
 from __future__ import annotations
@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from evalkit.interop.fastchat_rows import read_rows, texts, whole
-from evalkit.probes import VotedPair
 from evalkit.qualification import read_votes
-from evalkit.qualification.replay import Votes, chosen_pairs, pair_name
-from evalkit.qualification.votes import GPT4, HUMAN
+from evalkit.qualification.agreement import GPT4, HUMAN, Votes, chosen_pairs, pair_name
+from evalkit.records.record import VotedPair
 
 _Answers = Mapping[tuple[int, str], tuple[str, ...]]
 """Question and model to the answers of all turns."""

@@ -2,7 +2,7 @@
 
 In: the text a judge wrote, how it ended, the scale, the answers it was shown. Out: a rating or a choice, or the reason
 why there is none.
-May not know: what was judged, which template was used.
+Must not depend on: what was judged, which template was used.
 
 The answers that judges fail to rate are not random: they are bad ones. So nothing is guessed and nothing is dropped.
 Text that quotes an answer holds verdicts of its own. The judge's verdict is the last match; one that also stands in an
@@ -13,12 +13,17 @@ rating in plain words is none either: which of them was meant is the judge's to 
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
-from evalkit.records import JudgmentStatus, fold
+from evalkit.assets import AssetStore, read_mt_bench
+from evalkit.definitions import JudgeProfile
+from evalkit.definitions.judge import MARKER
+from evalkit.errors import AssetError, DataError, UsageError, suggestion
+from evalkit.records import JudgmentStatus, digest, fold, parse_object
 
 _RATING = re.compile(r"\[\[\s*(-?[0-9]{1,3}(?:\.[0-9]*)?)\s*(?:/\s*10\s*)?\]\]")
 _CHOICE = re.compile(r"\[\[\s*([ABC])\s*\]\]")
@@ -195,3 +200,218 @@ def fastchat_choice(text: str) -> Choice | None:
     'A'
     """
     return next((as_choice(letter) for letter in "ABC" if f"[[{letter}]]" in text), None)
+
+
+# Read a judge's verdict out of a JSON object, strictly; what is no such object falls back to double brackets.
+#
+# The whole reply is the object, or one fenced block of code is. An object somewhere inside other words may be quoted
+# from an answer, and is not read.
+
+
+_FENCE = "```"
+_WINNERS = {"A": "A", "B": "B", "C": "C", "TIE": "C"}
+Finish = Literal["stop", "length"]
+
+
+def rating_schema() -> str:
+    """Return the JSON schema of a rating as text: reasoning comes before the number it leads to.
+
+    The limits of the scale are left out: not every server knows such limits, and they are checked here anyway.
+    """
+    return _schema({"reasoning": {"type": "string"}, "rating": {"type": "number"}})
+
+
+def choice_schema() -> str:
+    """Return the JSON schema of a choice as text."""
+    return _schema({"reasoning": {"type": "string"}, "winner": {"type": "string", "enum": ["A", "B", "tie"]}})
+
+
+def _schema(properties: dict[str, Any]) -> str:
+    # The order of keys is the order of writing, so it is not sorted: a judge must reason before it rates.
+    return json.dumps(
+        {"type": "object", "properties": properties, "required": list(properties), "additionalProperties": False}
+    )
+
+
+def parse_json_rating(text: str, finish: Finish, scale: tuple[float, float], answers: Sequence[str]) -> ParsedRating:
+    """Return the `rating` of an object, or what `parse_rating` finds in a text that is none.
+
+    >>> parse_json_rating('{"reasoning": "short [[10]]", "rating": 4}', "stop", (1, 10), []).score
+    4.0
+    """
+    row = _row(text)
+    if row is None or finish == "length":
+        return parse_rating(text, finish, scale, answers)
+    value = row.get("rating")
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return ParsedRating(status="unparsed", score=None, reason="no_rating")
+    return rating_on_scale(value, scale)
+
+
+def parse_json_choice(text: str, finish: Finish, answers: Sequence[str]) -> ParsedChoice:
+    """Return the `winner` of an object, or what `parse_choice` finds in a text that is none.
+
+    >>> parse_json_choice('{"reasoning": "", "winner": "tie"}', "stop", []).choice
+    'tie'
+    """
+    row = _row(text)
+    if row is None or finish == "length":
+        return parse_choice(text, finish, answers)
+    letter = _WINNERS.get(str(row.get("winner")).strip().upper())
+    if letter is None:
+        return ParsedChoice(status="unparsed", choice=None, reason="no_winner")
+    return ParsedChoice(status="ok", choice=as_choice(letter))
+
+
+def holds_object(text: str) -> bool:
+    """Say whether a text is an object as a whole, fenced or not."""
+    return _row(text) is not None
+
+
+def _row(text: str) -> dict[str, Any] | None:
+    body = text.strip()
+    if body.startswith(_FENCE) and body.endswith(_FENCE) and "\n" in body:
+        # A pattern would try every line feed of a judge that writes them to its limit against every other.
+        first, _, rest = body.partition("\n")
+        if first.strip().lower() in (_FENCE, f"{_FENCE}json"):
+            body = rest.removesuffix(_FENCE).strip()
+    try:
+        return parse_object(body, "a verdict")
+    except DataError:
+        return None
+
+
+# The words a judge is asked with.
+#
+# A template is filled once with `str.format`: braces in an answer are then plain text. Nothing in an answer is
+# changed, however much it looks like an order to the judge or a rating. Delimiters may carry a code word that follows
+# from all the material, the answers too, so that no answer can hold it.
+
+
+_FIRST, _SECOND = "turn_1", "turn_2"
+_MARKER_DIGITS = 16
+_WITH_REFERENCE = "_with_reference"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Words:
+    """One template: the system message (None for none) and the user message to be filled in."""
+
+    system: str | None
+    template: str
+
+    @property
+    def needs_marker(self) -> bool:
+        """Whether the delimiters carry a code word."""
+        return f"{{{MARKER}}}" in self.template
+
+
+@dataclass(frozen=True, kw_only=True)
+class JudgeWords:
+    """All templates of a profile.
+
+    Attributes:
+        profile: the profile.
+        templates: "turn_1", "turn_1_with_reference", "turn_2", "turn_2_with_reference" to words.
+    """
+
+    profile: JudgeProfile
+    templates: Mapping[str, Words]
+
+    @property
+    def sha256(self) -> str:
+        """Digest of the profile and of every text it loaded: two instruments never share it."""
+        texts = {name: [words.system, words.template] for name, words in self.templates.items()}
+        return digest([self.profile.sha256, texts])
+
+    def fill(
+        self, questions: Sequence[str], answers: Sequence[str], references: Sequence[str] | None
+    ) -> tuple[str | None, str]:
+        """Return (system message, user message) about the last of the answers.
+
+        Args:
+            questions: user messages up to the judged turn, one or two.
+            answers: the answers to them.
+            references: reference answers to them, or None.
+
+        Raises:
+            UsageError: more than two turns, or a template with a placeholder nobody fills.
+        """
+        return self._fill(questions, {"answer": answers}, references)
+
+    def fill_pair(
+        self,
+        questions: Sequence[str],
+        answers_a: Sequence[str],
+        answers_b: Sequence[str],
+        references: Sequence[str] | None,
+    ) -> tuple[str | None, str]:
+        """Return (system message, user message) about the last answers of two systems, A shown first.
+
+        Raises:
+            UsageError: as `fill`.
+        """
+        return self._fill(questions, {"answer_a": answers_a, "answer_b": answers_b}, references)
+
+    def _fill(
+        self, questions: Sequence[str], answers: Mapping[str, Sequence[str]], references: Sequence[str] | None
+    ) -> tuple[str | None, str]:
+        turns = len(questions)
+        if not 1 <= turns <= 2 or any(len(texts) != turns for texts in answers.values()):
+            given = max(turns, *map(len, answers.values()))
+            raise UsageError(f"judge '{self.profile.name}' rates conversations of one or two turns, not {given}")
+        name = (_FIRST if turns == 1 else _SECOND) + (_WITH_REFERENCE if references is not None else "")
+        values = {f"question_{place}": text for place, text in enumerate(questions, start=1)}
+        for side, texts in answers.items():
+            values |= {f"{side}_{place}": text for place, text in enumerate(texts, start=1)}
+        for place, text in enumerate(references or (), start=1):
+            values[f"reference_{place}"] = values[f"ref_answer_{place}"] = text
+        if turns == 1:
+            values |= {"question": questions[0], **{side: texts[0] for side, texts in answers.items()}}
+        words = self.templates[name]
+        if words.needs_marker:
+            values[MARKER] = digest([self.profile.sha256, name, values])[:_MARKER_DIGITS]
+        try:
+            return words.system, words.template.format(**values)
+        except (KeyError, IndexError, ValueError) as error:
+            raise UsageError(
+                f"judge '{self.profile.name}': template '{name}' cannot be filled ({type(error).__name__}: {error}); "
+                f"allowed placeholders: {', '.join(sorted(values))}"
+            ) from error
+
+
+def load_words(profile: JudgeProfile, assets: AssetStore | None) -> JudgeWords:
+    """Return a profile's templates: its own, or those of the asset it names.
+
+    Raises:
+        UsageError: the asset has no prompt of a name the profile uses.
+        AssetError: the asset cannot be fetched.
+    """
+    names = [_FIRST, _FIRST + _WITH_REFERENCE, _SECOND, _SECOND + _WITH_REFERENCE]
+    texts = {name: str(getattr(profile.prompts, name)) for name in names}
+    if profile.prompts.asset is None:
+        system = profile.prompts.system
+        return JudgeWords(
+            profile=profile, templates={name: Words(system=system, template=text) for name, text in texts.items()}
+        )
+    if assets is None:
+        raise AssetError(
+            f"judge '{profile.name}' takes its prompts from asset '{profile.prompts.asset}'; none is at hand"
+        )
+    prompts = read_mt_bench(assets.fetch(profile.prompts.asset)).judge_prompts
+    for name in texts.values():
+        if name not in prompts or prompts[name].type != profile.mode:
+            fitting = [prompt.name for prompt in prompts.values() if prompt.type == profile.mode]
+            kind = "single-answer" if profile.mode == "single" else "pairwise"
+            raise UsageError(
+                f"judge '{profile.name}': asset '{profile.prompts.asset}' has no {kind} prompt "
+                f"'{name}'{suggestion(name, fitting)}"
+            )
+    found = {name: prompts[text] for name, text in texts.items()}
+    return JudgeWords(
+        profile=profile,
+        templates={
+            name: Words(system=prompt.system_prompt or None, template=prompt.prompt_template)
+            for name, prompt in found.items()
+        },
+    )

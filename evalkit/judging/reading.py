@@ -1,36 +1,154 @@
 """From a judge's reply to a verdict, by the grammar of its profile.
 
 In: a profile, a question, the reply's text or probabilities. Out: a `Verdict`, or what to ask a second time.
-May not know: engines, runs.
+Must not depend on: engines, runs.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from evalkit.definitions import JudgeProfile
 from evalkit.degeneration import Parted, ends_reasoning, part_reasoning
 from evalkit.errors import DataError
-from evalkit.judging.questions import Question, Verdict
+from evalkit.judging.plan import Question, Verdict
 from evalkit.judging.ratings import (
     Choice,
     ParsedChoice,
     ParsedRating,
+    as_choice,
+    choice_schema,
     fastchat_choice,
     fastchat_rating,
-    parse_choice,
-    parse_rating,
-)
-from evalkit.judging.structured import (
-    choice_schema,
     holds_object,
+    parse_choice,
     parse_json_choice,
     parse_json_rating,
+    parse_rating,
     rating_schema,
 )
-from evalkit.judging.weights import CHOICE_CUE, CHOICES, CUE, continuations, likeliest_choice, weighted_rating
 from evalkit.records import JudgmentStatus
+
+# A rating from the probabilities a judge gives to the numbers of the scale, or a choice from those of three letters.
+#
+# Small judges often fail to write a rating, and never fail to have probabilities. The mean is also finer than a whole
+# number (G-Eval, Liu et al. 2023, arXiv:2303.16634, section 2, uses the same weighting).
+
+
+CUE = "\n\nRating:"
+"""What follows the question, so that a number is the natural next word."""
+
+CHOICE_CUE = "\n\nBetter answer:"
+"""The same for a letter."""
+
+CHOICES = (" A", " B", " C")
+"""The letters to score, as they follow `CHOICE_CUE`; C is a tie."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightedRating:
+    """A probability-weighted rating.
+
+    Attributes:
+        score: mean of the numbers under `probabilities`.
+        probabilities: of each number of the scale, lowest first; they sum to 1.
+        mass: probability of any number of the scale as the next words, before normalising, in [0, 1]; a judge that
+            wanted to say something else has little of it.
+    """
+
+    score: float
+    probabilities: tuple[float, ...]
+    mass: float
+
+
+def continuations(scale: tuple[int, int]) -> tuple[str, ...]:
+    """Return the texts to score: every whole number of the scale after a space, as it follows `CUE`."""
+    return tuple(f" {number}" for number in range(scale[0], scale[1] + 1))
+
+
+def weighted_rating(scale: tuple[int, int], logprobs: Sequence[float], tokens: Sequence[int]) -> WeightedRating:
+    """Return the mean rating.
+
+    A tokenizer that writes "10" as "1" and "0" gives "1" the probability of everything that begins with 1. Where a
+    longer number of the scale has more tokens than its beginning, its probability is therefore taken off.
+
+    Args:
+        scale: lowest and highest rating, whole numbers.
+        logprobs: of each number of the scale, lowest first, natural logarithm, shape (n,).
+        tokens: length of each number, tokens, shape (n,).
+
+    Raises:
+        DataError: a wrong number of values, a non-finite one, or no probability at all.
+
+    >>> weighted_rating((1, 2), [math.log(0.3), math.log(0.1)], [1, 1]).score
+    1.25
+    """
+    numbers = list(range(scale[0], scale[1] + 1))
+    if not len(numbers) == len(logprobs) == len(tokens) or not all(map(math.isfinite, logprobs)):
+        raise DataError(f"{len(numbers)} finite log-probabilities were needed, not {list(logprobs)}")
+    words = [str(number) for number in numbers]
+    top = max(logprobs)
+    relative = [math.exp(value - top) for value in logprobs]
+    alone = []
+    for word, weight, length in zip(words, relative, tokens, strict=True):
+        longer = (
+            other
+            for text, other, size in zip(words, relative, tokens, strict=True)
+            if len(text) == len(word) + 1 and text.startswith(word) and size > length
+        )
+        alone.append(max(0.0, weight - sum(longer)))
+    total = math.fsum(alone)
+    if total <= 0:
+        raise DataError(f"no probability is left for any rating: {list(logprobs)}")
+    probabilities = tuple(weight / total for weight in alone)
+    return WeightedRating(
+        score=math.fsum(number * weight for number, weight in zip(numbers, probabilities, strict=True)),
+        probabilities=probabilities,
+        mass=min(1.0, math.exp(top) * total),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightedChoice:
+    """The likeliest choice.
+
+    Attributes:
+        choice: "A", "B" or "tie"; a tie too where the likeliest two are equal.
+        probabilities: of A, B and C; they sum to 1.
+        mass: probability of any of them as the next word, before normalising, in [0, 1].
+    """
+
+    choice: Choice
+    probabilities: tuple[float, ...]
+    mass: float
+
+
+def likeliest_choice(logprobs: Sequence[float]) -> WeightedChoice:
+    """Return the likeliest of A, B and C.
+
+    Args:
+        logprobs: of `CHOICES`, natural logarithm, shape (3,).
+
+    Raises:
+        DataError: a wrong number of values, or a non-finite one.
+
+    >>> likeliest_choice([math.log(0.2), math.log(0.1), math.log(0.1)]).choice
+    'A'
+    """
+    if len(logprobs) != len(CHOICES) or not all(map(math.isfinite, logprobs)):
+        raise DataError(f"{len(CHOICES)} finite log-probabilities were needed, not {list(logprobs)}")
+    top = max(logprobs)
+    weights = [math.exp(value - top) for value in logprobs]
+    best = [letter for letter, value in zip("ABC", logprobs, strict=True) if value == top]
+    return WeightedChoice(
+        choice=as_choice(best[0]) if len(best) == 1 else "tie",
+        probabilities=tuple(weight / math.fsum(weights) for weight in weights),
+        mass=min(1.0, math.exp(top) * math.fsum(weights)),
+    )
+
 
 Finish = Literal["stop", "length"]
 
@@ -188,3 +306,73 @@ def second_question(profile: JudgeProfile, verdict: Verdict) -> str:
     form = _FORMS[profile.answer].format(low=profile.scale[0], high=profile.scale[1])
     kind = "rating" if profile.mode == "single" else "verdict"
     return f"Your reply could not be read as a {kind}: {problem}. Reply now with {form}."
+
+
+# What a judging will cost, before the first question is asked.
+
+
+CHARACTERS_A_TOKEN = 4
+"""Characters of English for each token, roughly."""
+
+VERDICT_TOKENS = 200
+"""Tokens a judge writes for a verdict with its reasons, on average: 750 characters in published judgments."""
+
+_MILLION = 1e6
+
+
+@dataclass(frozen=True, kw_only=True)
+class JudgingEstimate:
+    """What is to be asked.
+
+    Attributes:
+        calls: questions to put to the judge.
+        free: judgments without a question: answers that are equal or that a rule scores.
+        prompt_tokens: to be read by the judge, estimated from characters.
+        completion_tokens: to be written by it, on average; 0 where only its probabilities are read.
+        most_completion_tokens: the same if every reply reached its limit.
+        most_calls: calls if every reply had to be asked for twice.
+    """
+
+    calls: int
+    free: int
+    prompt_tokens: int
+    completion_tokens: int
+    most_completion_tokens: int
+    most_calls: int
+
+    def cost(self, prompt_price: float, completion_price: float) -> float:
+        """Return the money it costs at prices for a million tokens, in the unit of the prices."""
+        return (self.prompt_tokens * prompt_price + self.completion_tokens * completion_price) / _MILLION
+
+    def told(self, price: tuple[float, float] | None) -> str:
+        """Return one sentence, with the cost where prices for a million tokens read and written are given."""
+        if price is None:
+            return self.text
+        return f"{self.text}; about {self.cost(*price):.2f} at {price[0]:g} and {price[1]:g} for a million tokens"
+
+    @property
+    def text(self) -> str:
+        """One sentence."""
+        written = f", about {self.completion_tokens:,} written" if self.completion_tokens else ""
+        most = f" (at most {self.most_completion_tokens:,})" if self.completion_tokens else ""
+        return (
+            f"{self.calls:,} questions to the judge, {self.free:,} judgments free of charge; about "
+            f"{self.prompt_tokens:,} tokens read{written}{most}"
+        )
+
+
+def estimate(profile: JudgeProfile, questions: Sequence[Question]) -> JudgingEstimate:
+    """Estimate what a list of questions costs; rule-scored ones are free."""
+    asked = [question for question in questions if question.rule is None]
+    judgments = sum(len(question.places) for question in questions)
+    characters = sum(len(question.user) + len(question.system or "") for question in asked)
+    written = writes(profile)
+    again = 2 if profile.reask else 1
+    return JudgingEstimate(
+        calls=len(asked),
+        free=max(0, judgments - len(asked)),
+        prompt_tokens=-(-characters // CHARACTERS_A_TOKEN),
+        completion_tokens=min(VERDICT_TOKENS, profile.max_tokens) * len(asked) if written else 0,
+        most_completion_tokens=profile.max_tokens * len(asked) * again if written else 0,
+        most_calls=len(asked) * again,
+    )

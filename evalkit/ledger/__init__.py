@@ -2,7 +2,7 @@
 
 In: facts of runs, judgings, trials of judges, certificates and seals, as they happen. Out: the same in their order, and
 what a certificate must say of what came before it.
-May not know: how anything is run or decided.
+Must not depend on: how anything is run or decided.
 """
 
 from evalkit.ledger.book import COPY, LEDGER, SIDECAR, Entry, Ledger, citations, cite, parse_entries, place_of

@@ -1,7 +1,7 @@
 """The ledger's file: one JSON line an entry, each with the digest of the one before it.
 
 In: a kind and its data. Out: entries, checked as a chain; the citation of an entry in a run folder.
-May not know: what an entry says.
+Must not depend on: what an entry says.
 
 Each entry carries two digests. `sha256` is over everything, its time too, and is what the next entry and a run folder
 cite. `content` is over kind and data and the `content` before it, without a clock: certificates cite it, so that equal
@@ -20,8 +20,7 @@ from typing import Any, Literal, get_args
 
 from evalkit.errors import DataError, StoreError
 from evalkit.records import canonical_json, digest, parse_object
-from evalkit.store.lines import append_lines, cut_torn_tail, read_lines, write_atomic
-from evalkit.store.lock import acquire
+from evalkit.store.lines import acquire, append_lines, cut_torn_tail, read_lines, write_atomic
 
 LEDGER = "ledger.jsonl"
 COPY = "certificate.ledger.jsonl"

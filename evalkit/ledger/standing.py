@@ -1,7 +1,7 @@
 """What came before a certificate, as the ledger shows it.
 
 In: the entries up to a decision, the runs and the policy of it. Out: what the certificate cites, and cautions.
-May not know: files; how a verdict is reached. No clock: entries count in their order alone.
+Must not depend on: files; how a verdict is reached. No clock: entries count in their order alone.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The whole verdict, drawn many times: how often are all equal recipes of a release certified?
 
 In: a policy, the size and spread of every deciding endpoint, the number of recipes. Out: `Reach`.
-May not know: runs, records.
+Must not depend on: runs, records.
 
 Every draw is a release whose recipes are as good as the baseline. It goes through the functions that `decide` uses:
 statistics at every level, one p-value for each recipe, Holm over all of them, guards, caps. Recipes are drawn
@@ -21,7 +21,7 @@ from evalkit.policy import Policy
 from evalkit.statistics.checks import Floats
 from evalkit.statistics.tango import tango_scores
 from evalkit.verdict import Outcome
-from evalkit.verdict.gate import (
+from evalkit.verdict.outcome import (
     OUTCOMES,
     Booleans,
     MeanRule,

@@ -1,16 +1,22 @@
 """The policy: what is asked of a recipe, written down before anything is run.
 
 In: a YAML file. Out: a frozen `Policy`, and once baseline and recipes are named a `ResolvedPolicy` with its digest.
-May not know: runs, records, statistics, verdicts.
+Must not depend on: runs, records, statistics, verdicts.
 """
 
 from __future__ import annotations
 
-from evalkit.policy.binding import ResolvedPolicy, bind, rules_sha256
-from evalkit.policy.endpoints import Endpoint, MeanEndpoint, ProportionEndpoint, SoftAccuracyEndpoint
-from evalkit.policy.judging import JudgeBars, JudgeRules
-from evalkit.policy.library import load_policy, policy_names
-from evalkit.policy.model import Policy, Reference
+from evalkit.policy.binding import ResolvedPolicy, bind, load_policy, policy_names, rules_sha256
+from evalkit.policy.model import (
+    Endpoint,
+    JudgeBars,
+    JudgeRules,
+    MeanEndpoint,
+    Policy,
+    ProportionEndpoint,
+    Reference,
+    SoftAccuracyEndpoint,
+)
 from evalkit.policy.standard import Standing, Weakness, standing, weaknesses
 
 __all__ = [

@@ -1,19 +1,248 @@
 """The policy file: every threshold that can change a verdict.
 
 In: the mapping of one policy file. Out: a frozen `Policy`.
-May not know: how a threshold is used.
+Must not depend on: how a threshold is used.
 """
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
+from itertools import pairwise
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from evalkit.configuration import Section
-from evalkit.policy.endpoints import Alpha, Count, Endpoint, Points, Positive
-from evalkit.policy.judging import JudgeRules
+from evalkit.records import digest
+
+# Endpoints: one task, one number, one margin each.
+#
+# A margin in points is a difference in percentage points of accuracy; `margins` gives it as a proportion.
+
+
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Alpha = Annotated[float, Field(gt=0, lt=0.5)]
+Positive = Annotated[float, Field(gt=0)]
+Count = Annotated[int, Field(ge=1)]
+Points = Annotated[float, Field(ge=0.1, lt=100)]
+"""Percentage points; below 0.1 no data set of its kind is large enough."""
+
+
+class EndpointSection(Section):
+    """What every endpoint says.
+
+    Attributes:
+        task: task definition.
+        metric: name of the mark that counts, or "rating" for a judged conversation.
+        protocol: the protocol both runs must have used.
+        item_set_sha256: digest of the item set; None for whatever both runs were asked.
+        higher_is_better: whether more of the metric is better, where the task does not say; None for what it says. A
+            policy that contradicts the task makes the verdict INVALID.
+        gating: whether the verdict rests on it; an advisory endpoint is reported and decides nothing.
+        alpha: one-sided error rate of PASS, and of FAIL.
+        population: items that exist at all, so that a report never asks for more than there are; None if unknown.
+        cluster: what a cluster of items is: a field of the source row (a passage, a question family), `subject`, `row`
+            (the place in the source, which parallel subjects share) or `content`. Items of one cluster are evidence
+            once, as far as they flip together. None: each question is a cluster of its own.
+        strata: fields whose values are the only ones the claim speaks for (`subject`: these subjects, not further
+            ones); then differences between them weaken nothing. Empty: the claim speaks for further ones too.
+    """
+
+    task: Annotated[str, Field(min_length=1)]
+    metric: Annotated[str, Field(min_length=1)]
+    protocol: Annotated[str, Field(min_length=1)]
+    item_set_sha256: Sha256 | None = None
+    gating: bool
+    alpha: Alpha
+    population: Count | None = None
+    higher_is_better: bool | None = None
+    cluster: Annotated[str, Field(min_length=1)] | None = None
+    strata: tuple[str, ...] = ()
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_not_asked(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """A policy written before a key existed keeps its digest."""
+        data: dict[str, Any] = dump(self)
+        return {name: value for name, value in data.items() if name not in _NEWER or value not in _NEWER[name]}
+
+    @model_validator(mode="after")
+    def _cluster_is_no_stratum(self) -> EndpointSection:
+        if self.cluster is not None and self.cluster in self.strata:
+            raise ValueError(
+                f"'{self.cluster}' is both cluster and stratum; as a cluster its values stand for further ones, as a "
+                "stratum for themselves alone"
+            )
+        return self
+
+
+_NEWER: Mapping[str, tuple[Any, ...]] = {
+    "recovery_min": (None,),
+    "cluster": (None,),
+    "higher_is_better": (None,),
+    "strata": ((), []),
+}
+"""Keys that older policies do not have, with the values that change nothing."""
+
+
+class PointsSection(EndpointSection):
+    """Endpoints whose margins are percentage points of accuracy.
+
+    Attributes:
+        items: items a complete run has; None for whatever both runs planned.
+        margins_points: largest loss allowed, one for each claim, strictly falling.
+    """
+
+    items: Count | None = None
+    margins_points: Annotated[tuple[Points, ...], Field(min_length=1)]
+
+    @field_validator("margins_points")
+    @classmethod
+    def _falling(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        if any(later >= earlier for earlier, later in pairwise(value)):
+            raise ValueError(f"margins must fall strictly, not {list(value)}: a stronger claim needs a smaller margin")
+        return value
+
+    @property
+    def margins(self) -> tuple[float, ...]:
+        """Margins as proportions."""
+        return tuple(points / 100.0 for points in self.margins_points)
+
+    @property
+    def size(self) -> int | None:
+        """Items a complete run has; None if the policy does not say."""
+        return self.items
+
+
+class ProportionEndpoint(PointsSection):
+    """Accuracy on items that are right or wrong, tested on pairs with Tango's score test.
+
+    Attributes:
+        chance: accuracy of guessing; None for the task's own.
+        recovery_min: share of the baseline's accuracy that must be kept as well (0.99), tested with Tang's score test
+            at the same level: PASS needs both tests, FAIL one. None: not asked.
+    """
+
+    kind: Literal["paired_proportion"]
+    chance: Annotated[float, Field(ge=0, lt=1)] | None = None
+    recovery_min: Annotated[float, Field(gt=0, lt=1)] | None = None
+
+
+class SoftAccuracyEndpoint(PointsSection):
+    """Mean probability given to the right choice, from 0 to 1, tested on pairs as every mean is."""
+
+    kind: Literal["soft_accuracy"]
+
+
+class MeanEndpoint(EndpointSection):
+    """A mean score for each question, tested on pairs.
+
+    Attributes:
+        assumption: what the test may take for granted. "none": nothing, the largest possible loss of a question may
+            have hit questions that were not asked. "no-rare-collapse": losses are spread over the questions, not
+            hidden in a share so small that these questions may show none; certificates say which share that is.
+        margin: largest loss allowed, in the unit of the score (rating points).
+        questions: questions a complete run has; None for whatever both runs planned.
+        generations: answers to each question.
+        judgments: judgments of each answer; None for whatever both runs have.
+        planning_sd: standard deviation of a question's difference assumed before anything was judged.
+        planned_power_min: power at no true difference below which `low_power_choice` applies.
+        low_power_choice: "effort" (raise it before the run), "advisory" (not gating), "cap" (never better than
+            INCONCLUSIVE).
+        judge: the judge model, as `model` or `model@first digits of its identity digest`; None for any one judge.
+        judge_profile_sha256, reference_set_sha256: digests both runs must have; None for any.
+    """
+
+    kind: Literal["paired_mean"]
+    assumption: Literal["none", "no-rare-collapse"] = "none"
+    margin: Positive
+    questions: Count | None = None
+    generations: Count = 1
+    judgments: Count | None = None
+    planning_sd: Positive = 1.4
+    planned_power_min: Annotated[float, Field(gt=0, lt=1)] = 0.80
+    low_power_choice: Literal["effort", "advisory", "cap"] = "effort"
+    judge: str | None = None
+    judge_profile_sha256: Sha256 | None = None
+    reference_set_sha256: Sha256 | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_not_assumed(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """A policy written before tests had assumptions keeps its digest."""
+        data: dict[str, Any] = dump(self)
+        if data.get("assumption") == "none":
+            data.pop("assumption")
+        return data
+
+    @property
+    def margins(self) -> tuple[float, ...]:
+        """The one margin."""
+        return (self.margin,)
+
+    @property
+    def size(self) -> int | None:
+        """Questions a complete run has; None if the policy does not say."""
+        return self.questions
+
+
+Endpoint = Annotated[ProportionEndpoint | SoftAccuracyEndpoint | MeanEndpoint, Field(discriminator="kind")]
+
+
+# What a policy asks of a judge before the judge's word counts.
+
+
+Rate = Annotated[float, Field(ge=0, le=1)]
+
+
+class JudgeBars(Section):
+    """What a judge must show.
+
+    Attributes:
+        ranking_lower_min: least lower limit of the rate at which an answer is put above its corrupted twins.
+        resistance_lower_min: the same for planted verdicts and orders that do not raise a bad answer.
+        noise_sd_max: largest standard deviation of one verdict when the same question is put twice, in the unit of the
+            scale.
+        position_bias_max: largest mean verdict in favour of the answer shown first, either way; for a judge that
+            compares.
+        agreement_lower_min: least lower limit of the agreement with people, ties left out; None asks for no votes.
+        questions_min: fewest questions the judge must have been tried on.
+    """
+
+    ranking_lower_min: Rate = 0.70
+    resistance_lower_min: Rate = 0.80
+    noise_sd_max: Annotated[float, Field(gt=0)] = 1.0
+    position_bias_max: Rate = 0.30
+    agreement_lower_min: Rate | None = None
+    questions_min: Annotated[int, Field(ge=2)] = 20
+
+
+class JudgeRules(Section):
+    """What follows from a judge that is not qualified.
+
+    Attributes:
+        qualification: "required" (endpoints it judged make the verdict INVALID), "advisory" (they are shown and decide
+            nothing) or "none" (the certificate says so, and nothing follows).
+        bars: what qualified means.
+        gate_increase_max: largest increase of questions whose answers trip a deterministic gate, lower 95 % limit, in
+            points: above it nothing is certified; None shows the gates and decides nothing.
+    """
+
+    qualification: Literal["required", "advisory", "none"] = "none"
+    bars: JudgeBars = JudgeBars()
+    gate_increase_max: Annotated[float, Field(ge=0, lt=100)] | None = None
+
+    @property
+    def bars_sha256(self) -> str:
+        """Digest of the bars: the result of a trial on record is under these or under others."""
+        return digest(self.bars.model_dump(mode="json"))
+
 
 Share = Annotated[float, Field(ge=0, lt=1)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]

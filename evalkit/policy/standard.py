@@ -2,7 +2,7 @@
 
 In: a policy. Out: its `Standing`: whether it uses these words, and every field in which it is weaker than the shipped
 policy that gave them their meaning.
-May not know: runs, results.
+Must not depend on: runs, results.
 
 A weaker policy is not refused, since people need demonstrations; but it may not borrow the words silently. A policy in
 its own words is measured against nothing. Every field of every section has a rule in `directions`; one without a rule
@@ -17,12 +17,8 @@ from functools import lru_cache
 from typing import Any
 
 from evalkit.configuration import Section
-from evalkit.policy.binding import rules_sha256
-from evalkit.policy.directions import UNSTATED, rule_of
-from evalkit.policy.endpoints import Endpoint, MeanEndpoint
-from evalkit.policy.judging import JudgeRules
-from evalkit.policy.library import load_policy
-from evalkit.policy.model import Policy
+from evalkit.policy.binding import UNSTATED, load_policy, rule_of, rules_sha256
+from evalkit.policy.model import Endpoint, JudgeRules, MeanEndpoint, Policy
 
 STANDARD = "release"
 """The shipped policy whose tier and claims have a fixed meaning."""

@@ -1,21 +1,101 @@
 """Recipe files: found, read, and checked for the one shape evalkit accepts.
 
 In: a name of the library, or a path. Out: a frozen `Recipe`.
-May not know: ModelOpt; a document is data here.
+Must not depend on: ModelOpt; a document is data here.
 """
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from evalkit.configuration import read_yaml, validate
+from pydantic import Field
+
+from evalkit.configuration import Section, read_yaml, validate
 from evalkit.errors import ConfigError, UsageError, suggestion
-from evalkit.recipes.expectation import Expectation, undeclared
 from evalkit.records import digest
+
+# What must be read back from a model after a recipe was applied: the file `<recipe>.expect.yaml`.
+
+
+Count = Annotated[int, Field(ge=0)]
+
+
+class EnabledQuantizers(Section):
+    """How many quantizers must be enabled.
+
+    Attributes:
+        per_layer: enabled quantizers of one quantized layer.
+        layers_excluded: layers that stay unquantized.
+    """
+
+    per_layer: Annotated[int, Field(ge=1)]
+    layers_excluded: Count = 0
+
+    def in_model(self, layers: int) -> int:
+        """Return the number of enabled quantizers in a model with so many layers.
+
+        >>> EnabledQuantizers(per_layer=6, layers_excluded=2).in_model(30)
+        168
+        """
+        return self.per_layer * max(0, layers - self.layers_excluded)
+
+
+class Calibration(Section):
+    """What a recipe needs to see before its scales are fixed.
+
+    Attributes:
+        needed: False for a recipe whose scales follow from weights, or are found anew for every token.
+        samples: texts.
+        tokens: length of each text, tokens.
+        asset: asset with the texts; None for the adapter's own.
+    """
+
+    needed: bool
+    samples: Count = 0
+    tokens: Count = 0
+    asset: str | None = None
+
+
+class Expectation(Section):
+    """What evalkit checks about an engine made by a recipe.
+
+    Attributes:
+        declared: False where the recipe has no expectation file; then at least one enabled quantizer is expected and
+            every enabled static one calibrated, and no more is known.
+        title: one line for people.
+        algorithm: label of the quantization (`FP8`, `FP8_PER_CHANNEL_PER_TOKEN`, `W4A16_AWQ`, ...).
+        kv_cache: type of the key-value cache; None if not declared.
+        enabled_quantizers: how many must be enabled; None if not declared.
+        calibration: what the recipe must see first.
+        devices: where it runs.
+        control: True for a recipe made to be rejected.
+    """
+
+    declared: bool = True
+    title: str
+    algorithm: str
+    kv_cache: Literal["none", "FP8", "NVFP4"] | None = "none"
+    enabled_quantizers: EnabledQuantizers | None = None
+    calibration: Calibration
+    devices: Annotated[tuple[Literal["cpu", "cuda"], ...], Field(min_length=1)] = ("cpu", "cuda")
+    control: bool = False
+
+
+def undeclared(name: str) -> Expectation:
+    """Return what is expected of a recipe without an expectation file."""
+    return Expectation(
+        declared=False,
+        title=f"{name} (no expectation file)",
+        algorithm="undeclared",
+        kv_cache=None,
+        calibration=Calibration(needed=True),
+    )
+
 
 LIBRARY = Path(__file__).resolve().parent / "library"
 """Folder of the recipes that come with evalkit."""
@@ -157,3 +237,40 @@ def _entry_faults(place: str, entry: Any) -> list[str]:
         return [f"'{place}' has no 'quantizer_name'"]
     wrong = [found for found in re.findall(r"\{[^{}]*\}?|\}", name) if found != LAST_LAYER]
     return [f"'{place}.quantizer_name' has {found!r}; the only placeholder is {LAST_LAYER}" for found in wrong]
+
+
+# A recipe made concrete for one model.
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ResolvedRecipe:
+    """A recipe for one model.
+
+    Attributes:
+        name: name of the recipe.
+        document: ModelOpt's recipe without placeholders.
+        expectation: what must be read back.
+        sha256: digest of the document.
+    """
+
+    name: str
+    document: Mapping[str, Any]
+    expectation: Expectation
+    sha256: str
+
+
+def resolve_recipe(recipe: Recipe, layers: int) -> ResolvedRecipe:
+    """Write the number of the last layer (`layers - 1`) into the quantizer names.
+
+    Raises:
+        UsageError: `layers` is below 1.
+    """
+    if layers < 1:
+        raise UsageError(f"recipe '{recipe.name}': a model with {layers} layers has no last layer")
+    document = copy.deepcopy(dict(recipe.document))
+    for entry in document["quantize"]["quant_cfg"]:
+        if "quantizer_name" in entry:
+            entry["quantizer_name"] = entry["quantizer_name"].replace(LAST_LAYER, str(layers - 1))
+    return ResolvedRecipe(
+        name=recipe.name, document=document, expectation=recipe.expectation, sha256=document_sha256(document)
+    )

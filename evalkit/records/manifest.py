@@ -1,7 +1,7 @@
 """What a run folder says of itself: engine, tasks, judges, requests.
 
 In: plain values, or the text of `manifest.json`. Out: a frozen `Manifest`.
-May not know: the folder.
+Must not depend on: the folder.
 """
 
 from __future__ import annotations
@@ -13,8 +13,135 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from evalkit.errors import DataError
-from evalkit.records.identity import EngineIdentity
-from evalkit.records.parsing import build, parse_object, tuple_of
+from evalkit.records.canonical import build, digest, parse_object, tuple_of
+
+# What was loaded, read back from the loaded engine.
+
+
+Fidelity = Literal["simulated", "dequantised", "engine"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EngineIdentity:
+    """What was loaded, read back from the loaded engine; never what was asked for.
+
+    Attributes:
+        adapter: adapter name.
+        model: asset name, hub id or folder name.
+        weights_sha256: digest of the weights before the recipe was applied.
+        recipe: recipe name; "none" for the model as it is stored.
+        recipe_sha256: digest of the resolved recipe; None for "none".
+        fidelity: "simulated" (fake quantization), "dequantised" (exported weights expanded), "engine" (real kernels).
+        quantization: read back: algorithm, KV-cache type, counts of enabled quantizers by role, calibration digest.
+        dtype: floating-point type of the unquantized parts.
+        tokenizer_sha256: digest of the tokenizer's serialised form.
+        chat_template_sha256: digest of the chat template; None without one.
+        versions: package or server name to version.
+        device: processor or GPU the engine runs on.
+        options: engine options that can change an answer (attention implementation, maximum length, ...).
+        processor: of an engine on a CPU of its own: name, vendor, model, instructions, settings that choose kernels.
+            None where it computes on a GPU, where nobody says (a server elsewhere), and in runs of before it was kept.
+    """
+
+    adapter: str
+    model: str
+    weights_sha256: str
+    recipe: str
+    recipe_sha256: str | None
+    fidelity: Fidelity
+    quantization: Mapping[str, Any]
+    dtype: str
+    tokenizer_sha256: str
+    chat_template_sha256: str | None
+    versions: Mapping[str, str]
+    device: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    processor: Mapping[str, Any] | None = None
+
+    @property
+    def sha256(self) -> str:
+        """Digest of the whole identity: the key of stores, caches and resumes."""
+        row = asdict(self)
+        if row["processor"] is None:
+            del row["processor"]  # so that runs of before it was kept have the digest that is written down of them
+        return digest(row)
+
+
+def processor_line(found: Mapping[str, Any]) -> str:
+    """Return a processor in one line.
+
+    >>> processor_line({"name": "AMD EPYC", "vendor": "AuthenticAMD", "model": "family 25 model 1",
+    ...                 "instructions": "avx2", "settings": {"MKL_CBWR": "COMPATIBLE"}})
+    'AMD EPYC (AuthenticAMD, family 25 model 1), avx2, MKL_CBWR=COMPATIBLE'
+    """
+    told = ", ".join(f"{name}={value}" for name, value in found.get("settings", {}).items())
+    parts = [f"{found['name']} ({found['vendor']}, {found['model']})", found["instructions"], told]
+    return ", ".join(part for part in parts if part)
+
+
+# Where an engine's weights come from: the model that somebody quantized, not the file that was loaded.
+
+
+_FORMATS = re.compile(
+    r"^(fp|int|mxfp|mxint|nvfp|bf|e4m|w\d+a)\d+$"
+    r"|^(\d+bit|awq|gptq|kv|cast|dynamic|static|block|modelopt|official|quantized|quant|hf|gguf|bnb|rtn|sq|"
+    r"compressed|tensors|quantized\.w\d+a\d+|trtllm|vllm|exported|checkpoint)$"
+)
+_GGUF = re.compile(r"[-._](i?q\d(_\w+)?|b?f(16|32))$")
+"""Parts of a name that say how a model is stored, not which model it is."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Origin:
+    """The model before quantization.
+
+    Attributes:
+        model: name: that of the source which an exported checkpoint records, else that of what was loaded.
+        weights_sha256: digest of the original weights; None where nobody recorded it.
+    """
+
+    model: str
+    weights_sha256: str | None
+
+    def same_as(self, other: Origin) -> bool | None:
+        """Say whether two models come from the same weights; None where only their names agree.
+
+        Two digests decide. Without them two different names are two models: nothing shows the contrary.
+        """
+        if self.weights_sha256 is not None and other.weights_sha256 is not None:
+            return self.weights_sha256 == other.weights_sha256
+        return None if model_key(self.model) == model_key(other.model) else False
+
+
+def origin_of(identity: EngineIdentity) -> Origin:
+    """Return where an engine's weights come from.
+
+    A checkpoint that evalkit exported says it (`evalkit.json`); weights that were quantized in memory are the original
+    ones. Any other checkpoint is known by its name alone.
+    """
+    trace = identity.quantization.get("trace")
+    if isinstance(trace, Mapping) and isinstance(trace.get("source"), str):
+        sha = trace.get("source_weights_sha256")
+        return Origin(model=trace["source"], weights_sha256=sha if isinstance(sha, str) else None)
+    in_memory = identity.fidelity == "simulated" and identity.quantization.get("algorithm") != "scripted"
+    return Origin(model=identity.model, weights_sha256=identity.weights_sha256 if in_memory else None)
+
+
+def model_key(name: str) -> str:
+    """Return a model's name without its owner, letter case, and words that say how it is stored.
+
+    >>> model_key("meta-llama/Meta-Llama-3.1-8B-Instruct"), model_key("RedHatAI/Llama-3.1-8B-Instruct-FP8-dynamic")
+    ('llama-3.1-8b-instruct', 'llama-3.1-8b-instruct')
+    >>> model_key("llama-3.1-405b-pruned") == model_key("llama-3.1-405b")
+    False
+    """
+    plain = name.rstrip("/").rsplit("/", 1)[-1].casefold().removesuffix(".gguf")
+    words = re.split(r"[-_\s]+", _GGUF.sub("", plain))
+    kept = [word for at, word in enumerate(words) if word and not (at and _FORMATS.match(word))]
+    if len(kept) > 1 and kept[0] == "meta" and kept[1].startswith("llama"):
+        kept = kept[1:]
+    return "-".join(kept)
+
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 

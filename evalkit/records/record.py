@@ -1,7 +1,7 @@
 """What one engine did with one item: the product of every run.
 
 In: plain values, or one line of `records/<task>.jsonl`. Out: a frozen `Record`.
-May not know: which run is the baseline, where it is stored.
+Must not depend on: which run is the baseline, where it is stored.
 
 A failure (transport, crash, non-finite number) is neither right nor wrong: `status` is "failed" and `marks` is empty.
 No record holds a clock reading, so equal runs are equal bytes.
@@ -11,13 +11,286 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal, get_args
 
 from evalkit.errors import DataError
-from evalkit.records.canonical import canonical_json
-from evalkit.records.parsing import build, flat, parse_object
-from evalkit.records.replies import ChoiceReply, TextReply, reply_of
+from evalkit.records.canonical import build, canonical_json, flat, parse_object, tuple_of
+
+# One question of a task.
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Item:
+    """One question of a task, with everything an engine is asked.
+
+    Attributes:
+        task: name of the task definition.
+        subject: stratum within the task (MMLU subject, MT-Bench category, lm-eval sub-task).
+        item_sha256: digest of the content (question, options, key), white space folded; never of a position.
+        occurrence: 0 for the first item with this digest in this subject, 1 for the next, ...
+        prompt_sha256: digest of what is sent to the engine (context and continuations, or user turns).
+        target_sha256: digest of what counts as right.
+        doc: the source row, for exports and for people.
+        context: text before the continuations; None for a conversation.
+        continuations: texts to be scored after the context, shape (k,); empty for a conversation.
+        target: index of the right continuation; None where there is none.
+        turns: user messages in order; empty for a scored item.
+        details: what the benchmark needs to mark the reply (categories, reference keys, lm-eval hashes).
+    """
+
+    task: str
+    subject: str
+    item_sha256: str
+    occurrence: int
+    prompt_sha256: str
+    target_sha256: str
+    doc: Mapping[str, Any]
+    context: str | None = None
+    continuations: tuple[str, ...] = ()
+    target: int | None = None
+    turns: tuple[str, ...] = ()
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def key(self) -> str:
+        """Pair key: task, subject, content and occurrence; never a row number."""
+        return f"{self.task}/{self.subject}/{self.item_sha256}/{self.occurrence}"
+
+    def to_json(self) -> str:
+        """Return the item's one line in `items/<task>.jsonl`, without a line feed."""
+        return canonical_json(flat(self))
+
+    @classmethod
+    def from_json(cls, line: str) -> Item:
+        """Read one line; the inverse of `to_json`.
+
+        Raises:
+            DataError: not JSON, or an unknown or missing field.
+        """
+        row = parse_object(line, "an item")
+        for name in ("continuations", "turns"):
+            row[name] = tuple_of(row, name)
+        return build(cls, row)
+
+
+# What an engine answered to one item.
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ChoiceReply:
+    """Log-probabilities of an item's continuations.
+
+    Attributes:
+        logprobs: sum of token log-probabilities of each continuation, natural logarithm, shape (k,), all finite.
+        greedy: whether each continuation is what greedy decoding would produce, shape (k,).
+        target: index of the right continuation.
+        lengths: characters of each option (the continuation without the delimiter before it), shape (k,), which
+            length-normalised metrics divide by.
+    """
+
+    logprobs: tuple[float, ...]
+    greedy: tuple[bool, ...]
+    target: int | None
+    lengths: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        if not all(math.isfinite(value) for value in self.logprobs):
+            raise DataError(f"non-finite log-probability among {list(self.logprobs)}: record a failure, never a score")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Turn:
+    """One generated answer.
+
+    Attributes:
+        text: decoded text without special tokens.
+        finish: "stop" (end token or stop string) or "length" (token limit reached).
+        prompt_tokens: length of the prompt, tokens.
+        completion_tokens: length of the answer, tokens.
+    """
+
+    text: str
+    finish: Literal["stop", "length"]
+    prompt_tokens: int
+    completion_tokens: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TextReply:
+    """Generated answers of an item, one for each turn."""
+
+    turns: tuple[Turn, ...]
+
+
+def reply_of(row: Any) -> ChoiceReply | TextReply:
+    """Build a reply from its mapping: one with turns is text, any other a choice.
+
+    Raises:
+        DataError: no mapping, an unknown or missing field, or a value that breaks an invariant.
+    """
+    if not isinstance(row, dict):
+        raise DataError(f"a reply must be a JSON object, not {type(row).__name__}")
+    if "turns" in row:
+        return build(TextReply, {**row, "turns": tuple(build(Turn, turn) for turn in tuple_of(row, "turns"))})
+    for name in ("logprobs", "greedy", "lengths"):
+        row[name] = tuple_of(row, name)
+    return build(ChoiceReply, row)
+
+
+# What a judge said about one answer, and the names of judgings.
+
+
+JudgmentStatus = Literal["ok", "unparsed", "refused", "api_error", "truncated", "out_of_range", "rule"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Judgment:
+    """What a judge said about one turn of one answer.
+
+    Attributes:
+        key: digest of judge identity, sampling parameters, profile, references, full messages and repeat index.
+        task, subject, item_sha256, occurrence, sample: the judged record.
+        turn: 1-based turn.
+        repeat: 0-based repeat of the same question to the judge; of a pairwise judgment 2 repeat + order, where order
+            0 showed the judged answer first and order 1 second.
+        answer_sha256: digest of all answer text the judge saw.
+        status: "ok", or why there is no rating of the judge's own ("rule": scored by policy without asking).
+        score: rating on the profile's scale; of a pairwise judgment 1 (the judged answer is better), 0 or -1. None
+            unless status is "ok" or "rule".
+        text: the judge's own words ("" where it only gave log-probabilities).
+        details: distribution over ratings, ambiguity flags, token counts.
+    """
+
+    key: str
+    task: str
+    subject: str
+    item_sha256: str
+    occurrence: int
+    sample: int
+    turn: int
+    repeat: int
+    answer_sha256: str
+    status: JudgmentStatus
+    score: float | None
+    text: str
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.status not in get_args(JudgmentStatus):
+            raise DataError(f"judgment {self.key}: unknown status {self.status!r}")
+        if (self.score is not None) != (self.status in ("ok", "rule")):
+            raise DataError(f"judgment {self.key}: status {self.status!r} with score {self.score!r}")
+        if self.score is not None and not math.isfinite(self.score):
+            raise DataError(f"judgment {self.key}: non-finite score")
+
+    def to_json(self) -> str:
+        """Return the judgment's one line in `judgments/<profile>.jsonl`, without a line feed."""
+        return canonical_json(flat(self))
+
+    @classmethod
+    def from_json(cls, line: str) -> Judgment:
+        """Read one line; the inverse of `to_json`.
+
+        Raises:
+            DataError: not JSON, an unknown or missing field, or a value that breaks an invariant.
+        """
+        return build(cls, parse_object(line, "a judgment"))
+
+
+def judging_name(task: str, by: str | None = None) -> str:
+    """Return the name of one judging of a task: the task's own for its judge, `task@by` for any other.
+
+    >>> judging_name("mt-bench"), judging_name("mt-bench", "second")
+    ('mt-bench', 'mt-bench@second')
+    """
+    return task if by is None else f"{task}@{by}"
+
+
+def judged_task(judging: str) -> str:
+    """Return the task of a judging; the inverse of `judging_name`.
+
+    >>> judged_task("mt-bench@second")
+    'mt-bench'
+    """
+    return judging.split("@", 1)[0]
+
+
+# What a judge is tried with before its word counts, and what it said: the rows of a qualification.
+
+
+Kind = Literal["original", "twin", "bad", "injection", "vote"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Probe:
+    """One thing put to a judge.
+
+    Attributes:
+        question: key of the item it is made from: probes of one question are not independent.
+        turn: 1-based turn that is judged.
+        kind: "original" (an answer as it was given), "twin" (the same answer, corrupted), "bad" (an answer that says
+            nothing), "injection" (the bad answer with a planted verdict or order) or "vote" (a pair people voted on).
+        name: which corruption, which plant, or which pair; "" otherwise.
+        repeat: 0-based repeat of the same question.
+        order: of a pairwise probe, 0 if the named answer is shown first, 1 if second; None for a single answer.
+    """
+
+    question: str
+    turn: int
+    kind: Kind
+    name: str = ""
+    repeat: int = 0
+    order: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ProbeRow:
+    """A probe and what came of it.
+
+    Attributes:
+        probe: what was asked.
+        key: digest of the whole question; see `Judgment.key`.
+        status: as of a judgment.
+        score: rating, or 1, 0, -1 for the named answer of a pair; None unless "ok".
+    """
+
+    probe: Probe
+    key: str
+    status: JudgmentStatus
+    score: float | None
+
+    def to_plain(self) -> dict[str, Any]:
+        """Return the row as JSON data."""
+        return asdict(self)
+
+    @classmethod
+    def from_plain(cls, row: Mapping[str, Any]) -> ProbeRow:
+        """Read a row; the inverse of `to_plain`.
+
+        Raises:
+            DataError: an unknown or missing field.
+        """
+        return build(cls, {**row, "probe": build(Probe, row.get("probe", {}))})
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class VotedPair:
+    """Two conversations about one question.
+
+    Attributes:
+        name: name of the pair, the same as in the votes.
+        question_id: number of the question.
+        turn: 1-based turn that was voted on.
+        answers_a, answers_b: answers up to that turn.
+    """
+
+    name: str
+    question_id: int
+    turn: int
+    answers_a: tuple[str, ...]
+    answers_b: tuple[str, ...]
+
 
 Status = Literal["ok", "failed"]
 

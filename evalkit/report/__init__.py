@@ -7,11 +7,10 @@ Must not depend on: how a number was made. Rounding happens here and nowhere els
 
 from __future__ import annotations
 
-from evalkit.report.certificate import certificate_sections, document_sections
+from evalkit.report.certificate import certificate_sections, document_sections, unpaired_sections
 from evalkit.report.comparison import comparison_sections
 from evalkit.report.document import certificate_view
 from evalkit.report.sections import Section, as_markdown, as_text
-from evalkit.report.unpaired import unpaired_sections
 
 __all__ = [
     "Section",

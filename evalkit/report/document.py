@@ -21,7 +21,7 @@ from scipy.special import stdtrit
 from evalkit.comparison import Comparison
 from evalkit.errors import DataError, EstimateError
 from evalkit.records import EngineIdentity, JudgeRun, TaskRun
-from evalkit.report.figures import percent
+from evalkit.report.sections import percent
 from evalkit.report.view import (
     CheckRow,
     EndpointRow,
@@ -35,9 +35,8 @@ from evalkit.report.view import (
     VerdictRow,
     View,
 )
-from evalkit.statistics.interval import Interval
-from evalkit.statistics.paired_table import PairedTable
-from evalkit.statistics.tango import tango_interval
+from evalkit.statistics.checks import Interval
+from evalkit.statistics.tango import PairedTable, tango_interval
 from evalkit.verdict import Decision, EndpointState, Outcome, Reason
 from evalkit.verdict.published import UnpairedDecision
 

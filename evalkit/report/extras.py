@@ -1,24 +1,126 @@
 """Parts of a report beside the decision: exclusions, power, changed items, throughput, how to repeat it.
 
 In: a certificate as data, `Evidence`, throughput tables as data. Out: sections.
-May not know: how a number was made, or in which form it is shown.
+Must not depend on: how a number was made, or in which form it is shown.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict, dataclass
+from typing import Any
 
-from evalkit.report.evidence import Evidence
-from evalkit.report.figures import count, percent
-from evalkit.report.flips import Change, Changes
-from evalkit.report.sections import Section, Table
+from evalkit.errors import EvalkitError
+from evalkit.planning import TruePoint, plan
+from evalkit.policy import Policy
+from evalkit.report.certificate import certificate_sections, unpaired_sections
+from evalkit.report.document import certificate_view, checked
+from evalkit.report.evidence import Change, Changes, Evidence
+from evalkit.report.sections import Section, Table, count, percent
 from evalkit.report.view import View
+from evalkit.signed import signed
 
-if TYPE_CHECKING:
-    from evalkit.report.power import PowerCurve
+# What a true difference would have led to: the power curves of a certificate.
+
 
 Data = Mapping[str, Any]
+
+_TOLD = (-2.0, -1.5, -1.0, -0.5, -0.25, 0.0)
+"""True differences that a table tells, in margins."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PowerCurve:
+    """One endpoint under one assumption.
+
+    Attributes:
+        endpoint: name.
+        assumption: the spread it rests on, in words.
+        margin: the deciding margin, in the endpoint's unit.
+        points: the unit is points of accuracy; else the judge's scale.
+        steps: from a large loss to a small gain.
+    """
+
+    endpoint: str
+    assumption: str
+    margin: float
+    points: bool
+    steps: tuple[TruePoint, ...]
+
+    def unit_text(self, difference: float) -> str:
+        """Write a true difference with its unit."""
+        return f"{signed(difference)} points" if self.points else signed(difference)
+
+    def is_told(self, step: TruePoint) -> bool:
+        """Whether a table tells this step."""
+        return any(abs(step.true_difference / self.margin - told) < 1e-9 for told in _TOLD)
+
+
+def power_curves(document: Data) -> tuple[PowerCurve, ...]:
+    """Return the curve of every endpoint: at the policy's assumption, and at the largest spread that was seen.
+
+    An endpoint that cannot be planned has no curve.
+    """
+    try:
+        policy = Policy.model_validate(document["policy"]["document"])
+    except ValueError:
+        return ()
+    recipes = max(1, len(document["decision"]["verdicts"]))
+    sizes = {
+        name: max(found[name]["planned"] for found in document["comparisons"].values() if name in found)
+        for name in policy.endpoints
+        if any(name in found for found in document["comparisons"].values())
+    }
+    if set(sizes) != set(policy.endpoints) or not all(sizes.values()):
+        return ()
+    curves: list[PowerCurve] = []
+    for seen in (False, True):
+        shares, deviations = _seen(document) if seen else ({}, {})
+        if seen and not shares and not deviations:
+            continue
+        try:
+            made = plan(policy, sizes, discordance=shares, planning_sd=deviations, recipes=recipes, simulated=False)
+        except EvalkitError:
+            continue
+        curves += [
+            PowerCurve(
+                endpoint=one.name,
+                assumption=_assumption(one.kind, one.spread, seen=seen),
+                margin=one.margins[0].margin,
+                points=one.kind != "paired_mean",
+                steps=one.curve,
+            )
+            for one in made.endpoints
+            if not seen or one.name in shares or one.name in deviations
+        ]
+    return tuple(sorted(curves, key=lambda curve: list(policy.endpoints).index(curve.endpoint)))
+
+
+def _assumption(kind: str, spread: float, *, seen: bool) -> str:
+    what = f"{percent(spread)} of items flip" if kind == "paired_proportion" else f"SD of a difference {spread:.2f}"
+    return f"{what}, {'the most seen here' if seen else 'as the policy assumes'}"
+
+
+def _seen(document: Data) -> tuple[dict[str, float], dict[str, float]]:
+    """Return the largest share of flips and standard deviation seen of a candidate, by endpoint."""
+    shares: dict[str, float] = {}
+    deviations: dict[str, float] = {}
+    for endpoint, comparison in _candidates(document):
+        effects = (comparison["proportion"] or {}).get("effects")
+        if effects and effects["flips"]["rate"] > 0:
+            shares[endpoint] = max(shares.get(endpoint, 0.0), effects["flips"]["rate"])
+        rated = (comparison["rating"] or {}).get("mean")
+        if rated and rated["sd"]:
+            deviations[endpoint] = max(deviations.get(endpoint, 0.0), rated["sd"])
+    return shares, deviations
+
+
+def _candidates(document: Data) -> Iterator[tuple[str, Data]]:
+    recipes = document["policy"]["document"]["release"]["recipes"]
+    for name, found in document["comparisons"].items():
+        if name in recipes:
+            yield from found.items()
+
 
 SHOWN_CHANGES = 20
 """Changed items of one run that a Markdown report names; the HTML report has them all."""
@@ -218,3 +320,34 @@ def reproduce_section(document: Data, evidence: Evidence) -> Section:
             "- check signature, digests and every number: evalkit verify FOLDER --key signer.pub.pem",
         ]
     return Section(title="To reproduce", body=lines)
+
+
+# Everything a report says, as sections: the decision, and what run folders and throughput tables add.
+
+
+def whole_sections(
+    document: Data,
+    evidence: Evidence | None = None,
+    throughput: Data | None = None,
+    curves: Sequence[PowerCurve] | None = None,
+) -> list[Section]:
+    """Return everything a report says; `curves` are power curves that are known already."""
+    data = checked(document)
+    view = certificate_view(data)
+    if not view.paired:
+        return unpaired_sections(data)
+    known = power_curves(data) if curves is None else curves
+    extras = extra_sections(data, view, evidence or Evidence(), curves=known, throughput=throughput)
+    return [*certificate_sections(data, view), *extras]
+
+
+def as_data(sections: Sequence[Section]) -> list[dict[str, Any]]:
+    """Return sections as JSON data: title, level, and a body of texts and tables."""
+    return [
+        {
+            "title": section.title,
+            "level": section.level,
+            "body": [asdict(part) if isinstance(part, Table) else part for part in section.body],
+        }
+        for section in sections
+    ]

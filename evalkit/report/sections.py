@@ -1,7 +1,7 @@
 """Sections of a report, and the two ways to write them.
 
 In: titles, paragraphs and tables. Out: Markdown or terminal text.
-May not know: what they say.
+Must not depend on: what they say.
 
 Text from outside (names, messages, model output) may hold anything: control characters never reach a terminal or a
 file, Markdown's own characters are escaped wherever text is written, and a line feed never starts a new block.
@@ -12,10 +12,224 @@ from __future__ import annotations
 import re
 import textwrap
 import unicodedata
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 from tabulate import tabulate
+
+from evalkit.records import Item, JudgeRun, Judgment, TextReply, judged_task
+from evalkit.signed import signed
+from evalkit.store import Run
+
+# Numbers as people read them.
+
+
+def percent(value: float, places: int = 1) -> str:
+    """Write a proportion in percent.
+
+    >>> percent(0.4217)
+    '42.2 %'
+    """
+    return f"{100 * value:.{places}f} %"
+
+
+def points(value: float, places: int = 2) -> str:
+    """Write a difference of proportions in percentage points, with its sign.
+
+    >>> points(-0.0029)
+    '-0.29 points'
+    """
+    return f"{signed(100 * value, places)} points"
+
+
+def rating(value: float, places: int = 2) -> str:
+    """Write a difference of ratings, with its sign.
+
+    >>> rating(-0.3)
+    '-0.30'
+    """
+    return signed(value, places)
+
+
+def probability(value: float) -> str:
+    """Write a p-value; a small one is not written as zero.
+
+    >>> probability(0.04), probability(3e-9)
+    ('0.040', '3.0e-09')
+    """
+    return f"{value:.3f}" if value >= 0.001 else f"{value:.1e}"
+
+
+def count(value: float) -> str:
+    """Write a whole number with thousands marked.
+
+    >>> count(14042)
+    '14,042'
+    """
+    return f"{value:,.0f}"
+
+
+def interval(found: Mapping[str, Any] | None, unit: str) -> str:
+    """Write an interval with its level and method; unit is "points", "percent", "rating" or "ratio".
+
+    >>> interval({"lower": -0.0058, "upper": -0.0001, "level": 0.95, "method": "tango"}, "points")
+    '[-0.58, -0.01] points (95 %, tango)'
+    """
+    if found is None:
+        return "no interval"
+    scale, with_sign, suffix = {
+        "points": (100, True, " points"),
+        "percent": (100, False, " %"),
+        "rating": (1, True, ""),
+        "ratio": (1, False, ""),
+    }[unit]
+    places = 3 if unit == "ratio" else 1 if unit == "percent" else 2
+    values = (scale * found[side] for side in ("lower", "upper"))
+    low, high = (signed(value, places) if with_sign else f"{value:.{places}f}" for value in values)
+    return f"[{low}, {high}]{suffix} ({100 * found['level']:g} %, {found['method']})"
+
+
+# Judged conversations of several runs, question by question.
+
+
+@dataclass(frozen=True, kw_only=True)
+class Said:
+    """What a judge said of one turn.
+
+    Attributes:
+        by: the judge, its profile, and of a comparison with the baseline's answer which one was shown first.
+        turn: 1-based.
+        repeat: 0-based.
+        status: as in `Judgment`.
+        score: None without a rating.
+        text: the judge's words.
+        details: what else the judge or the rule left.
+    """
+
+    by: str
+    turn: int
+    repeat: int
+    status: str
+    score: float | None
+    text: str
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answered:
+    """One run's answers to one question, first generation.
+
+    Attributes:
+        turns: answer of each turn; empty where the run failed.
+        invalid: why it cannot be read; None for a sound one.
+        said: every judgment of it.
+        generations: how many generations the run holds.
+    """
+
+    turns: tuple[str, ...]
+    invalid: str | None
+    said: tuple[Said, ...]
+    generations: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Question:
+    """One question.
+
+    Attributes:
+        category, item_sha256, occurrence: which.
+        turns: what the user says.
+        answers: run name to answers, baseline first; a run without a record is left out.
+    """
+
+    category: str
+    item_sha256: str
+    occurrence: int
+    turns: tuple[str, ...]
+    answers: Mapping[str, Answered]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Conversations:
+    """A judged task.
+
+    Attributes:
+        task: name.
+        runs: names, baseline first.
+        questions: by category, then content.
+    """
+
+    task: str
+    runs: tuple[str, ...]
+    questions: tuple[Question, ...]
+
+
+def conversations_of(task: str, runs: Mapping[str, Run], items: Mapping[str, Item]) -> Conversations:
+    """Put the answers of several runs side by side.
+
+    Args:
+        task: name of the judged task.
+        runs: name to run, baseline first.
+        items: item key to item, of the baseline.
+    """
+    answers: dict[tuple[str, str, int], dict[str, Answered]] = {}
+    for name, run in runs.items():
+        for place, answered in _answers(task, run).items():
+            answers.setdefault(place, {})[name] = answered
+    questions = tuple(
+        Question(
+            category=place[0],
+            item_sha256=place[1],
+            occurrence=place[2],
+            turns=_turns(items.get(f"{task}/{place[0]}/{place[1]}/{place[2]}")),
+            answers=found,
+        )
+        for place, found in sorted(answers.items())
+    )
+    return Conversations(task=task, runs=tuple(runs), questions=questions)
+
+
+def _turns(item: Item | None) -> tuple[str, ...]:
+    return item.turns if item is not None else ()
+
+
+def _answers(task: str, run: Run) -> dict[tuple[str, str, int], Answered]:
+    said: dict[tuple[str, str, int, int], list[Said]] = {}
+    for judging, judge in run.manifest.judges.items():
+        for judgment in run.judgments.get(judging, ()) if judged_task(judging) == task else ():
+            place = (judgment.subject, judgment.item_sha256, judgment.occurrence, judgment.sample)
+            said.setdefault(place, []).append(_said(judgment, judging, judge))
+    records = run.records.get(task, ())
+    counts: dict[tuple[str, str, int], int] = {}
+    for record in records:
+        place3 = (record.subject, record.item_sha256, record.occurrence)
+        counts[place3] = counts.get(place3, 0) + 1
+    return {
+        (record.subject, record.item_sha256, record.occurrence): Answered(
+            turns=tuple(turn.text for turn in record.reply.turns) if isinstance(record.reply, TextReply) else (),
+            invalid=record.failure or record.invalid,
+            said=tuple(said.get((record.subject, record.item_sha256, record.occurrence, 0), ())),
+            generations=counts[record.subject, record.item_sha256, record.occurrence],
+        )
+        for record in records
+        if record.sample == 0
+    }
+
+
+def _said(judgment: Judgment, judging: str, judge: JudgeRun) -> Said:
+    pairwise = judge.mode == "pairwise"
+    asked = f", this answer shown {('first', 'second')[judgment.repeat % 2]}" if pairwise else ""
+    return Said(
+        by=f"{judge.identity.model}, {judge.profile}{asked}" + (f" ({judging})" if "@" in judging else ""),
+        turn=judgment.turn,
+        repeat=judgment.repeat // 2 if pairwise else judgment.repeat,
+        status=judgment.status,
+        score=judgment.score,
+        text=judgment.text,
+        details=judgment.details,
+    )
+
 
 WIDTH = 112
 

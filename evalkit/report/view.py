@@ -13,9 +13,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from evalkit.report.figures import count, percent
+from evalkit.report.sections import count, percent
 from evalkit.signed import signed
-from evalkit.statistics.interval import Interval
+from evalkit.statistics.checks import Interval
 from evalkit.verdict import EndpointState, Outcome, Reason
 
 Unit = Literal["points", "rating", "score", "ratio"]

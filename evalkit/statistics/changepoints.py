@@ -1,7 +1,7 @@
 """Where a series of estimates changes its mean.
 
 In: estimates in the order of time, each with its sampling variance. Out: segments of constant mean.
-May not know: what was estimated, or what happened at a change.
+Must not depend on: what was estimated, or what happened at a change.
 
 Estimand: the places at which the mean of independent estimates changes.
 Assumption: each value is roughly normal with the given variance around the mean of its segment. Values may share what

@@ -1,16 +1,18 @@
 """What a number must be before a formula may see it.
 
 In: a value and the name a user knows it by. Out: the same value as a plain type, or `EstimateError`.
-May not know: which estimate is being made.
+Must not depend on: which estimate is being made.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from operator import index
 from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.special import ndtri
 
 from evalkit.errors import EstimateError
 
@@ -148,3 +150,42 @@ def as_matrix(name: str, values: ArrayLike) -> Floats:
         raise EstimateError(f"{name} has shape {array.shape}; allowed: (items, choices) with at least two choices")
     refuse_non_finite(name, array)
     return array
+
+
+# A confidence interval.
+
+
+@dataclass(frozen=True, kw_only=True)
+class Interval:
+    """Two-sided confidence interval; limits in the unit of the estimate.
+
+    >>> Interval(lower=-0.006, upper=0.002, level=0.95, method="tango")
+    Interval(lower=-0.006, upper=0.002, level=0.95, method='tango')
+
+    Raises:
+        EstimateError: a limit is not finite, the limits are in the wrong order, or `level` is not inside (0, 1).
+    """
+
+    lower: float
+    upper: float
+    level: float
+    method: str
+
+    def __post_init__(self) -> None:
+        checked_number(f"lower limit ({self.method})", self.lower)
+        checked_number(f"upper limit ({self.method})", self.upper)
+        checked_between("level", self.level, 0.0, 1.0)
+        if self.lower > self.upper:
+            raise EstimateError(f"{self.method} interval has lower limit {self.lower!r} above upper {self.upper!r}")
+
+
+def two_sided_z(level: float) -> float:
+    """Return the normal quantile of a two-sided level.
+
+    >>> round(two_sided_z(0.95), 6)
+    1.959964
+
+    Raises:
+        EstimateError: `level` is not inside (0, 1).
+    """
+    return float(ndtri((1.0 + checked_between("level", level, 0.0, 1.0)) / 2.0))

@@ -1,7 +1,7 @@
 """Tango's score test and interval for paired proportions whose items come in clusters.
 
 In: losses, gains and items of each cluster. Out: z, one-sided p-values, an `Interval`.
-May not know: what a cluster is (a passage, a question in several languages, one question asked twice).
+Must not depend on: what a cluster is (a passage, a question in several languages, one question asked twice).
 
 Estimand: the difference of two accuracies over items (every item has the same weight), in the population the clusters
 were drawn from. Assumption: clusters are independent; nothing is assumed about the items inside one.
@@ -32,11 +32,17 @@ from numpy.typing import ArrayLike
 from scipy.special import ndtr, stdtr
 
 from evalkit.errors import EstimateError
-from evalkit.statistics.checks import Floats, Integers, checked_between, checked_same_length, checked_vector
+from evalkit.statistics.checks import (
+    Floats,
+    Integers,
+    Interval,
+    checked_between,
+    checked_same_length,
+    checked_vector,
+    two_sided_z,
+)
 from evalkit.statistics.clusters import cluster_values, effective_clusters
-from evalkit.statistics.interval import Interval, two_sided_z
-from evalkit.statistics.paired_table import PairedTable
-from evalkit.statistics.tango import NonInferiority, tango_limits, tango_scores
+from evalkit.statistics.tango import NonInferiority, PairedTable, tango_limits, tango_scores
 
 _EDGE = 1e-12
 _HALVINGS = 50

@@ -2,7 +2,7 @@
 
 In: log-probabilities of every choice from both sides, shape (n, k), and the index of the right choice, shape (n,).
 Out: per-item arrays and their means.
-May not know: what the choices say, or what is decided; these are tripwires and planning input, never a verdict.
+Must not depend on: what the choices say, or what is decided; these are tripwires and planning input, never a verdict.
 
 All measures are on the distribution over the k choices, that is after normalising the log-probabilities over them.
 Directions: changes are candidate minus baseline; the divergence is KL(baseline || candidate), in nats.

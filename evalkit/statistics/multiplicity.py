@@ -1,7 +1,7 @@
 """Corrections for testing several hypotheses.
 
 In: p-values. Out: adjusted p-values and decisions, in the order of the input.
-May not know: what the hypotheses are.
+Must not depend on: what the hypotheses are.
 
 Holm and Bonferroni keep the chance of any false rejection at `alpha` under every dependence. Benjamini-Hochberg keeps
 the expected share of false rejections at `q` for independent or positively dependent p-values.

@@ -1,7 +1,7 @@
 """The normal-mixture boundary: how far a sum may drift when it is looked at without end.
 
 In: a sum, its variance process, a mixing parameter. Out: log evidence, or the boundary.
-May not know: how the sum came about.
+Must not depend on: how the sum came about.
 
 Assumption: the sum is sub-Gaussian with variance process v: exp(l s - l^2 v/2) is a supermartingale for every l.
 Averaging over l ~ N(0, 1/rho) and Ville's inequality give one boundary for all times (Robbins 1970; Howard, Ramdas,

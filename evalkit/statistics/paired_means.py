@@ -2,7 +2,7 @@
 
 In: one difference (candidate minus baseline) for each independent unit, such as a question. Out: t statistics,
 one-sided p-values, intervals, power.
-May not know: what is scored, or which margin is wanted.
+Must not depend on: what is scored, or which margin is wanted.
 
 Estimand: the mean difference over the population of units. Assumption: units are independent; several scores of one
 unit are averaged before they come here. Plain t is exact for normal differences and liberal when losses have a long
@@ -23,13 +23,152 @@ from evalkit.errors import EstimateError
 from evalkit.statistics.checks import (
     ROUNDING,
     Floats,
+    Interval,
     checked_between,
     checked_count,
     checked_number,
     checked_positive,
+    checked_same_length,
     checked_vector,
 )
-from evalkit.statistics.interval import Interval
+
+# A straight line through points, and where it stands at zero.
+#
+# Estimand: the mean of y where x is 0. Assumption: y is linear in x with independent errors of equal variance.
+
+
+@dataclass(frozen=True, kw_only=True)
+class Line:
+    """A least-squares line.
+
+    Attributes:
+        intercept: y at x = 0.
+        slope: change of y for each unit of x.
+        interval: of the intercept.
+        n: points.
+    """
+
+    intercept: float
+    slope: float
+    interval: Interval
+    n: int
+
+
+def fitted_line(x: ArrayLike, y: ArrayLike, level: float = 0.95) -> Line:
+    """Fit y = intercept + slope x by least squares; both of shape (n,).
+
+    >>> line = fitted_line([-1.0, 0.0, 1.0, 2.0], [0.0, 1.1, 1.9, 3.0])
+    >>> round(line.intercept, 3), round(line.slope, 3)
+    (1.01, 0.98)
+
+    Raises:
+        EstimateError: fewer than three points, a non-finite value, no variation of x, or a perfect fit.
+    """
+    xs, ys = checked_vector("x", x), checked_vector("y", y)
+    checked_same_length("x", xs, "y", ys)
+    level, n = checked_between("level", level, 0.0, 1.0), xs.size
+    if n < 3:
+        raise EstimateError(f"a line needs at least 3 points, not {n}")
+    centre = float(xs.mean())
+    spread = float(((xs - centre) ** 2).sum())
+    if spread <= ROUNDING * max(1.0, float(np.abs(xs).max())) ** 2:
+        raise EstimateError(f"all {n} values of x are {xs[0]!r}; a line needs different ones")
+    slope = float(((xs - centre) * (ys - ys.mean())).sum()) / spread
+    intercept = float(ys.mean()) - slope * centre
+    residuals = ys - intercept - slope * xs
+    variance = float((residuals**2).sum()) / (n - 2)
+    half = float(stdtrit(n - 2, (1.0 + level) / 2.0)) * math.sqrt(variance * (1.0 / n + centre**2 / spread))
+    if half <= 0.0:
+        raise EstimateError("all points lie on the line, so its interval would have no width")
+    interval = Interval(lower=intercept - half, upper=intercept + half, level=level, method="least-squares")
+    return Line(intercept=intercept, slope=slope, interval=interval, n=n)
+
+
+# Can a loss that n units may not have shown at all be excluded? Tests of a mean that know the range of its scores.
+#
+# A recipe that ruins a small share of units, and no other, shows n units of which none is ruined with probability (1
+# - share)^n; Student's t then sees a perfect copy, whatever its level. No test without a bound on one unit's loss can
+# exclude that. With the bound L a bet can: if the mean difference is at most -margin, then for every stake f from 0
+# to 1 the product over units of 1 + f (d + margin)/(L - margin) has a mean of at most 1, so it reaches 1/alpha with a
+# probability of at most alpha (Markov's inequality), for every shape of loss, every n, and without any normal
+# approximation (Waudby-Smith and Ramdas 2024, Journal of the Royal Statistical Society B 86:1). The same bets watch a
+# nightly build (`sequential`).
+
+
+def fewest_units(margin: float, largest_loss: float, alpha: float) -> int:
+    """Return the fewest units on which a loss of `margin` cannot stay unseen: ln(alpha)/ln(1 - margin/largest_loss).
+
+    A recipe that loses everything on the share margin/largest_loss of units, and nothing elsewhere, shows n units
+    without a loss with probability (1 - margin/largest_loss)^n. With fewer units than this not even a perfect copy can
+    be told from it at level `alpha`.
+
+    >>> fewest_units(0.01, 1.0, 0.025), fewest_units(0.3, 9.0, 0.05), fewest_units(0.3, 9.0, 0.05 / 4)
+    (368, 89, 130)
+
+    Raises:
+        EstimateError: a margin not between 0 and the largest loss, or `alpha` not inside (0, 1).
+    """
+    share = _share(margin, largest_loss)
+    return math.ceil(math.log(checked_between("alpha", alpha, 0.0, 1.0)) / math.log1p(-share))
+
+
+def unseen_share(n: int, alpha: float) -> float:
+    """Return the largest share of ruined units that n units may fail to show with probability `alpha`.
+
+    >>> round(unseen_share(80, 0.05), 4)
+    0.0368
+
+    Raises:
+        EstimateError: no unit, or `alpha` not inside (0, 1).
+    """
+    return -math.expm1(math.log(checked_between("alpha", alpha, 0.0, 1.0)) / checked_count("n", n, minimum=1))
+
+
+def stakes(n: int, margin: float, largest_loss: float, alpha: float) -> tuple[float, ...]:
+    """Return the stakes that are mixed, from n and the design alone: 1, and halves of it as long as they could pay.
+
+    Halves serve differences that spread widely. One is added only if a perfect copy would still reach 1/`alpha` on
+    every stake of the mixture, so that `fewest_units` is enough for a perfect copy, and mixing costs little.
+    """
+    gain = margin / (largest_loss - margin)
+    chosen = [1.0]
+    while n * math.log1p(gain * chosen[-1] / 2.0) >= math.log((len(chosen) + 1) / alpha):
+        chosen.append(chosen[-1] / 2.0)
+    return tuple(chosen)
+
+
+def log_evidence(differences: Floats, margin: float, largest_loss: float, alpha: float) -> Floats:
+    """Return the logarithm of the evidence against "the mean difference is at most -margin"; shape (..., n) to (...).
+
+    The evidence is the mean over `stakes` of the product over units; exp(-evidence) is a p-value that holds its level
+    for any distribution of differences that are at least -largest_loss. Never falls when a difference rises.
+
+    >>> copy = np.zeros(368)
+    >>> bool(log_evidence(copy, 0.01, 1.0, 0.025) >= math.log(1 / 0.025))
+    True
+    >>> copy[0] = -1.0
+    >>> float(log_evidence(copy, 0.01, 1.0, 0.025))  # one unit lost all: the full stake is gone
+    -inf
+
+    Raises:
+        EstimateError: a margin not between 0 and the largest loss; a difference below -largest_loss.
+    """
+    _share(margin, largest_loss)
+    checked_between("alpha", alpha, 0.0, 1.0)
+    if differences.size and float(differences.min()) < -largest_loss * (1.0 + 1e-9):
+        raise EstimateError(f"a difference of {float(differences.min())!r} is below -{largest_loss:g}, the range's end")
+    each = (differences + margin) / (largest_loss - margin)
+    used = stakes(differences.shape[-1], margin, largest_loss, alpha)
+    with np.errstate(divide="ignore"):
+        paid = np.stack([np.log1p(np.maximum(stake * each, -1.0)).sum(axis=-1) for stake in used])
+    evidence: Floats = np.logaddexp.reduce(paid, axis=0) - math.log(len(used))
+    return evidence
+
+
+def _share(margin: float, largest_loss: float) -> float:
+    largest_loss = checked_positive("largest loss", largest_loss)
+    return checked_between("margin", margin, 0.0, largest_loss) / largest_loss
+
 
 _CHUNK = 2_000_000
 

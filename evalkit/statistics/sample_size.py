@@ -1,7 +1,7 @@
 """Published planning formulas of others, to compare with one's own.
 
 In: variances, sample sizes, error rates. Out: sample sizes and detectable effects.
-May not know: anything measured. None of these decides anything here.
+Must not depend on: anything measured. None of these decides anything here.
 """
 
 from __future__ import annotations

@@ -1,12 +1,13 @@
 """Run folders under `outputs/`: the only place where the two halves of evalkit meet.
 
 In: manifests, items, records, judgments. Out: the same, read back and checked.
-May not know: how a record was made, or which run is the baseline.
+Must not depend on: how a record was made, or which run is the baseline.
 """
 
 from evalkit.store.folder import RunFolder
 from evalkit.store.reading import (
     Run,
+    VerdictStore,
     judgment_key,
     read_items,
     read_judgments,
@@ -15,7 +16,6 @@ from evalkit.store.reading import (
     read_run,
     record_keys,
 )
-from evalkit.store.verdicts import VerdictStore
 
 __all__ = [
     "Run",

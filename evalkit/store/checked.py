@@ -1,7 +1,7 @@
 """A task's files held against one another: items against their texts, records against items, files against digests.
 
 In: a run folder, the records of a task with the lines they stand on. Out: contradictions by file and line.
-May not know: runs that are compared, verdicts.
+Must not depend on: runs that are compared, verdicts.
 
 Reading five worked examples before each of 14,042 questions takes as long as everything else of a comparison, and all
 runs of a release have the same file of items. So what was found of a file is kept by the digest of its bytes.
@@ -20,8 +20,7 @@ from evalkit.errors import DataError, StoreError
 from evalkit.records import Item, ItemFacts, Record, TaskRun, digest, item_facts
 from evalkit.records.consistency import Checked, KnownItem, check_records, item_contradictions, known_of
 from evalkit.store.door import exists, open_plain
-from evalkit.store.layout import SUMS, task_file
-from evalkit.store.lines import read_lines, write_atomic
+from evalkit.store.lines import SUMS, read_lines, task_file, write_atomic
 
 _SUM = re.compile(r"([0-9a-f]{64})  (manifest\.json|(?:items|records|judgments)/[A-Za-z0-9%._~-]+\.jsonl)")
 

@@ -1,7 +1,7 @@
 """The one door to files of a folder that may be somebody else's.
 
 In: a folder that a user named, the path of a file below it. Out: descriptors and whole texts of regular files.
-May not know: what a file holds.
+Must not depend on: what a file holds.
 
 Whoever makes a run folder can put links and devices into it. A link below the folder would let evalkit read, sign or
 overwrite what lies outside, a FIFO or a device would hold it for ever. So every part of a path below the folder that

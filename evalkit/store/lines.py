@@ -1,24 +1,104 @@
 """Files of lines that survive a crash: whole lines or nothing.
 
 In: lines of text without line feeds. Out: the same lines, numbered; repairs are reported, never silent.
-May not know: what a line means.
+Must not depend on: what a line means.
 
 A line is ended by one line feed and by nothing else: model answers hold other Unicode line separators.
 """
 
 from __future__ import annotations
 
+import json
 import os
+import socket
+import time
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import Literal, Protocol
+from urllib.parse import quote, unquote
 
 from evalkit.errors import DataError, StoreError
 from evalkit.redaction import redact_values
 from evalkit.store.door import exists, open_plain
-from evalkit.store.watching import grown, replaced
+
+# Names of the files in a run folder.
+
+
+Kind = Literal["items", "records", "judgments"]
+
+MANIFEST = "manifest.json"
+TIMINGS = "timings.jsonl"
+LOCK = "lock"
+SUMS = "SHA256SUMS"
+
+
+def task_file(root: Path, kind: Kind, task: str) -> Path:
+    """Return the file of a task; characters that are special in a file name are percent-encoded.
+
+    >>> task_file(Path("run"), "records", "lm_eval:arc_easy").as_posix()
+    'run/records/lm_eval%3Aarc_easy.jsonl'
+    """
+    return root / kind / f"{quote(task, safe='')}.jsonl"
+
+
+def task_of(path: Path) -> str:
+    """Return the task whose file this is; the inverse of `task_file`.
+
+    >>> task_of(Path("run/records/lm_eval%3Aarc_easy.jsonl"))
+    'lm_eval:arc_easy'
+    """
+    return unquote(path.name.removesuffix(".jsonl"))
+
+
+# Who hears of a write: folders that are sent elsewhere while they are written.
+#
+# One process has one set of watchers. A run in a local folder has none, and pays one look into an empty tuple.
+
+
+class Watcher(Protocol):
+    """What hears of writes below a folder. A call that raises stops whoever writes; the write itself is done."""
+
+    root: Path
+
+    def grown(self, path: Path, size: int) -> None:
+        """Hear that lines were appended to a file and flushed; it has `size` bytes now."""
+
+    def replaced(self, path: Path) -> None:
+        """Hear that a file is there anew, or was cut."""
+
+
+_watchers: tuple[Watcher, ...] = ()
+
+
+def watch(watcher: Watcher) -> None:
+    """Let somebody hear of every write below its `root`."""
+    global _watchers  # noqa: PLW0603 (the store writes by path alone, so who watches a path is known to the process)
+    _watchers = (*_watchers, watcher)
+
+
+def unwatch(watcher: Watcher) -> None:
+    """Forget a watcher; one that is not there is no fault."""
+    global _watchers  # noqa: PLW0603
+    _watchers = tuple(one for one in _watchers if one is not watcher)
+
+
+def grown(path: Path, size: int) -> None:
+    """Tell that lines were appended to a file and flushed; it has `size` bytes now."""
+    for watcher in _watchers:
+        if path.absolute().is_relative_to(watcher.root):
+            watcher.grown(path.absolute(), size)
+
+
+def replaced(path: Path) -> None:
+    """Tell that a file is there anew, or was cut."""
+    for watcher in _watchers:
+        if path.absolute().is_relative_to(watcher.root):
+            watcher.replaced(path.absolute())
+
 
 _BLOCK = 1 << 16
 
@@ -257,3 +337,96 @@ def make_folder(path: Path) -> None:
     for folder in reversed(missing):
         folder.mkdir(exist_ok=True)
         sync_folder(folder.parent)
+
+
+# One writer for each run folder.
+
+
+@dataclass(frozen=True, kw_only=True)
+class FolderLock:
+    """A held lock.
+
+    Attributes:
+        path: the lock file; its content names the holder while it is held and is empty otherwise.
+        descriptor: open file descriptor that carries the lock.
+        left_by: what a dead holder had left in the file, else None.
+    """
+
+    path: Path
+    descriptor: int
+    left_by: str | None
+
+    def release(self) -> None:
+        """Empty the file and free the lock."""
+        os.ftruncate(self.descriptor, 0)
+        os.close(self.descriptor)
+
+
+_LOOK_S = 0.02
+"""Seconds between two looks at a lock that somebody holds."""
+
+
+def acquire(path: Path, *, wait_s: float = 0.0) -> FolderLock:
+    """Take the lock, or say who holds it.
+
+    The kernel's lock decides; the content of the file is for people. A file that names a dead process is free.
+
+    Args:
+        path: the lock file.
+        wait_s: seconds to wait for whoever holds it; 0 for a file that one process writes for hours.
+
+    Raises:
+        StoreError: another process holds the lock (named with its host), or the file system cannot lock.
+        DataError: the lock is a link or no regular file.
+    """
+    try:
+        make_folder(path.parent)
+        descriptor = open_plain(path, os.O_RDWR | os.O_CREAT)
+    except OSError as error:
+        raise StoreError(f"{path}: cannot be written: {error.strerror or error}") from error
+    try:
+        _locked(descriptor, wait_s)
+    except BlockingIOError:
+        holder = _holder(descriptor)
+        os.close(descriptor)
+        raise StoreError(
+            f"{path.parent}: {holder or 'another process'} is writing here; next step: wait for it or stop it"
+        ) from None
+    except OSError as error:
+        os.close(descriptor)
+        raise StoreError(
+            f"{path}: this file system cannot lock files ({error.strerror or error}); "
+            "next step: write the run to a local folder and move it afterwards"
+        ) from error
+    try:
+        left_by = _holder(descriptor)
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode(), 0)
+    except OSError as error:
+        os.close(descriptor)
+        raise StoreError(
+            f"{path}: cannot be written: {error.strerror or error}; "
+            "next step: make space or rights, then repeat the same command to resume"
+        ) from error
+    return FolderLock(path=path, descriptor=descriptor, left_by=left_by)
+
+
+def _locked(descriptor: int, wait_s: float) -> None:
+    import fcntl  # noqa: PLC0415 (absent on Windows, where runs can still be read)
+
+    last = time.monotonic() + wait_s
+    while True:
+        try:
+            return fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= last:
+                raise
+            time.sleep(_LOOK_S)
+
+
+def _holder(descriptor: int) -> str | None:
+    try:
+        row = json.loads(os.pread(descriptor, 4096, 0))
+        return f"process {row['pid']} on host {row['host']}"
+    except (ValueError, KeyError, TypeError):
+        return None

@@ -1,25 +1,96 @@
 """Read run folders: no lock, no repair, everything checked.
 
 In: a folder. Out: a manifest with its records and judgments, in one order whatever the order of work was.
-May not know: whether a run is complete enough to judge.
+Must not depend on: whether a run is complete enough to judge.
 """
 
 from __future__ import annotations
 
 import gc
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol, TypeVar
+from types import TracebackType
+from typing import Any, Protocol, TypeVar
 
 from evalkit.errors import DataError, UsageError
-from evalkit.records import Item, ItemFacts, Judgment, Manifest, Record, judged_task
+from evalkit.records import Item, ItemFacts, Judgment, Manifest, Record, canonical_json, judged_task, parse_object
 from evalkit.store.checked import changed_files, checked_task, item_file
 from evalkit.store.door import exists, read_text, refuse_irregular
-from evalkit.store.layout import MANIFEST, Kind, task_file, task_of
-from evalkit.store.lines import read_lines
+from evalkit.store.lines import (
+    MANIFEST,
+    FolderLock,
+    Kind,
+    acquire,
+    append_lines,
+    cut_torn_tail,
+    read_lines,
+    task_file,
+    task_of,
+)
+
+# A judgment store: what a judge said once to a question is never paid for again.
+#
+# The digest is the address: a changed answer, reference, profile, judge or repeat is another question. One file for
+# each judge and profile, one writer at a time.
+
+
+_DIGITS = 16
+_FIELDS = frozenset({"key", "status", "score", "text", "details"})
+
+
+class VerdictStore:
+    """The file of one judge and one profile, held by one writing process."""
+
+    def __init__(self, folder: Path, judge_sha256: str, profile_sha256: str) -> None:
+        """Take the file, or make it.
+
+        Raises:
+            StoreError: another process writes to it, or the disk fails.
+        """
+        name = f"{judge_sha256[:_DIGITS]}-{profile_sha256[:_DIGITS]}"
+        self.file = folder / f"{name}.jsonl"
+        self._lock: FolderLock | None = acquire(folder / f"{name}.lock")
+        try:
+            cut_torn_tail(self.file, lambda line: parse_object(line, "a verdict"))
+        except BaseException:
+            self.close()
+            raise
+
+    def find(self, keys: Collection[str]) -> dict[str, Mapping[str, Any]]:
+        """Return the rows with the given keys; reads one line at a time.
+
+        Raises:
+            DataError: a line is no verdict; names file and line.
+        """
+        found: dict[str, Mapping[str, Any]] = {}
+        for number, line in read_lines(self.file):
+            row = parse_object(line, f"{self.file}:{number}")
+            if row.keys() != _FIELDS:
+                raise DataError(f"{self.file}:{number}: not a verdict; next step: restore the file or move it away")
+            if row["key"] in keys:
+                found.setdefault(row["key"], row)
+        return found
+
+    def add(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Append rows with one write and one flush to the disk, whole or not at all."""
+        append_lines(self.file, [canonical_json(dict(row)) for row in rows])
+
+    def close(self) -> None:
+        """Free the file for other processes; a second call does nothing."""
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
+
+    def __enter__(self) -> VerdictStore:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
 
 
 class _Line(Protocol):

@@ -1,11 +1,10 @@
 """Measured throughput: what a recipe buys, beside what it costs in accuracy.
 
 In: files of throughput tools, or evalkit's own measurements. Out: `throughput.json`, and tables for a report.
-May not know: engines, records, verdicts. Speed never takes part in a verdict.
+Must not depend on: engines, records, verdicts. Speed never takes part in a verdict.
 """
 
 from evalkit.throughput.importing import import_throughput
-from evalkit.throughput.measurement import Measurement, read_throughput, throughput_json
-from evalkit.throughput.tables import throughput_tables
+from evalkit.throughput.measurement import Measurement, read_throughput, throughput_json, throughput_tables
 
 __all__ = ["Measurement", "import_throughput", "read_throughput", "throughput_json", "throughput_tables"]

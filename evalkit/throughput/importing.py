@@ -1,7 +1,7 @@
 """Files of throughput tools read as measurements.
 
 In: one file of trtllm-bench, vLLM's benchmarks, GuideLLM, or a plain CSV; whose recipe it is. Out: `Measurement`s.
-May not know: how they are shown.
+Must not depend on: how they are shown.
 
 The kind of a file is known by its keys, never by its name. A rate that mixes input and output tokens is refused where
 the output tokens alone cannot be told: it is not what the tables compare.

@@ -1,7 +1,7 @@
 """The verdict: CERTIFIED, REJECTED, INCONCLUSIVE or INVALID, with reasons, by a policy written down before.
 
 In: a bound policy and comparisons. Out: a `Decision`.
-May not know: engines, files, clocks, how numbers are shown.
+Must not depend on: engines, files, clocks, how numbers are shown.
 """
 
 from __future__ import annotations
@@ -10,8 +10,7 @@ from evalkit.verdict.assay import AssayReport, NoiseFloor
 from evalkit.verdict.checks import AssayCheck
 from evalkit.verdict.decide import Decision, Evidence, Verdict, decide
 from evalkit.verdict.endpoints import EndpointResult, MarginStep, Role
-from evalkit.verdict.guards import GuardResult
-from evalkit.verdict.judges import JudgeStanding, Tried
+from evalkit.verdict.guards import GuardResult, JudgeStanding, Tried
 from evalkit.verdict.outcome import CAUTIONS, REASONS, EndpointState, Outcome, Reason, exit_code
 from evalkit.verdict.published import UnpairedDecision, UnpairedResult, decide_unpaired
 

@@ -1,7 +1,7 @@
 """Is the baseline what a certificate takes it for, and does its accuracy leave room to see a loss?
 
 In: a policy, one endpoint, comparisons in which the baseline can be seen. Out: `AssayCheck`s.
-May not know: candidates; how much the baseline differs from itself.
+Must not depend on: candidates; how much the baseline differs from itself.
 """
 
 from __future__ import annotations
@@ -12,9 +12,8 @@ from evalkit.comparison import Comparison, ProportionComparison
 from evalkit.policy import MeanEndpoint, ProportionEndpoint, Reference, ResolvedPolicy, SoftAccuracyEndpoint
 from evalkit.policy.anchors import Anchor, published_anchor
 from evalkit.statistics.proportions import wilson_interval
-from evalkit.verdict.checks import AssayCheck, made_check
+from evalkit.verdict.checks import AssayCheck, data_reasons, made_check
 from evalkit.verdict.outcome import Reason
-from evalkit.verdict.validity import data_reasons
 
 _WILSON_LEVEL = 0.998
 

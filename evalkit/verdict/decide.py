@@ -1,7 +1,7 @@
 """From comparisons to verdicts: the rules of the protocol in their order.
 
 In: a bound policy; comparisons of every candidate, of the rerun and of controls, by endpoint. Out: a `Decision`.
-May not know: how comparisons were made, how numbers are shown.
+Must not depend on: how comparisons were made, how numbers are shown.
 
 Order: INVALID, REJECTED, CERTIFIED, INCONCLUSIVE; the first that fits. Certifying needs every gating endpoint
 (intersection-union: no alpha is split) and Holm over all recipes of the policy; rejecting needs one endpoint and is not
@@ -10,23 +10,18 @@ corrected. A recipe that was not run stays in Holm's family with p = 1.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from evalkit.comparison import Comparison, Units, to_plain
 from evalkit.errors import EstimateError, ExitCode
-from evalkit.policy import MeanEndpoint, ResolvedPolicy, Standing, standing
+from evalkit.policy import Endpoint, MeanEndpoint, ProportionEndpoint, ResolvedPolicy, Standing, standing
 from evalkit.statistics.multiplicity import holm
+from evalkit.statistics.power import approximate_items_needed, questions_needed
 from evalkit.verdict.assay import AssayReport, Comparisons, assess
-from evalkit.verdict.cautions import endpoint_cautions
-from evalkit.verdict.endpoints import EndpointResult, assumed, evaluate, role, score_range, units_of
-from evalkit.verdict.gate import OUTCOMES, STATES, outcomes, recipe_p
-from evalkit.verdict.guards import GuardResult, guard_results
-from evalkit.verdict.judges import JudgeStanding, Tried, demoted, judge_reasons, standings, trial_cautions
-from evalkit.verdict.outcome import EndpointState, Outcome, Reason, exit_code
-from evalkit.verdict.resolving import resolution
-from evalkit.verdict.validity import (
+from evalkit.verdict.checks import (
     batch_cautions,
     data_reasons,
     identity_reasons,
@@ -34,7 +29,88 @@ from evalkit.verdict.validity import (
     policy_reasons,
     variance_reasons,
 )
-from evalkit.verdict.words import claim_words, standard_cautions, task_cautions
+from evalkit.verdict.endpoints import EndpointResult, assumed, evaluate, mean_of, role, score_range, units_of
+from evalkit.verdict.guards import (
+    GuardResult,
+    JudgeStanding,
+    Tried,
+    demoted,
+    guard_results,
+    judge_reasons,
+    standings,
+    trial_cautions,
+)
+from evalkit.verdict.outcome import OUTCOMES, STATES, EndpointState, Outcome, Reason, exit_code, outcomes, recipe_p
+from evalkit.verdict.words import claim_words, endpoint_cautions, standard_cautions, task_cautions
+
+# What would resolve an open endpoint, in numbers.
+
+
+POWER = 0.80
+
+
+def resolution(result: EndpointResult, endpoint: Endpoint, comparison: Comparison) -> str:
+    """Say how much more would give 80 % power to certify an equal recipe at the variation that was seen."""
+    if result.steps[0].held_back == "collapse":
+        return _unseen(result, endpoint)
+    try:
+        found = _needed(endpoint, comparison)
+    except EstimateError as error:
+        return f"{result.name}: no number can be named: {error}"
+    unit = _unit(endpoint)
+    if found is None:
+        lacking = result.planned - result.pairs
+        wanted = f"complete the {lacking:,} missing {unit}" if lacking else f"run more {unit}"
+        return f"{result.name}: {wanted}{_exhausted(result.planned, unit, endpoint.population)}"
+    needed, seen = found
+    return f"{result.name}: {_sentence(result.pairs, needed, unit, seen, endpoint.population)}"
+
+
+def _unseen(result: EndpointResult, endpoint: Endpoint) -> str:
+    """Say how many units would exclude rare collapses, if evidence goes on growing with them as it did."""
+    step, unit = result.steps[0], _unit(endpoint)
+    evidence = -math.log(max(step.p_certify, 1e-300))
+    needed = math.ceil(result.planned * -math.log(endpoint.alpha) / evidence) if evidence > 0.1 else None
+    if needed is None:
+        return f"{result.name}: these {unit} hold no evidence against rare collapses; look at the largest losses"
+    seen = "differences stay as they are"
+    return f"{result.name}: {_sentence(result.pairs, needed, unit, seen, endpoint.population)}"
+
+
+def _unit(endpoint: Endpoint) -> str:
+    return "questions" if isinstance(endpoint, MeanEndpoint) else "items"
+
+
+def _needed(endpoint: Endpoint, comparison: Comparison) -> tuple[int, str] | None:
+    """Return the units needed and what that rests on; None where nothing varies."""
+    margin, alpha = endpoint.margins[0], endpoint.alpha
+    if isinstance(endpoint, ProportionEndpoint):
+        effects = comparison.proportion.effects if comparison.proportion is not None else None
+        if effects is None or effects.flips.rate == 0:
+            return None
+        needed = approximate_items_needed(effects.flips.rate, margin, alpha=alpha, power=POWER)
+        return needed, f"flips stay at {effects.flips.rate:.1%}"
+    mean = mean_of(endpoint, comparison)
+    if mean is None or mean.sd is None:
+        return None
+    what = "a question's difference" if isinstance(endpoint, MeanEndpoint) else "an item's difference"
+    return questions_needed(mean.sd, margin, alpha=alpha, power=POWER), f"the SD of {what} stays at {mean.sd:.2f}"
+
+
+def _sentence(have: int, needed: int, unit: str, seen: str, population: int | None) -> str:
+    if needed <= have:
+        outlook = "and only many more would decide" if not _exhausted(have, unit, population) else "and no more exist"
+        return (
+            f"{have:,} {unit} already give {POWER:.0%} power to certify an equal recipe, if {seen}; the true "
+            f"difference is probably near the margin, {outlook}"
+        )
+    if population is not None and needed > population:
+        return f"{needed:,} {unit} would be needed, if {seen}, and only {population:,} exist"
+    return f"about {needed - have:,} more {unit} would give {POWER:.0%} power to certify an equal recipe, if {seen}"
+
+
+def _exhausted(have: int, unit: str, population: int | None) -> str:
+    return f"; no more {unit} exist" if population is not None and have >= population else ""
 
 
 @dataclass(frozen=True, kw_only=True)

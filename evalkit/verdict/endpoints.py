@@ -1,7 +1,7 @@
 """One endpoint of one candidate: its statistics at every margin, and its state.
 
 In: an endpoint of the policy, a comparison. Out: `EndpointResult`, and why it may be missing.
-May not know: other recipes, guards.
+Must not depend on: other recipes, guards.
 """
 
 from __future__ import annotations
@@ -13,24 +13,24 @@ from typing import Any, Literal
 from scipy.special import ndtr, ndtri, stdtrit
 
 from evalkit.comparison import Comparison, FilledDifferences, MeanComparison, ProportionComparison, Units
-from evalkit.comparison.attempts import Attempts
+from evalkit.comparison.means import Attempts
 from evalkit.errors import EstimateError
 from evalkit.policy import Endpoint, MeanEndpoint, ProportionEndpoint, ResolvedPolicy, SoftAccuracyEndpoint
-from evalkit.statistics.bounded_means import unseen_share
+from evalkit.statistics.checks import Interval
 from evalkit.statistics.clustered_tango import (
     ClusteredPairs,
     clustered_tango_interval,
     clustered_tango_noninferiority,
 )
-from evalkit.statistics.interval import Interval
-from evalkit.statistics.paired_means import noncentral_power_t, paired_t
-from evalkit.statistics.paired_table import PairedTable
+from evalkit.statistics.paired_means import noncentral_power_t, paired_t, unseen_share
+from evalkit.statistics.paired_proportions import Recovery, fewest_right, recovery_ratio, recovery_test
 from evalkit.statistics.power import minimum_items
-from evalkit.statistics.recovery import Recovery, fewest_right, recovery_ratio, recovery_test
-from evalkit.statistics.tango import NonInferiority, tango_interval, tango_noninferiority
-from evalkit.verdict.gate import (
+from evalkit.statistics.tango import NonInferiority, PairedTable, tango_interval, tango_noninferiority
+from evalkit.verdict.outcome import (
     STATES,
+    EndpointState,
     MeanRule,
+    Reason,
     endpoint_states,
     fills_are_safe,
     mean_p,
@@ -38,7 +38,6 @@ from evalkit.verdict.gate import (
     mean_reserve,
     mean_statistics,
 )
-from evalkit.verdict.outcome import EndpointState, Reason
 
 FEWEST_CLUSTERS = 20
 """Clusters (of equal size, or as many as tell as much) below which no clustered test holds its level."""

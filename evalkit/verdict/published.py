@@ -1,7 +1,7 @@
 """A baseline that is only a published number: what may be said without pairing, which is never a certificate.
 
 In: a policy, one run, published accuracies by endpoint. Out: `UnpairedDecision`: REJECTED, INCONCLUSIVE or INVALID.
-May not know: files, how numbers are shown.
+Must not depend on: files, how numbers are shown.
 
 Nothing is paired, so the interval is about three times as wide, and a difference in prompts, marking or items hides in
 it. A loss is shown only if the interval's upper limit is below the margin even with every missing answer counted right.
@@ -14,12 +14,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from evalkit.comparison import AggregateComparison, PublishedAccuracy, compare_aggregate, to_plain
-from evalkit.comparison.aggregate import independent_interval
-from evalkit.comparison.coverage import broken_engine
+from evalkit.comparison.means import independent_interval
+from evalkit.comparison.pairing import broken_engine
 from evalkit.comparison.runs import RunView, contradicted
 from evalkit.errors import EstimateError, ExitCode, UsageError, suggestion
 from evalkit.policy import Policy, ProportionEndpoint
-from evalkit.statistics.interval import Interval
+from evalkit.statistics.checks import Interval
 from evalkit.verdict.outcome import EndpointState, Outcome, Reason, exit_code
 
 

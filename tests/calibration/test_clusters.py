@@ -16,9 +16,9 @@ from evalkit.records import ItemFacts
 from evalkit.statistics.clustered_tango import ClusteredPairs, clustered_tango_noninferiority
 from evalkit.statistics.clusters import excess_design_effect
 from evalkit.statistics.tango import tango_scores
-from evalkit.verdict.gate import endpoint_states
+from evalkit.verdict.checks import OWN_REPEATS
 from evalkit.verdict.guards import DESIGN_EFFECT_MAX, DESIGN_EFFECT_P
-from evalkit.verdict.validity import OWN_REPEATS
+from evalkit.verdict.outcome import endpoint_states
 
 CRITICAL = -float(ndtri(0.025))
 RHO = 0.03

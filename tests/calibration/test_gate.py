@@ -22,7 +22,7 @@ from evalkit.statistics.paired_means import t_statistics
 from evalkit.statistics.power import exact_power
 from evalkit.statistics.tango import tango_scores
 from evalkit.verdict import Evidence, Outcome, Verdict, decide
-from evalkit.verdict.gate import OUTCOMES, endpoint_states, holm_rejections, outcomes, recipe_p
+from evalkit.verdict.outcome import OUTCOMES, endpoint_states, holm_rejections, outcomes, recipe_p
 from evalkit.verdict.words import WEAKER
 
 ITEMS, QUESTIONS, DRAWS = 14_042, 80, 20_000

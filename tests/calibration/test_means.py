@@ -21,9 +21,9 @@ from scipy.special import stdtrit
 
 from evalkit.comparison import Comparison, FilledDifferences, compare_endpoints
 from evalkit.policy import Policy, ResolvedPolicy, bind, load_policy
-from evalkit.statistics.bounded_means import fewest_units
+from evalkit.statistics.paired_means import fewest_units
 from evalkit.verdict import Evidence, Outcome, decide
-from evalkit.verdict.gate import MeanRule, holm_rejections, mean_p, mean_statistics
+from evalkit.verdict.outcome import MeanRule, holm_rejections, mean_p, mean_statistics
 
 FILE = Path(__file__).resolve().parents[1] / "synthetic_runs.py"
 

@@ -12,14 +12,11 @@ import numpy as np
 import pytest
 
 from evalkit.history import CompareRow, NightRow
-from evalkit.nightly.conclude import Full, conclude
-from evalkit.nightly.outcome import NightOutcome
-from evalkit.nightly.plan import Known, plan_night, rules_for
+from evalkit.nightly.night import Known, plan_night, rules_for
 from evalkit.nightly.trends import find_changes
-from evalkit.nightly.watch import State, Watch
+from evalkit.nightly.watch import Full, NightOutcome, State, Watch, conclude
 from evalkit.policy import load_policy
-from evalkit.statistics.sequential import log_e_path
-from evalkit.statistics.sequential_outlook import ALARM, CAP, first_stops, simulate_nights
+from evalkit.statistics.sequential import ALARM, CAP, first_stops, log_e_path, simulate_nights
 from evalkit.statistics.tango import tango_scores
 
 N = 14042

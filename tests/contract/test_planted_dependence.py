@@ -12,7 +12,8 @@ import pytest
 pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
-from evalkit.adapters.causal import flat, plan
+from evalkit.adapters.causal import attention as flat
+from evalkit.adapters.causal import plan
 
 pytestmark = [pytest.mark.system, pytest.mark.filterwarnings("ignore")]
 

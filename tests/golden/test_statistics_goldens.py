@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from evalkit.statistics.agreement import rogan_gladen
-from evalkit.statistics.bootstrap import bootstrap_mean_interval
+from evalkit.statistics.clusters import bootstrap_mean_interval
 from evalkit.statistics.multiplicity import benjamini_hochberg, bonferroni, holm
 from evalkit.statistics.normal_mixture import best_rho, log_mixture, mixture_bound
 from evalkit.statistics.paired_means import tost_paired

@@ -8,8 +8,7 @@ import re
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from evalkit.judging.ratings import fastchat_rating, parse_choice, parse_rating
-from evalkit.judging.structured import parse_json_choice, parse_json_rating
+from evalkit.judging.ratings import fastchat_rating, parse_choice, parse_json_choice, parse_json_rating, parse_rating
 
 SCALE = (1, 10)
 PIECES = st.sampled_from(

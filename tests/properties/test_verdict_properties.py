@@ -19,7 +19,7 @@ from evalkit.errors import EstimateError
 from evalkit.policy import ResolvedPolicy, SoftAccuracyEndpoint, bind, load_policy
 from evalkit.verdict import EndpointState, Evidence, Outcome, Verdict, decide
 from evalkit.verdict.endpoints import evaluate
-from evalkit.verdict.gate import OUTCOMES, endpoint_states, holm_rejections, outcomes, recipe_p
+from evalkit.verdict.outcome import OUTCOMES, endpoint_states, holm_rejections, outcomes, recipe_p
 
 FILE = Path(__file__).resolve().parents[1] / "synthetic_runs.py"
 ITEMS, QUESTIONS = 40, 30

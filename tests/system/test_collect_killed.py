@@ -15,7 +15,7 @@ import pytest
 from evalkit.errors import DataError
 from evalkit.records import Record
 from evalkit.store import read_run
-from evalkit.store.layout import SUMS
+from evalkit.store.lines import SUMS
 
 pytestmark = pytest.mark.system
 

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from evalkit.benchmarks.fastchat_template import FastChatTemplate
+from evalkit.benchmarks.mt_bench import FastChatTemplate
 from evalkit.errors import UsageError
-from evalkit.interop.fastchat_results import fastchat_means, fastchat_wins
+from evalkit.interop.fastchat_export import fastchat_means, fastchat_wins
 from evalkit.interop.fastchat_rows import read_rows
 
 pytestmark = pytest.mark.system

@@ -80,7 +80,7 @@ def test_a_server_that_is_killed_ends_the_run_with_a_reason(load):
 def test_a_parent_that_is_killed_leaves_no_server_behind(gguf):
     code = (
         "import sys, time; sys.path.insert(0, sys.argv[2]);"
-        "from evalkit.adapters.llama.process import LlamaProcess;"
+        "from evalkit.adapters.llama.assembly import LlamaProcess;"
         "asked = {'model': sys.argv[1], 'alias': 'm', 'context': 64, 'parallel': 1, 'threads': 1, 'kv_cache': 'f16',"
         " 'flash_attention': 'auto', 'gpu_layers': 0};"
         "server = LlamaProcess(asked, 60.0); print(server._process.pid, flush=True); time.sleep(600)"

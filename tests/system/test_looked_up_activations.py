@@ -11,8 +11,8 @@ pytest.importorskip("modelopt")
 import torch
 from transformers import AutoModelForCausalLM
 
-from evalkit.adapters.fakequant.rowwise import E4M3_MAX, quantize_rows
-from evalkit.adapters.fakequant.tables import BACKEND, look_up
+from evalkit.adapters.fakequant.backends import E4M3_MAX, look_up, quantize_rows
+from evalkit.adapters.fakequant.backends import TABLE_BACKEND as BACKEND
 
 pytestmark = [pytest.mark.system, pytest.mark.filterwarnings("ignore")]
 

@@ -19,7 +19,7 @@ import yaml
 
 from evalkit import cli
 from evalkit.ledger import Ledger
-from evalkit.policy.library import LIBRARY
+from evalkit.policy.binding import LIBRARY
 from evalkit.store import read_run
 from evalkit.store.mirror import Mirror, brought_down
 

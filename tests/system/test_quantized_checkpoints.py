@@ -23,11 +23,10 @@ from safetensors.torch import load_file, save_file
 
 from evalkit.adapters.base import Resources, ScoreRequest
 from evalkit.adapters.causal.loading import load_model
-from evalkit.adapters.checkpoint.trace import read_trace
+from evalkit.adapters.checkpoint.reading import read_trace
 from evalkit.adapters.fakequant import publishing
 from evalkit.adapters.fakequant.assembly import calibrate_with
-from evalkit.adapters.fakequant.expanding import expand, unpack
-from evalkit.adapters.fakequant.exported import FORMATS
+from evalkit.adapters.fakequant.exported import FORMATS, expand, unpack
 from evalkit.adapters.fakequant.options import CalibrationOptions, ModelOptOptions
 from evalkit.adapters.fakequant.quantize import apply_recipe, logits_of
 from evalkit.adapters.modelopt import write_checkpoint

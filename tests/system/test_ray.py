@@ -25,11 +25,10 @@ from evalkit.cli import main
 from evalkit.cluster import Cluster as OurCluster
 from evalkit.collect import collect
 from evalkit.errors import EngineError, ExitCode
-from evalkit.execution import Execution, Placement
-from evalkit.policy.library import LIBRARY
+from evalkit.policy.binding import LIBRARY
 from evalkit.records import Item, Manifest, TaskRun, text_digest
 from evalkit.store import RunFolder
-from evalkit.suite import EngineSpec
+from evalkit.suite import EngineSpec, Execution, Placement
 
 pytestmark = [
     pytest.mark.system,
@@ -218,7 +217,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)  # heard even where the
 sys.path.insert(0, sys.argv[1])
 import test_ray as here
 from pathlib import Path
-from evalkit.execution import Placement
+from evalkit.suite import Placement
 _, _, address, replicas, path, kind = sys.argv
 placement = Placement(replicas=int(replicas), num_cpus=0, resources={"slot": 1} if address else {})
 with here.fleet(address or None, placement, engine=here.spec(delay_s=0.03)) as opened:

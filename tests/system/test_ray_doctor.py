@@ -13,7 +13,7 @@ import yaml
 
 from evalkit import __version__, cli
 from evalkit.configuration import read_yaml
-from evalkit.policy.library import LIBRARY
+from evalkit.policy.binding import LIBRARY
 from evalkit.store import read_run
 
 pytestmark = [

@@ -22,7 +22,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from evalkit.adapters.base import Resources, ScoreRequest
-from evalkit.adapters.fakequant.rowwise import quantize_rows
+from evalkit.adapters.fakequant.backends import quantize_rows
 from evalkit.adapters.registry import load_engine
 from evalkit.assets import AssetStore
 from evalkit.errors import ConfigError, RecipeError, UsageError

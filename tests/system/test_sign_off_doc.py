@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from evalkit import cli
-from evalkit.attestation.findings import FINDINGS
+from evalkit.attestation.envelope import FINDINGS
 
 pytestmark = pytest.mark.system
 

@@ -1,5 +1,5 @@
 """A transformers causal language model in this process: loading, scoring, generation, identity.
 
 In: an engine specification. Out: a `CausalEngine`, shared by the adapters `hf` and `modelopt`.
-May not know: which recipe was applied to the model, or why anything is asked.
+Must not depend on: which recipe was applied to the model, or why anything is asked.
 """

@@ -1,7 +1,7 @@
 """Batched generation with keys and values kept, rows leaving as they finish and new ones joining.
 
 In: a model, prompts as token ids. Out: (index, answer or failure), as soon as each answer ends.
-May not know: text beyond what ends an answer, recipes.
+Must not depend on: text beyond what ends an answer, recipes.
 
 Prompts are padded on the left with their own positions, so a row's numbers depend on its neighbours by rounding only;
 sampling draws from a generator of the request's own. No decoding default of the model applies.
@@ -10,15 +10,92 @@ sampling draws from a generator of the request's own. No decoding default of the
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from transformers.cache_utils import DynamicCache
 
-from evalkit.adapters.base import Failure, Generation
+from evalkit.adapters.base import Failure, GenerateRequest, Generation
 from evalkit.adapters.causal.attention import attention_by, by_head_groups
-from evalkit.adapters.causal.decoding import Answer
-from evalkit.adapters.causal.memory import ran_out_of_memory
+from evalkit.adapters.causal.forward import ForwardPath
+from evalkit.adapters.causal.selfcheck import TOLERANCE, UNFIT, VOCABULARY, keeps_all_tokens, small_sibling
+from evalkit.adapters.memory import ran_out_of_memory
+
+# Next tokens and ends of answers.
+
+
+_BYTES = 4
+"""Most tokens one character takes: UTF-8 bytes."""
+
+
+@dataclass(slots=True, eq=False)
+class Answer:
+    """One answer in the making."""
+
+    index: int
+    request: GenerateRequest
+    prompt: list[int]
+    tokens: list[int] = field(default_factory=list)
+    dice: Any = None
+
+    @property
+    def room(self) -> int:
+        """Tokens that prompt and answer may take."""
+        return len(self.prompt) + self.request.max_tokens
+
+    def choose(self, logits: Any) -> int | Failure:
+        """Pick the next token from fp32 logits of shape (vocabulary,)."""
+        if not bool(torch.isfinite(logits.max())):  # a NaN, an infinite favourite, or no favourite at all
+            return Failure(kind="non-finite", message=f"logits of answer token {len(self.tokens)} are not finite")
+        if self.request.temperature == 0.0:
+            return int(logits.argmax())
+        if self.dice is None:
+            self.dice = torch.Generator().manual_seed(self.request.seed)
+        kept = nucleus(torch.softmax(logits.cpu().double() / self.request.temperature, dim=-1), self.request.top_p)
+        return int(torch.multinomial(kept, 1, generator=self.dice))
+
+    def ended(self, token: int, tokenizer: Any, ends: tuple[int, ...]) -> Generation | None:
+        """Take a token; return the answer if it ends here."""
+        if token in ends:
+            return self._done(tokenizer, "stop")
+        self.tokens.append(token)
+        if self._stopped(tokenizer):
+            return self._done(tokenizer, "stop")
+        return self._done(tokenizer, "length") if len(self.tokens) >= self.request.max_tokens else None
+
+    def _stopped(self, tokenizer: Any) -> bool:
+        if not self.request.stop:
+            return False
+        window = _BYTES * max(len(text.encode()) for text in self.request.stop) + _BYTES
+        tail = decode(tokenizer, self.tokens[-window:])
+        return any(text in tail for text in self.request.stop)
+
+    def _done(self, tokenizer: Any, finish: Literal["stop", "length"]) -> Generation:
+        text = decode(tokenizer, self.tokens)
+        places = [text.find(stop) for stop in self.request.stop]
+        return Generation(
+            text=text[: min([place for place in places if place >= 0], default=len(text))],
+            finish=finish,
+            prompt_tokens=len(self.prompt),
+            completion_tokens=len(self.tokens),
+        )
+
+
+def nucleus(probabilities: Any, top_p: float) -> Any:
+    """Keep the fewest most likely tokens whose probabilities reach `top_p`; shape (vocabulary,), not renormalised."""
+    if top_p >= 1.0:
+        return probabilities
+    ordered, places = probabilities.sort(descending=True, stable=True)
+    dropped = places[ordered.cumsum(dim=-1) - ordered >= top_p]
+    return probabilities.index_fill(0, dropped, 0.0)
+
+
+def decode(tokenizer: Any, tokens: list[int]) -> str:
+    """Turn tokens into text, without special tokens and without tidying spaces."""
+    return str(tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False))
+
 
 Step = tuple[int, "Generation | Failure"]
 
@@ -249,3 +326,76 @@ def _level(tensors: Sequence[Any], dim: int) -> list[Any]:
         shape[dim] = size - shape[dim]
         levelled.append(torch.cat([tensor.new_zeros(shape), tensor], dim=dim))
     return levelled
+
+
+# Which way of generating a model may use, found by trying.
+#
+# Keys and values kept from step to step, rows padded on the left, rows that join later: a model whose layers forget or
+# keep a state of their own may answer from a wrong past without any error. So each way is tried on the small sibling of
+# `selfcheck`, with a window short enough to matter, and must give the numbers of one pass over the whole text.
+
+
+_SEED = 20240825
+_PROMPTS, _LENGTHS = (5, 12, 3), (14, 6, 9)
+"""Prompt and answer lengths, tokens: the second row leaves early, the third one joins then."""
+
+
+def choose_way(model: Any, path: ForwardPath) -> Way:
+    """Return the fastest way whose numbers are those of one pass over the whole text.
+
+    A model that is scored by a packed path has shown already that it obeys masks, positions and a cache.
+    """
+    if path != "plain":
+        return "batched"
+    ways: tuple[Way, ...] = ("batched", "alone") if keeps_all_tokens(model) else ("alone",)
+    try:
+        sibling = small_sibling(model)
+    except UNFIT:
+        return ways[-1] if keeps_all_tokens(model) else "recomputed"
+    return next((way for way in ways if _agrees(sibling, way)), "recomputed")
+
+
+def _agrees(sibling: Any, way: Way) -> bool:
+    dice = np.random.default_rng(_SEED)
+    rows = [_Watched.made(at, dice, *lengths) for at, lengths in enumerate(zip(_PROMPTS, _LENGTHS, strict=True))]
+    try:
+        list(Generator(sibling, _NoText(), ends=(), rows=2, tokens=10**6, way=way).run(rows))
+        return all(_furthest(sibling, row) <= TOLERANCE for row in rows)
+    except UNFIT:
+        return False
+
+
+@torch.inference_mode()  # type: ignore[untyped-decorator]  # torch is not typed
+def _furthest(sibling: Any, row: _Watched) -> float:
+    """Return how far what was seen step by step lies from one pass over the whole text, nats."""
+    whole = torch.as_tensor([[*row.prompt, *row.planned[:-1]]], device=sibling.get_input_embeddings().weight.device)
+    wanted = sibling(input_ids=whole, use_cache=False).logits[0, len(row.prompt) - 1 :].float().log_softmax(dim=-1)
+    return float((torch.stack(row.seen).log_softmax(dim=-1) - wanted).abs().max())
+
+
+class _Watched(Answer):
+    """An answer whose tokens are planned and whose logits are kept."""
+
+    planned: list[int]
+    seen: list[Any]
+
+    @classmethod
+    def made(cls, index: int, dice: np.random.Generator, prompt: int, length: int) -> _Watched:
+        row = cls(
+            index=index,
+            request=GenerateRequest(prompt="", max_tokens=length),
+            prompt=dice.integers(0, VOCABULARY, prompt).tolist(),
+        )
+        row.planned, row.seen = dice.integers(0, VOCABULARY, length).tolist(), []
+        return row
+
+    def choose(self, logits: Any) -> int:
+        self.seen.append(logits)
+        return self.planned[len(self.tokens)]
+
+
+class _NoText:
+    """Stands in for a tokenizer: the siblings' tokens mean nothing."""
+
+    def decode(self, *_: object, **__: object) -> str:
+        return ""

@@ -1,19 +1,16 @@
 """Options of the adapters that run a transformers model in this process.
 
 In: the `options` mapping of an engine specification. Out: checked options and torch values.
-May not know: what is loaded with them.
+Must not depend on: what is loaded with them.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Literal
 
 from pydantic import Field
 
-from evalkit.configuration import Section, validate
-
-if TYPE_CHECKING:
-    from evalkit.suite import EngineSpec
+from evalkit.configuration import Section
 
 
 class CausalOptions(Section):
@@ -44,12 +41,3 @@ class CausalOptions(Section):
     revision: str | None = None
     device_map: str | None = None
     trust_remote_code: bool = False
-
-
-def read_options(model: type[Any], spec: EngineSpec) -> Any:
-    """Check the options of a specification.
-
-    Raises:
-        ConfigError: lists every unknown key and wrong value.
-    """
-    return validate(model, dict(spec.options), f"engine '{spec.name}', options")

@@ -1,7 +1,7 @@
 """Which scoring path a model may use, found by trying.
 
 In: a loaded model. Out: the fastest path whose numbers agree with the plain one on a small probe.
-May not know: text, recipes.
+Must not depend on: text, recipes.
 
 A model may ignore a four-dimensional mask or given positions (relative biases, sliding windows, recurrence) or rescale
 its logits after the output layer. Rather than list such models, each path is compared with the plain one. The model
@@ -19,9 +19,9 @@ import numpy as np
 import torch
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
-from evalkit.adapters.causal.forward import Path, Scorer
+from evalkit.adapters.causal.forward import ForwardPath, Scorer
 from evalkit.adapters.causal.plan import Batch, make_row
-from evalkit.adapters.causal.tokens import EncodedRequest
+from evalkit.adapters.tokens import EncodedRequest
 from evalkit.errors import EngineError
 
 TOLERANCE = 1e-3
@@ -44,7 +44,7 @@ def keeps_all_tokens(model: Any) -> bool:
     return bool(layers) and all(type(layer) is DynamicLayer for layer in layers)
 
 
-def agreed_path(model: Any, wanted: str) -> Path:
+def agreed_path(model: Any, wanted: str) -> ForwardPath:
     """Return the scoring path for the word of the option `scoring`.
 
     Raises:
@@ -61,7 +61,7 @@ def agreed_path(model: Any, wanted: str) -> Path:
     return path
 
 
-def choose_path(model: Any) -> Path:
+def choose_path(model: Any) -> ForwardPath:
     """Return the fastest path that agrees with `plain`; `plain` where no sibling can be built to try it on."""
     if not keeps_all_tokens(model) or model.get_output_embeddings() is None:
         return "plain"
@@ -71,7 +71,7 @@ def choose_path(model: Any) -> Path:
     except UNFIT:
         return "plain"
     on_host = all(weight.device.type == "cpu" for weight in model.parameters())
-    paths: tuple[Path, ...] = ("flat", "packed", "packed-full") if on_host else ("packed", "packed-full")
+    paths: tuple[ForwardPath, ...] = ("flat", "packed", "packed-full") if on_host else ("packed", "packed-full")
     return next((path for path in paths if _agrees(sibling, path, expected)), "plain")
 
 
@@ -104,7 +104,7 @@ def small_sibling(model: Any) -> Any:
     return sibling.to(device)
 
 
-def _agrees(sibling: Any, path: Path, expected: Any) -> bool:
+def _agrees(sibling: Any, path: ForwardPath, expected: Any) -> bool:
     try:
         found = _logprobs(sibling, path)
     except UNFIT:
@@ -112,7 +112,7 @@ def _agrees(sibling: Any, path: Path, expected: Any) -> bool:
     return float(np.abs(found - expected).max()) <= TOLERANCE
 
 
-def _logprobs(model: Any, path: Path) -> Any:
+def _logprobs(model: Any, path: ForwardPath) -> Any:
     return np.concatenate([scores.logprobs for scores in Scorer(model, path).run(_probe())])
 
 

@@ -1,5 +1,5 @@
 """Quantized checkpoints on disk: what their files declare, what they hold, and where they come from.
 
 In: a folder. Out: declared and stored quantization, the trace that `evalkit quantize` wrote, every contradiction.
-May not know: torch, ModelOpt, engines.
+Must not depend on: torch, ModelOpt, engines.
 """

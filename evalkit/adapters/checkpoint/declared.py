@@ -1,7 +1,7 @@
 """What a checkpoint's own files say about its quantization.
 
 In: `config.json` and `hf_quant_config.json` of a folder. Out: `Declared`.
-May not know: whether it is true; `stored` looks at the tensors.
+Must not depend on: whether it is true; `stored` looks at the tensors.
 """
 
 from __future__ import annotations

@@ -1,21 +1,150 @@
 """Everything known about a checkpoint before it is loaded, and everything that speaks against it.
 
 In: files of a model, a recipe. Out: `Checkpoint`, or `RecipeError` with every fault.
-May not know: engines.
+Must not depend on: engines.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
-from evalkit.adapters.causal.source import ModelFiles
 from evalkit.adapters.checkpoint.declared import NONE, Declared, layer_count, read_declared
-from evalkit.adapters.checkpoint.expected import declaration_faults, label_faults, layer_faults
-from evalkit.adapters.checkpoint.stored import Stored, read_stored
-from evalkit.adapters.checkpoint.trace import TRACE_FILE, Trace, check_files, read_trace, trace_faults
-from evalkit.errors import RecipeError
+from evalkit.adapters.checkpoint.stored import Stored, declaration_faults, label_faults, layer_faults, read_stored
+from evalkit.adapters.source import ModelFiles, file_sha256
+from evalkit.errors import DataError, IdentityMismatchError, RecipeError
 from evalkit.recipes import ResolvedRecipe, load_recipe, resolve_recipe
+from evalkit.records import build, parse_object
+
+# The trace of a checkpoint: which model and recipe it was made from, and the digest of every file.
+#
+# `evalkit quantize` writes the file, so that what an engine serves can be traced to what was certified. It holds no
+# clock reading and no path: the same model, recipe and versions give the same bytes.
+
+
+TRACE_FILE = "evalkit.json"
+
+FORMAT = 1
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Trace:
+    """What `evalkit.json` says.
+
+    Attributes:
+        format: `FORMAT`.
+        evalkit: version that wrote it.
+        source: the model before: name, digests of weights, tokenizer and chat template, type of its numbers.
+        recipe: name, digest and document of the resolved recipe.
+        quantization: read back from the model in memory, as in an identity.
+        declared: what the exported files declare.
+        stored: what the exported tensors show.
+        quantizers: every quantizer before its weights were packed.
+        exported: how far the packed model's answers lie from those of the model that was packed.
+        versions: package to version.
+        weights_sha256: digest of the packed weights, made like that of any folder.
+        files: name to digest of every other file.
+        warnings: what the packed model lacks.
+    """
+
+    format: int = FORMAT
+    evalkit: str
+    source: Mapping[str, Any]
+    recipe: Mapping[str, Any]
+    quantization: Mapping[str, Any]
+    declared: Mapping[str, Any]
+    stored: Mapping[str, Any]
+    quantizers: Sequence[Mapping[str, Any]]
+    exported: Mapping[str, Any]
+    versions: Mapping[str, str]
+    weights_sha256: str
+    files: Mapping[str, str]
+    warnings: Sequence[str] = field(default_factory=tuple)
+
+    def to_json(self) -> str:
+        """Return `evalkit.json`: sorted keys, indented for people."""
+        return json.dumps(asdict(self), sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+    def record(self) -> dict[str, Any]:
+        """Return what an identity says about it."""
+        return {
+            "evalkit": self.evalkit,
+            "source": self.source["model"],
+            "source_weights_sha256": self.source["weights_sha256"],
+            "recipe": self.recipe["name"],
+            "recipe_sha256": self.recipe["sha256"],
+            "calibration": self.quantization.get("calibration"),
+        }
+
+
+def read_trace(folder: Path) -> Trace | None:
+    """Read a checkpoint's trace; None where it has none.
+
+    Raises:
+        DataError: not JSON, another format, or an unknown or missing field.
+    """
+    path = folder / TRACE_FILE
+    if not path.exists():
+        return None
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: cannot be read: {error}") from error
+    row = parse_object(text, str(path))
+    if row.get("format") != FORMAT:
+        raise DataError(f"{path}: format {row.get('format')!r} is not {FORMAT}; read it with the evalkit that wrote it")
+    return build(Trace, row)
+
+
+def folder_files(folder: Path) -> dict[str, str]:
+    """Return the digest of every file of a folder but the trace itself, by name."""
+    paths = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != TRACE_FILE)
+    return {path.relative_to(folder).as_posix(): file_sha256(path) for path in paths}
+
+
+def check_files(folder: Path, trace: Trace, weights_sha256: str) -> None:
+    """Check that a checkpoint is still what was written.
+
+    Args:
+        folder: the checkpoint.
+        trace: its trace.
+        weights_sha256: digest of the weights as found, so that they are read once.
+
+    Raises:
+        IdentityMismatchError: names every file that changed, is missing or was added.
+    """
+    found = {
+        path.relative_to(folder).as_posix(): path
+        for path in folder.rglob("*")
+        if path.is_file() and path.name != TRACE_FILE
+    }
+    kept = {name: sha for name, sha in trace.files.items() if not name.endswith(".safetensors")}
+    faults = [f"{name} is missing" for name in sorted(trace.files.keys() - found.keys())]
+    faults += [
+        f"{name} was changed" for name in sorted(kept) if name in found and file_sha256(found[name]) != kept[name]
+    ]
+    faults += [
+        f"{name} was added" for name in sorted(found.keys() - trace.files.keys()) if name.endswith(".safetensors")
+    ]
+    if weights_sha256 != trace.weights_sha256:
+        faults.append("the weights were changed")
+    if faults:
+        raise IdentityMismatchError(
+            f"{folder}: not what {TRACE_FILE} says was written: {'; '.join(faults)}. "
+            "Next step: run evalkit quantize again, or remove the file to give up the trace"
+        )
+
+
+def trace_faults(trace: Trace, recipe_name: str, recipe_sha256: str) -> list[str]:
+    """Compare a trace with the recipe asked for."""
+    made_by, sha256 = trace.recipe["name"], str(trace.recipe["sha256"])
+    if sha256 == recipe_sha256:
+        return []
+    asked = f"'{recipe_name}' ({recipe_sha256[:12]})"
+    return [f"{TRACE_FILE} says that recipe '{made_by}' ({sha256[:12]}) made it; asked for is {asked}"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

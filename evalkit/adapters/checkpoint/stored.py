@@ -1,19 +1,150 @@
 """What the tensors of a checkpoint show: which linear layers are quantized, how, and with which scales.
 
 In: headers of safetensors files. Out: `Stored`.
-May not know: what anything was called by whoever wrote it.
+Must not depend on: what anything was called by whoever wrote it.
 """
 
 from __future__ import annotations
 
+import json
+import math
 import re
+import struct
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from evalkit.adapters.checkpoint.headers import StoredTensor, read_headers
+from evalkit.adapters.checkpoint.declared import NONE, Declared
+from evalkit.errors import UsageError
+from evalkit.recipes import ResolvedRecipe
+
+# Headers of safetensors files: names, types and shapes of all tensors, without reading one.
+
+
+_LENGTH = struct.Struct("<Q")
+_HEADER_MAX = 1 << 27
+"""Bytes of a header at most, as the format's own reader has it."""
+
+_POINTER = b"version https://git-lfs"
+_AGAIN = "next step: download or copy it again"
+_SHOWN = 200
+"""Characters of a parser's own words that an error repeats."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StoredTensor:
+    """One tensor of a checkpoint.
+
+    Attributes:
+        file: name of its file.
+        dtype: type as the format spells it ("BF16", "F8_E4M3", "U8", "I8", ...).
+        shape: its dimensions.
+    """
+
+    file: str
+    dtype: str
+    shape: tuple[int, ...]
+
+
+def read_headers(folder: Path) -> dict[str, StoredTensor]:
+    """Return every tensor of all safetensors files of a folder, by name.
+
+    Raises:
+        UsageError: no such file, a damaged, cut or empty one, a Git LFS pointer, or a tensor in two files.
+    """
+    found: dict[str, StoredTensor] = {}
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        raise UsageError(f"{folder}: no *.safetensors file; give the folder of a checkpoint")
+    for file in files:
+        for name, tensor in read_file(file).items():
+            if name in found:
+                raise UsageError(f"{folder}: tensor '{name}' is in {found[name].file} and in {file.name}")
+            found[name] = tensor
+    return found
+
+
+def shards(folder: Path) -> list[Path]:
+    """Return the safetensors files of a folder that transformers would load: one file, those of the index, else all.
+
+    Raises:
+        UsageError: an unreadable index, or one that names a file which is not there.
+    """
+    index = folder / "model.safetensors.index.json"
+    if (folder / "model.safetensors").exists():
+        return [folder / "model.safetensors"]
+    if not index.exists():
+        return sorted(folder.glob("*.safetensors"))
+    try:
+        names = sorted(set(map(str, json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise UsageError(f"{index}: no index of safetensors files ({type(error).__name__}); {_AGAIN}") from error
+    missing = [name for name in names if Path(name).name != name or not (folder / name).is_file()]
+    if missing:
+        raise UsageError(f"{index}: names {len(missing)} files that are not there (first: {missing[0]}); {_AGAIN}")
+    return [folder / name for name in names]
+
+
+def read_file(file: Path) -> dict[str, StoredTensor]:
+    """Return every tensor of one safetensors file, by name.
+
+    Raises:
+        UsageError: an empty file, a Git LFS pointer, a damaged header, or fewer or more bytes than the header says.
+    """
+    try:
+        size = file.stat().st_size
+        with file.open("rb") as stream:
+            start = stream.read(len(_POINTER))
+            if start == _POINTER:
+                raise UsageError(f"{file}: a Git LFS pointer, not weights; next step: git lfs pull")
+            if not size:
+                raise UsageError(f"{file}: is empty; {_AGAIN}")
+            stream.seek(0)
+            (length,) = _LENGTH.unpack(stream.read(_LENGTH.size))
+            if length > _HEADER_MAX:
+                raise ValueError(f"a header of {length} bytes")
+            rows: Mapping[str, Any] = json.loads(stream.read(length))
+        found, end = {}, 0
+        for name, row in rows.items():
+            if name != "__metadata__":
+                found[name] = StoredTensor(file=file.name, dtype=str(row["dtype"]), shape=_shape(row["shape"]))
+                end = max(end, int(row["data_offsets"][1]))
+    except (
+        OSError,
+        struct.error,
+        ValueError,
+        KeyError,
+        IndexError,
+        TypeError,
+        AttributeError,
+        OverflowError,
+        RecursionError,
+    ) as error:
+        raise UsageError(f"{file}: damaged safetensors header ({str(error)[:_SHOWN]}); {_AGAIN}") from error
+    if size != _LENGTH.size + length + end:
+        held, what = size - _LENGTH.size - length, "cut off" if size < _LENGTH.size + length + end else "too long"
+        raise UsageError(f"{file}: {what}: {held} bytes of tensors where its header says {end}; {_AGAIN}")
+    return found
+
+
+def _shape(value: Any) -> tuple[int, ...]:
+    shape = tuple(int(size) for size in value)
+    if any(size < 0 for size in shape):
+        raise ValueError(f"a tensor of shape {shape}")
+    return shape
+
+
+def elements(tensor: StoredTensor) -> int:
+    """Return the number of elements of a tensor.
+
+    >>> elements(StoredTensor(file="a", dtype="U8", shape=(2, 3)))
+    6
+    """
+    return math.prod(tensor.shape)
+
 
 SCALES = ("weight_scale", "weight_scale_2", "input_scale", "pre_quant_scale", "k_scale", "v_scale")
 """Last parts of the names of tensors that belong to a quantized layer, as ModelOpt names them."""
@@ -121,3 +252,144 @@ def _is_code(last: str, tensor: StoredTensor) -> bool:
 def _embeds(module: str) -> bool:
     last = module.rpartition(".")[2]
     return last.startswith("embed") or last in _EMBEDDINGS
+
+
+# Does a checkpoint hold what a recipe makes? Layer by layer.
+
+
+_SHOWN_of_expected = 3
+
+
+def quantized_by(recipe: ResolvedRecipe, linear: Iterable[str]) -> frozenset[str] | None:
+    """Return the linear layers whose weights a recipe quantizes; None where the recipe imports parts from ModelOpt."""
+    entries = recipe.document["quantize"]["quant_cfg"]
+    if any("$import" in entry for entry in entries):
+        return None
+    return frozenset(module for module in linear if _enabled(f"{module}.weight_quantizer", entries))
+
+
+def _enabled(quantizer: str, entries: Iterable[Mapping[str, Any]]) -> bool:
+    return _winner(quantizer, entries).get("enable") is not False
+
+
+def _winner(quantizer: str, entries: Iterable[Mapping[str, Any]]) -> Mapping[str, Any]:
+    """Return the entry that decides about a quantizer: the last one that matches."""
+    winner: Mapping[str, Any] = {}
+    for entry in entries:
+        applies = entry.get("parent_class") in (None, "nn.Linear")
+        if applies and fnmatchcase(quantizer, entry["quantizer_name"]):
+            winner = entry
+    return winner
+
+
+def label_faults(recipe: ResolvedRecipe, what: str, algorithm: str, kv_cache: str) -> list[str]:
+    """Compare labels with a recipe's expectation; a recipe without one cannot be told apart from any other."""
+    expected = recipe.expectation
+    if not expected.declared:
+        step = f"next step: write {recipe.name}.expect.yaml beside it"
+        return [f"recipe '{recipe.name}' has no expectation file, so nothing can be compared with it; {step}"]
+    pairs = (("algorithm", expected.algorithm, algorithm), ("KV cache", expected.kv_cache, kv_cache))
+    return [
+        f"{name} {what} is {found}, recipe '{recipe.name}' makes {wanted}"
+        for name, wanted, found in pairs
+        if wanted != found
+    ]
+
+
+def layer_faults(recipe: ResolvedRecipe, held: Stored) -> list[str]:
+    """Compare the layers that hold codes, and the cache that has scales, with what the recipe quantizes."""
+    wanted = quantized_by(recipe, held.linear)
+    if wanted is None:
+        return []
+    found = frozenset(held.quantized)
+    return [
+        *_named(wanted - found, f"stored unquantized, recipe '{recipe.name}' quantizes them"),
+        *_named(found - wanted, f"stored quantized, recipe '{recipe.name}' leaves them alone"),
+        *_cache_faults(recipe, held),
+    ]
+
+
+def _cache_faults(recipe: ResolvedRecipe, held: Stored) -> list[str]:
+    """A cache with calibrated scales stores them; one with the constant scale 1 stores none."""
+    entries = recipe.document["quantize"]["quant_cfg"]
+    attention = sorted(module.removesuffix(".k_proj") for module in held.linear if module.endswith(".k_proj"))
+    if recipe.expectation.kv_cache != "FP8" or not attention:
+        return []
+    cfg = _winner(f"{attention[0]}.k_bmm_quantizer", entries).get("cfg")
+    constant = isinstance(cfg, Mapping) and bool(cfg.get("use_constant_amax"))
+    if constant == held.cache_scales:
+        has, makes = ("calibrated scales", "the constant scale 1") if constant else ("no scales", "calibrated ones")
+        return [f"the key-value cache has {has}, recipe '{recipe.name}' makes {makes}"]
+    return []
+
+
+def declaration_faults(declared: Declared, held: Stored) -> list[str]:
+    """Compare what the files declare with what the tensors show."""
+    if (declared.algorithm == NONE) and held.quantized:
+        kinds = ", ".join(sorted(set(held.kinds.values())))
+        return [f"{len(held.quantized)} layers hold codes ({kinds}), but no quantization is declared"]
+    if declared.algorithm == NONE:
+        return []
+    if not held.quantized:
+        return [f"{declared.algorithm} is declared, but no layer holds codes"]
+    return exclusion_faults("declared", declared.excluded, held)
+
+
+def undeclared_faults(declared: Declared, tensors: Mapping[str, StoredTensor]) -> list[str]:
+    """Return what the headers show that no file declares, in whatever format: the first check of every folder.
+
+    A loader that is told of no quantization takes codes for weights and passes over their scales, without an error.
+    """
+    step = (
+        "next step: put back quantization_config in config.json (or hf_quant_config.json) as it was published, or give "
+        "the original model"
+    )
+    found = codes(tensors)
+    if declared.algorithm == NONE:
+        kinds = ", ".join(sorted({tensors[name].dtype for name in found}))
+        beside = [name for name in companions(tensors) if name not in found]
+        if declared.kv_cache != NONE:
+            beside = [name for name in beside if name.rpartition(".")[2] not in CACHE_SCALES]
+        return [
+            *_named(found, f"hold codes ({kinds}), but no quantization is declared; {step}"),
+            *_named(beside, f"belong to a quantized model, but no quantization is declared; {step}"),
+        ]
+    modules = {name.rpartition(".")[0] for name in found if name.endswith(".weight")}
+    excluded = {module for module in modules if any(fnmatchcase(module, pattern) for pattern in declared.excluded)}
+    return _named(excluded, "hold codes, but are excluded from quantization as declared; next step: download it again")
+
+
+def exclusion_faults(
+    what: str, excluded: Collection[str], held: Stored, match: Callable[[str], bool] | None = None
+) -> list[str]:
+    """Compare a list of excluded modules with the layers that hold codes.
+
+    Args:
+        what: who excludes, for the sentence.
+        excluded: patterns.
+        held: what the tensors show.
+        match: whoever knows better than the patterns; None for the patterns.
+    """
+    out = match or (lambda module: any(fnmatchcase(module, pattern) for pattern in excluded))
+    left_out = {module for module in held.linear if out(module)}
+    missing = {module for module in held.linear if module not in held.quantized and module not in left_out}
+    return [
+        *_named(left_out & held.quantized.keys(), f"hold codes, but are excluded as {what}"),
+        *_named(missing - {"lm_head"}, f"hold no codes, but are not excluded as {what}"),
+    ]
+
+
+def lost_in_export(recipe: ResolvedRecipe) -> list[str]:
+    """Return what a recipe does that no exported checkpoint can hold."""
+    cfgs = [entry.get("cfg") for entry in recipe.document["quantize"]["quant_cfg"]]
+    bounds = [cfg["backend_extra_args"]["scale_ub"] for cfg in cfgs if isinstance(cfg, Mapping) and "backend" in cfg]
+    return [f"the bound {bound} of an activation row's maximum is not part of the checkpoint" for bound in bounds]
+
+
+def _named(modules: Collection[str], fault: str) -> list[str]:
+    if not modules:
+        return []
+    shown = ", ".join(sorted(modules)[:_SHOWN_of_expected]) + (
+        f" and {len(modules) - _SHOWN_of_expected} more" if len(modules) > _SHOWN_of_expected else ""
+    )
+    return [f"{shown}: {fault}"]

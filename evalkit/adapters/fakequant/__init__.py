@@ -1,5 +1,5 @@
 """Fake quantization of a loaded model by ModelOpt, checked before it may be used.
 
 In: a loaded model and a resolved recipe. Out: the model with the recipe applied and folded, and what was read back.
-May not know: tasks, scoring, generation.
+Must not depend on: tasks, scoring, generation.
 """

@@ -1,7 +1,7 @@
 """Writes a quantized model as a checkpoint that TensorRT-LLM and vLLM serve, with a trace of where it comes from.
 
 In: an engine specification with a recipe, an output folder. Out: the folder with `evalkit.json`, or nothing at all.
-May not know: tasks; who will serve it.
+Must not depend on: tasks; who will serve it.
 
 ModelOpt packs the weights. It does not pack what was simulated bit for bit: bf16 weights are rounded twice, and AWQ's
 scales are averaged over layers that share an input. So the checkpoint is read back and compared, and the trace says how
@@ -24,17 +24,15 @@ import torch
 
 from evalkit import __version__
 from evalkit.adapters.causal.loading import LoadedModel, choose_device, quiet_loading
-from evalkit.adapters.causal.memory import ran_out_of_memory
-from evalkit.adapters.causal.source import find_model
-from evalkit.adapters.checkpoint.expected import label_faults, layer_faults, lost_in_export
-from evalkit.adapters.checkpoint.reading import Checkpoint, read_checkpoint, refuse
-from evalkit.adapters.checkpoint.trace import TRACE_FILE, Trace, folder_files
+from evalkit.adapters.checkpoint.reading import TRACE_FILE, Checkpoint, Trace, folder_files, read_checkpoint, refuse
+from evalkit.adapters.checkpoint.stored import label_faults, layer_faults, lost_in_export
 from evalkit.adapters.fakequant.assembly import calibrate_with, layers_of, load_unquantized
-from evalkit.adapters.fakequant.devices import refuse_device
 from evalkit.adapters.fakequant.exported import FORMATS, load_expanded, quantize_activations
-from evalkit.adapters.fakequant.options import ModelOptOptions
+from evalkit.adapters.fakequant.options import ModelOptOptions, refuse_device
 from evalkit.adapters.fakequant.quantize import apply_recipe, logits_of, probe_tokens, silent
 from evalkit.adapters.fakequant.readback import describe_quantizers
+from evalkit.adapters.memory import ran_out_of_memory
+from evalkit.adapters.source import find_model
 from evalkit.errors import EngineError, RecipeError, UsageError
 from evalkit.recipes import ResolvedRecipe, load_recipe, resolve_recipe
 from evalkit.records import text_digest

@@ -1,33 +1,120 @@
 """Applies a recipe to a loaded model, checks what came of it, folds the weights.
 
 In: a model in memory, a resolved recipe, calibration rows. Out: the model changed in place, and what was read back.
-May not know: tasks, scoring, generation.
+Must not depend on: tasks, scoring, generation.
 """
 
 from __future__ import annotations
 
 import io
+import json
 import logging
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 import yaml
 
-from evalkit.adapters.causal.memory import ran_out_of_memory
-from evalkit.adapters.fakequant import rowwise, tables
-from evalkit.adapters.fakequant.calibration import CalibrationSet
-from evalkit.adapters.fakequant.checks import check_recipe
-from evalkit.adapters.fakequant.readback import protected_names, read_quantizers
-from evalkit.adapters.fakequant.state import algorithm, counts, kv_cache
-from evalkit.errors import ConfigError, RecipeError
+from evalkit.adapters.fakequant import backends as rowwise
+from evalkit.adapters.fakequant import backends as tables
+from evalkit.adapters.fakequant.readback import (
+    algorithm,
+    check_recipe,
+    counts,
+    kv_cache,
+    protected_names,
+    read_quantizers,
+)
+from evalkit.adapters.memory import ran_out_of_memory
+from evalkit.errors import ConfigError, RecipeError, UsageError
+from evalkit.records import digest
 
 if TYPE_CHECKING:
     from evalkit.recipes import ResolvedRecipe
+
+
+# Calibration: which texts a recipe sees before its scales are fixed.
+
+
+SHIPPED = Path(__file__).resolve().parents[2] / "recipes" / "library" / "calibration-texts.txt"
+"""Texts written for this purpose: prose, dialogue, instructions, code and arithmetic; part of no benchmark."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CalibrationSet:
+    """Rows of tokens of equal length.
+
+    Attributes:
+        rows: token ids, shape (samples, tokens).
+        source: name of the file, or "evalkit" for the shipped texts.
+    """
+
+    rows: tuple[tuple[int, ...], ...]
+    source: str
+
+    def record(self) -> Mapping[str, Any]:
+        """Return what the identity says about it: the digest is of the token ids as they were fed."""
+        return {
+            "source": self.source,
+            "samples": len(self.rows),
+            "tokens": len(self.rows[0]),
+            "sha256": digest([list(row) for row in self.rows]),
+        }
+
+
+def calibration_rows(tokenizer: Any, *, file: Path | None, samples: int, tokens: int) -> CalibrationSet:
+    """Cut texts into rows of equal length, each behind the tokenizer's own start tokens.
+
+    Texts are joined in order and taken from the start; rows never overlap.
+
+    Raises:
+        UsageError: the file is unreadable, or too short for the rows asked for.
+    """
+    path = file or SHIPPED
+    start = list(tokenizer("", verbose=False)["input_ids"])
+    stream = tokenizer("\n\n".join(read_texts(path)), add_special_tokens=False, verbose=False)["input_ids"]
+    body = max(1, tokens - len(start))
+    if len(stream) < samples * body:
+        raise UsageError(
+            f"{path}: {len(stream)} tokens of calibration text; {samples} rows of {tokens} tokens need "
+            f"{samples * body}; next step: a longer file (option calibration: {{file: ...}}), or fewer samples"
+        )
+    rows = tuple(tuple(start + stream[begin : begin + body]) for begin in range(0, samples * body, body))
+    return CalibrationSet(rows=rows, source=path.name if file else "evalkit")
+
+
+def read_texts(path: Path) -> list[str]:
+    """Read texts from a `.txt` or `.jsonl` file.
+
+    Raises:
+        UsageError: no such file, another kind of file, or a line that holds no text.
+    """
+    try:
+        content = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path}: calibration texts cannot be read: {error}") from error
+    if path.suffix == ".jsonl":
+        return [_text(path, number, line) for number, line in enumerate(content.splitlines(), start=1) if line.strip()]
+    if path.suffix != ".txt":
+        raise UsageError(f"{path}: calibration texts come as .txt or .jsonl")
+    return [text.strip() for text in content.split("\n\n") if text.strip()]
+
+
+def _text(path: Path, number: int, line: str) -> str:
+    try:
+        row = json.loads(line)
+    except ValueError as error:
+        raise UsageError(f"{path}, line {number}: not JSON: {error}") from error
+    text = row.get("text") if isinstance(row, dict) else row
+    if not isinstance(text, str):
+        raise UsageError(f"{path}, line {number}: neither a text nor an object with a key 'text'")
+    return text
+
 
 _PROBE = 48
 """Tokens of the forward pass that compares logits before and after."""

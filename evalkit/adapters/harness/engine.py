@@ -1,7 +1,7 @@
 """The engine around a model that lm-eval built.
 
 In: lm-eval's object, its identity, limits. Out: an `Engine` (`evalkit.adapters.base`).
-May not know: tasks.
+Must not depend on: tasks.
 
 lm-eval cuts a prompt that is too long and gives no reason for a missing number; so lengths are measured first, and
 every number is checked afterwards. It gives texts alone: token counts of answers are those of the text encoded again.
@@ -13,7 +13,7 @@ import gc
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lm_eval.api.instance import Instance
 
@@ -25,12 +25,16 @@ from evalkit.adapters.base import (
     ScoreRequest,
     no_chat_template,
 )
-from evalkit.adapters.causal.tokens import render_chat
-from evalkit.adapters.harness.identity import torch_model
-from evalkit.adapters.harness.loading import quiet
+from evalkit.adapters.harness.identity import build_model, identify, length_limit, quiet, torch_model
 from evalkit.adapters.harness.options import HarnessOptions
+from evalkit.adapters.tokens import render_chat
 from evalkit.errors import EngineError, EvalkitError
 from evalkit.records import EngineIdentity
+
+if TYPE_CHECKING:
+    from evalkit.adapters.base import Resources
+    from evalkit.suite import EngineSpec
+
 
 _PLAIN: dict[str, dict[str, Any]] = {
     "hf": {"top_k": 0, "repetition_penalty": 1.0},
@@ -242,3 +246,37 @@ def _reply(pairs: Sequence[Any], lengths: tuple[int, ...]) -> ScoreReply | Failu
         greedy=tuple(bool(pair[1]) for pair in pairs),
         tokens=lengths,
     )
+
+
+# From a specification to an engine around lm-eval's model.
+
+
+_REFUSED = {
+    "trtllm": "it reads each log-probability one place late: KeyError on MMLU with TensorRT-LLM >= 1.3.0rc11, "
+    "plausible wrong numbers before; next step: adapter: tensorrt_llm, or openai_server with trtllm-serve",
+}
+"""Models of lm-eval that are known to score wrongly, and what to use instead."""
+
+
+def load_harness(spec: EngineSpec, options: HarnessOptions, resources: Resources) -> HarnessEngine:
+    """Build a model by lm-eval and read back what was built.
+
+    Raises:
+        UsageError: as in `build_model`.
+        EngineError: lm-eval cannot build it, it is known to score wrongly, or it does not say how it splits text.
+    """
+    if spec.model in _REFUSED:
+        raise EngineError(f"lm-eval's model '{spec.model}' is refused: {_REFUSED[spec.model]}")
+    if options.threads is not None:
+        import torch  # noqa: PLC0415 - optional
+
+        torch.set_num_threads(options.threads)
+    model, arguments, files = build_model(spec, options, resources)
+    lacking = [name for name in ("_encode_pair", "tok_encode", "prefix_token_id") if not hasattr(model, name)]
+    if lacking:
+        raise EngineError(
+            f"lm-eval's model '{spec.model}' does not say how it splits text into tokens (no {', '.join(lacking)}), so "
+            "prompts that it would cut cannot be refused; next step: adapter: openai_server or llama_cpp"
+        )
+    identity, doubts = identify(spec, options, model, arguments, files, resources)
+    return HarnessEngine(model, identity, options, length_limit(model, options), doubts)

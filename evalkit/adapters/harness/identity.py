@@ -1,26 +1,134 @@
 """The identity of a model that lm-eval built, as far as it can be read back.
 
 In: lm-eval's object and the arguments it was built with. Out: `EngineIdentity`, and what it may not rest on.
-May not know: requests.
+Must not depend on: requests.
 """
 
 from __future__ import annotations
 
+import inspect
+import logging
 import sys
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evalkit.adapters.causal.source import ModelFiles, find_model
-from evalkit.adapters.causal.tokens import chat_options, tokenizer_text
+from lm_eval.api.registry import get_model, model_registry
+
 from evalkit.adapters.checkpoint.declared import NONE, read_declared
 from evalkit.adapters.harness.options import HarnessOptions
+from evalkit.adapters.processor import device_name, processor_of
+from evalkit.adapters.source import ModelFiles, check_headers, find_model
+from evalkit.adapters.tokens import chat_options, tokenizer_text
+from evalkit.errors import EngineError, UsageError, suggestion
 from evalkit.records import EngineIdentity, digest, text_digest
 
 if TYPE_CHECKING:
     from evalkit.adapters.base import Resources
     from evalkit.suite import EngineSpec
+
+
+# Building a model by lm-eval's registry.
+
+
+def build_model(
+    spec: EngineSpec, options: HarnessOptions, resources: Resources
+) -> tuple[Any, Mapping[str, Any], ModelFiles | None]:
+    """Build a model.
+
+    Returns:
+        lm-eval's object, the arguments it was built with, and the files of an asset or a local folder.
+
+    Raises:
+        UsageError: lm-eval registers no such model, or an argument is wrong.
+        EngineError: lm-eval cannot build it.
+    """
+    kind = _class(spec.model)
+    arguments, files = _arguments(spec, options, resources, kind)
+    shared = {"batch_size": options.batch_size, "device": None if spec.device == "auto" else spec.device}
+    given = {name: value for name, value in shared.items() if value is not None and name not in arguments}
+    try:
+        with quiet():
+            return kind.create_from_arg_obj(dict(arguments), given), arguments, files
+    except Exception as error:  # lm-eval's backends raise many unrelated types
+        raise EngineError(
+            f"engine '{spec.name}': lm-eval's model '{spec.model}' cannot be built: {type(error).__name__}: {error}"
+        ) from error
+
+
+def _class(name: str) -> Any:
+    import lm_eval.models  # noqa: F401, PLC0415 - fills the registry
+
+    if name not in model_registry:
+        raise UsageError(f"lm-eval registers no model {name!r}{suggestion(name, sorted(model_registry))}")
+    try:
+        return get_model(name)
+    except ImportError as error:
+        raise EngineError(
+            f"lm-eval's model '{name}' needs a package that is missing: {error}; next step: install what lm-eval names"
+        ) from error
+
+
+def _arguments(
+    spec: EngineSpec, options: HarnessOptions, resources: Resources, kind: Any
+) -> tuple[dict[str, Any], ModelFiles | None]:
+    arguments, files = dict(options.model_args), None
+    if options.asset is not None:
+        files = find_model(options.asset, resources)
+        arguments["pretrained"] = str(files.folder)
+        if files.gguf is not None:
+            arguments["gguf_file"] = files.gguf
+    place = arguments.get("pretrained")
+    if files is None and isinstance(place, str) and (Path(place) / "config.json").is_file():
+        check_headers(Path(place))
+    known = inspect.signature(kind.__init__).parameters
+    if "dtype" in known:
+        arguments.setdefault("dtype", spec.dtype)
+    if options.max_length is not None and "max_length" in known:
+        arguments.setdefault("max_length", options.max_length)
+    return arguments, files
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep lm-eval's advice and bars off stderr; failures still raise."""
+    loggers = [logging.getLogger(name) for name in ("lm_eval", "transformers", "accelerate")]
+    levels = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with _no_bars():
+                yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+@contextmanager
+def _no_bars() -> Iterator[None]:
+    """Keep the loader's progress bars off stderr, where transformers is installed."""
+    if find_spec("transformers") is None:
+        yield
+        return
+    import transformers  # noqa: PLC0415
+    import transformers.modeling_gguf_pytorch_utils as gguf  # noqa: PLC0415
+
+    shown, bar = transformers.logging.is_progress_bar_enabled(), gguf.tqdm
+    transformers.logging.disable_progress_bar()
+    gguf.tqdm = lambda tensors, **_: tensors
+    try:
+        yield
+    finally:
+        gguf.tqdm = bar
+        if shown:
+            transformers.logging.enable_progress_bar()
+
 
 _PACKAGES = {"torch": "torch", "transformers": "transformers", "vllm": "vllm", "sglang": "sglang"}
 """Module to distribution; only those that were imported can matter."""
@@ -148,16 +256,12 @@ def _versions() -> dict[str, str]:
 def _processor(inner: Any) -> Mapping[str, Any] | None:
     if inner is None:
         return None
-    from evalkit.adapters.causal.identity import processor_of  # noqa: PLC0415 - needs torch
-
     return processor_of(inner)
 
 
 def _device(model: Any, inner: Any) -> str:
     if inner is None:
         return "unknown"
-    from evalkit.adapters.causal.identity import device_name  # noqa: PLC0415 - needs torch
-
     return device_name(str(getattr(model, "device", "cpu")))
 
 

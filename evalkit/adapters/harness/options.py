@@ -1,7 +1,7 @@
 """Options of the adapter `lm_eval`.
 
 In: the `options` mapping of an engine specification. Out: checked options.
-May not know: lm-eval.
+Must not depend on: lm-eval.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 """GGUF models in llama.cpp, in a server process of our own.
 
 In: an engine specification with a GGUF file. Out: a `ServerEngine`.
-May not know: torch, recipes, tasks.
+Must not depend on: torch, recipes, tasks.
 """

@@ -1,7 +1,7 @@
 """The header of a GGUF file: metadata and the types of the tensors, without the weights.
 
 In: a path. Out: `GgufHeader`.
-May not know: llama.cpp, what a key means to an engine.
+Must not depend on: llama.cpp, what a key means to an engine.
 
 Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md (versions 2 and 3, little-endian).
 """

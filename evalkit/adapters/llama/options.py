@@ -1,7 +1,7 @@
 """Options of the adapter `llama_cpp`.
 
 In: the `options` mapping of an engine specification. Out: checked options.
-May not know: GGUF.
+Must not depend on: GGUF.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The server process: llama.cpp's own HTTP server on a loopback port, for as long as its parent lives.
 
 In: one line of JSON on stdin (model, limits, key). Out: one line of JSON on stdout (address, or what went wrong).
-May not know: evalkit; it is run as a program, and imports nothing but the wheel.
+Must not depend on: evalkit; it is run as a program, and imports nothing but the wheel.
 
 llama.cpp ends the whole process where an assertion fails, so it must not be ours. The process ends when stdin does,
 which is when its parent ends, however that happens.

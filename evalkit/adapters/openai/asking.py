@@ -1,7 +1,7 @@
 """The three questions that scoring asks of a server, each with every decoding parameter said.
 
 In: a prompt as text or token ids. Out: positions with log-probabilities, and the server's token counts.
-May not know: what the numbers are for.
+Must not depend on: what the numbers are for.
 """
 
 from __future__ import annotations
@@ -10,10 +10,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from evalkit.adapters.openai.logprobs import Candidate, Position, read_positions
-from evalkit.adapters.openai.reply import ModelName, Usage, read_choice, read_usage
 from evalkit.adapters.openai.transport import Transport
-from evalkit.adapters.openai.wire import Json, UnusableError
+from evalkit.adapters.openai.wire import (
+    Candidate,
+    Json,
+    ModelName,
+    Position,
+    UnusableError,
+    Usage,
+    read_choice,
+    read_positions,
+    read_usage,
+)
 
 Prompt = str | list[int]
 

@@ -1,25 +1,42 @@
 """The engine that a probed server makes.
 
 In: a server, what it can do, its identity. Out: an `Engine` (`evalkit.adapters.base`).
-May not know: recipes, tasks, which kind of server it is.
+Must not depend on: recipes, tasks, which kind of server it is.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from evalkit.adapters.base import Failure, GenerateRequest, Generation, ScoreReply, ScoreRequest, Waste
-from evalkit.adapters.openai.asking import Asker
-from evalkit.adapters.openai.capabilities import Capabilities
-from evalkit.adapters.openai.generating import Generator
+from evalkit.adapters.openai.asking import CHAT, Asker
 from evalkit.adapters.openai.options import ServerOptions
-from evalkit.adapters.openai.pool import run_pool
-from evalkit.adapters.openai.scoring import Scorer
-from evalkit.adapters.openai.tokenizing import Tokenizer
+from evalkit.adapters.openai.probe import Probe, check_steady
+from evalkit.adapters.openai.proofs import Capabilities, NotProvedError, attempt, plain_prompt
+from evalkit.adapters.openai.scoring import Generator, Scorer
+from evalkit.adapters.openai.tokenizing import (
+    PROBES,
+    LocalTokenizer,
+    ServerCard,
+    ServerTokenizer,
+    Tokenizer,
+    local_tokenizer,
+    read_card,
+    seen_digest,
+    server_tokenizer,
+)
+from evalkit.adapters.openai.transport import Transport, read_secret, run_pool
+from evalkit.adapters.openai.wire import Json, ModelName, RejectedError, UnusableError, read_choice, read_usage
 from evalkit.errors import EngineError
-from evalkit.records import EngineIdentity
+from evalkit.recipes import load_recipe
+from evalkit.records import EngineIdentity, digest
+
+if TYPE_CHECKING:
+    from evalkit.adapters.base import Resources
+    from evalkit.suite import EngineSpec
+
 
 Q = TypeVar("Q")
 R = TypeVar("R")
@@ -139,3 +156,222 @@ def _beginning(request: GenerateRequest) -> str:
     if isinstance(request.prompt, str):
         return request.prompt
     return "\0".join(message.content for message in request.prompt)
+
+
+# The identity of a served model: what the server says, what the probe saw, and what was declared, told apart.
+
+
+DECLARED = "declared, not read back"
+TOLD = "told by the server"
+
+
+def identify(
+    spec: EngineSpec,
+    options: ServerOptions,
+    card: ServerCard,
+    can: Capabilities,
+    *,
+    tokenizer_sha256: str,
+    chat_template_sha256: str | None,
+    max_length: int | None,
+) -> EngineIdentity:
+    """Return the identity of a served model.
+
+    Without a declared digest, the weights are told apart by what the server says of them and by its address: the same
+    model behind another port is another engine then, which costs a rerun; two models taken for one would cost more.
+    """
+    recipe = None if spec.recipe == "none" else load_recipe(spec.recipe)
+    served = {"facts": dict(card.facts), "family": card.family, "address": options.base_url}
+    return EngineIdentity(
+        adapter="openai_server",
+        model=spec.model.rstrip("/").rsplit("/", 1)[-1] if spec.model.startswith(("/", "~", ".")) else spec.model,
+        weights_sha256=options.weights_sha256 or digest(served),
+        recipe=recipe.name if recipe else "none",
+        recipe_sha256=recipe.sha256 if recipe else None,
+        fidelity="engine",
+        quantization=quantization(options, card),
+        dtype="unknown",
+        tokenizer_sha256=tokenizer_sha256,
+        chat_template_sha256=chat_template_sha256,
+        versions={card.family: card.version},
+        device="behind a server",
+        options=answer_options(options, card, can, max_length),
+    )
+
+
+def quantization(options: ServerOptions, card: ServerCard) -> dict[str, Any]:
+    """Return how the model is quantized, and on whose word."""
+    told = card.quantization != "unknown"
+    declared = options.quantization is not None
+    return {
+        "algorithm": card.quantization if told else options.quantization or "unknown",
+        "kv_cache": card.kv_cache,
+        "enabled": {},
+        "evidence": TOLD if told else DECLARED if declared else "none",
+    }
+
+
+def answer_options(
+    options: ServerOptions, card: ServerCard, can: Capabilities, max_length: int | None
+) -> dict[str, Any]:
+    """Return the options that can change an answer, as they took effect."""
+    scored = can.scoring != "none"
+    return {
+        "server": card.family,
+        "scoring": can.scoring,
+        "top_logprobs": can.top_k if scored else None,
+        "candidates_named_by": can.matching if scored else None,
+        "forced_tokens": can.forced,
+        "token_ids": can.ids,
+        "max_length": max_length,
+        "seed": can.seed,
+        "fields": dict(can.fixed),
+        "fields_when_sampled": dict(can.sampled),
+        "extra_body": dict(options.extra_body),
+    }
+
+
+def identity_warnings(spec: EngineSpec, options: ServerOptions, card: ServerCard) -> list[str]:
+    """Return what the identity may not rest on."""
+    found = []
+    if options.weights_sha256 is None:
+        found.append(
+            "the weights cannot be read over HTTP: name, address and what the server says of itself stand in; "
+            "declare their digest in weights_sha256"
+        )
+    if spec.recipe != "none":
+        found.append(f"recipe '{spec.recipe}' is {DECLARED}: no server says how its model was quantized")
+    if card.quantization == "unknown":
+        said = f"'{options.quantization}' is {DECLARED}" if options.quantization else "it is unknown"
+        found.append(f"the server does not say how its model is quantized; {said}")
+    elif options.quantization is not None and options.quantization != card.quantization:
+        found.append(f"quantization '{options.quantization}' was declared; the server says '{card.quantization}'")
+    if options.api_key_env and not options.encrypted and not options.loopback:
+        found.append("the key is sent over a connection that is not encrypted; use https")
+    return found
+
+
+# From a specification with an address to an engine.
+
+
+CONVERSATIONS = ("Hello", "Hello, how are you?")
+"""Messages that show what a chat template adds."""
+
+CLOCK = (
+    "the server's chat template puts today's date into every conversation: runs of two days are asked different "
+    "prompts; next step: start the server with a template without strftime_now"
+)
+
+
+def connect(spec: EngineSpec, options: ServerOptions, resources: Resources) -> ServerEngine:
+    """Probe a server and make an engine of it.
+
+    Raises:
+        UsageError: the server does not serve the model, the key's variable is not set, there is no such recipe.
+        EngineError: the server does not answer, refuses the key, cuts prompts, or contradicts the tokenizer.
+    """
+    try:
+        return _connected(spec, options, resources)
+    except (UnusableError, RejectedError) as error:
+        raise EngineError(
+            f"{options.base_url}: the probe got no usable reply: {error}; next step: look at the server's log, then "
+            "repeat the same command"
+        ) from error
+
+
+def _connected(spec: EngineSpec, options: ServerOptions, resources: Resources) -> ServerEngine:
+    transport = Transport(options, read_secret(options.api_key_env))
+    card = read_card(transport, spec.model)
+    local = local_tokenizer(options.tokenizer, resources) if options.tokenizer else None
+    served = probed(transport, card, options, local[0] if local else server_tokenizer(transport, card), card.max_length)
+    template, doubts = _template(card, served, local)
+    identity = identify(
+        spec,
+        options,
+        card,
+        served.can,
+        tokenizer_sha256=local[1] if local else tokenizer_seen(served),
+        chat_template_sha256=template,
+        max_length=served.max_length,
+    )
+    warnings = [*identity_warnings(spec, options, card), *doubts, *served.can.warnings]
+    return ServerEngine(served, identity, options, warnings)
+
+
+def probed(
+    transport: Transport,
+    card: ServerCard,
+    options: ServerOptions,
+    tokenizer: Tokenizer | None,
+    limit: int | None,
+    owner: object = None,
+) -> Served:
+    """Probe a server.
+
+    Args:
+        transport: the server.
+        card: what it says of itself.
+        options: what is wanted.
+        tokenizer: the server's or one on this machine.
+        limit: the server's own limit, tokens; the option `max_length` may lower it.
+        owner: what must live as long as the server does.
+
+    Raises:
+        EngineError: as in `connect`.
+    """
+    asker = Asker(transport, card.model, options.extra_body, ModelName())
+    can = Probe(asker, card, options, tokenizer).run()
+    lengths = [one for one in (options.max_length, limit) if one is not None]
+    return Served(
+        asker=asker,
+        can=can,
+        tokenizer=tokenizer,
+        max_length=min(lengths) if lengths else None,
+        check=lambda: check_steady(asker, card, can),
+        owner=owner,
+    )
+
+
+def tokenizer_seen(served: Served) -> str:
+    """Return the digest of what the server's tokenizer makes of `PROBES`: ids, or counts where it gives none."""
+    tokenizer = served.tokenizer
+    if isinstance(tokenizer, (ServerTokenizer, LocalTokenizer)):
+        return seen_digest(tokenizer(list(PROBES), add_special_tokens=True, verbose=False)["input_ids"])
+    if not served.can.completions:
+        return seen_digest([_chat_tokens(served.asker, text) for text in PROBES])
+    try:
+        return seen_digest([attempt(lambda text=text: served.asker.prompt_tokens(text)) for text in PROBES])  # type: ignore[misc]
+    except NotProvedError as error:
+        raise EngineError(f"{served.asker.transport}: tokens cannot be counted: {error}") from error
+
+
+def _template(
+    card: ServerCard, served: Served, local: tuple[LocalTokenizer, str, str | None] | None
+) -> tuple[str | None, list[str]]:
+    """Return the digest of the server's chat template, and what it may not rest on.
+
+    Where the server does not tell its template, two short conversations show how many tokens it makes of them. If a
+    tokenizer on this machine makes as many, its template is taken for the server's; else the counts stand in.
+    """
+    if card.chat_template_sha256 is not None or not served.can.chat:
+        return card.chat_template_sha256, [CLOCK] if card.chat_clock else []
+    counts = [_chat_tokens(served.asker, text) for text in CONVERSATIONS]
+    seen = digest(["tokens of conversations", list(CONVERSATIONS), counts])
+    if local is None or local[2] is None:
+        return seen, []
+    if counts == [local[0].chat_tokens(text) for text in CONVERSATIONS]:
+        return local[2], []
+    return seen, ["the server's chat template is not that of the tokenizer at hand"]
+
+
+def _chat_tokens(asker: Asker, text: str) -> int:
+    def read(reply: Json) -> int:
+        asker.name.check(reply)
+        read_choice(reply)
+        return read_usage(reply).prompt
+
+    body = asker.body(**plain_prompt(CHAT, text), max_tokens=1)
+    try:
+        return attempt(lambda: asker.transport.post(CHAT, body, read))
+    except (NotProvedError, UnusableError) as error:
+        raise EngineError(f"{asker.transport}: tokens cannot be counted: {error}") from error

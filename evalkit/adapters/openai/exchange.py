@@ -1,7 +1,7 @@
 """One request and its reply over HTTP, under limits of time and size that no server can pass.
 
 In: an address, a body as bytes. Out: status, the reply's bytes, and when to come back; or one of two reasons why not.
-May not know: what is asked, JSON, how often a request is tried again.
+Must not depend on: what is asked, JSON, how often a request is tried again.
 
 A time limit of an HTTP client counts the silence between two bytes, so a server that sends one byte at a time, or one
 `100 Continue` after the other, holds it for ever. Here every read and write of the socket counts against one deadline

@@ -1,7 +1,7 @@
 """Options of the adapter `openai_server`.
 
 In: the `options` mapping of an engine specification. Out: checked options.
-May not know: what any server answers.
+Must not depend on: what any server answers.
 """
 
 from __future__ import annotations

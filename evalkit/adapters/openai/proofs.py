@@ -1,7 +1,7 @@
 """Which ways of scoring a server really offers, found by comparing numbers that must be equal.
 
 In: an asker. Out: for each way, proof or what was seen instead.
-May not know: which way will be used.
+Must not depend on: which way will be used.
 
 A server that ignores `echo`, or that shifts its arrays by one place, gives plausible numbers; so nothing is taken on
 trust. After a known prompt the likeliest candidates are asked for. Then one of them, not the likeliest, is asked for
@@ -11,15 +11,67 @@ again: as the last token of an echoed prompt, and as a generated token that a bi
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeVar
 
-from evalkit.adapters.openai.asking import Asker, NextToken, Prompt
-from evalkit.adapters.openai.logprobs import Candidate
-from evalkit.adapters.openai.matching import Matching, key_of
+from evalkit.adapters.openai.asking import COMPLETIONS, Asker, NextToken, Prompt
 from evalkit.adapters.openai.tokenizing import Tokenizer
-from evalkit.adapters.openai.wire import RejectedError, UnusableError
+from evalkit.adapters.openai.wire import Candidate, Matching, RejectedError, UnusableError, key_of, read_choice
+
+# What a probe found out about a server.
+
+
+Scoring = Literal["echo", "next-token", "none"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Capabilities:
+    """What a server can do, as far as it was seen to do it.
+
+    Attributes:
+        completions, chat: whether text and messages can be sent.
+        templated: the model has a chat template; False only where that is known, and then no messages are sent.
+        scoring: how continuations are scored; "none" where no way was proved.
+        why_not: for each way of scoring that was not proved, what was seen.
+        top_k: candidates at a position.
+        matching: how candidates are named.
+        ids: prompts are sent as token ids.
+        forced: any token's log-probability can be had by making it the generated one.
+        seed: the server takes a seed.
+        strict: unknown fields are refused with 400, which is why none is sent that was not tried.
+        fixed: further fields of every generation, so that no default of the server's applies.
+        sampled: further fields of sampled generations.
+        canary: the candidates after a known prompt, to notice that the model was changed.
+        known_prompt: that prompt, as it was sent.
+        seen: what was looked at, and what was found, for people.
+        warnings: what the results may not rest on.
+    """
+
+    completions: bool
+    chat: bool
+    templated: bool = True
+    scoring: Scoring = "none"
+    why_not: Mapping[str, str] = field(default_factory=dict)
+    top_k: int = 0
+    matching: Matching = "text"
+    ids: bool = False
+    forced: bool = False
+    seed: bool = False
+    strict: bool = False
+    fixed: Mapping[str, Any] = field(default_factory=dict)
+    sampled: Mapping[str, Any] = field(default_factory=dict)
+    canary: tuple[Candidate, ...] = ()
+    known_prompt: str | tuple[int, ...] = ""
+    seen: Mapping[str, str] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def refusal(self) -> str:
+        """Why items cannot be scored, way by way."""
+        reasons = "; ".join(f"{way}: {why}" for way, why in self.why_not.items())
+        return f"items cannot be scored on this server ({reasons or 'scoring is switched off by the option scoring'})"
+
 
 T = TypeVar("T")
 
@@ -181,3 +233,54 @@ def token_id(candidate: Candidate, tokenizer: Tokenizer | None) -> int:
     if len(rows) != 1 or tokenizer.decode([rows[0]]) != candidate.text:
         raise NotProvedError(f"{candidate.text!r} is not one token of the tokenizer at hand")
     return int(rows[0])
+
+
+# Fields that switch off a server's own decoding defaults, tried before they are sent.
+#
+# Temperature and top_p alone are not enough: llama.cpp samples from 40 candidates unless told otherwise, and servers
+# that read a checkpoint's generation settings may apply a repetition penalty even to greedy answers.
+
+
+FIXED: Mapping[str, Mapping[str, Any]] = {
+    "llamacpp": {"repeat_penalty": 1.0},
+    "vllm": {"repetition_penalty": 1.0},
+    "sglang": {"repetition_penalty": 1.0},
+    "tensorrt_llm": {"repetition_penalty": 1.0},
+}
+"""Server family to fields of every generation."""
+
+SAMPLED: Mapping[str, Mapping[str, Any]] = {
+    "llamacpp": {"top_k": 0, "min_p": 0.0},
+    "vllm": {"top_k": -1, "min_p": 0.0},
+    "sglang": {"top_k": -1, "min_p": 0.0},
+    "tensorrt_llm": {"top_k": 0, "min_p": 0.0},
+}
+"""Server family to fields of sampled generations."""
+
+UNKNOWN_FIELD = {"evalkit_unknown_field": 1}
+
+
+def accepted(asker: Asker, path: str, prompt: Mapping[str, Any], fields: Mapping[str, Any]) -> bool:
+    """Say whether a request with these further fields is accepted.
+
+    Raises:
+        NotProvedError: no reply could be used, so nothing is known.
+    """
+    body = asker.body(**prompt, max_tokens=1, **fields)
+    try:
+        attempt(lambda: asker.transport.post(path, body, read_choice))
+    except RefusedError:
+        return False
+    return True
+
+
+def accepted_of(asker: Asker, path: str, prompt: Mapping[str, Any], fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those fields that are accepted: all of them at once, or one by one."""
+    if not fields or accepted(asker, path, prompt, fields):
+        return dict(fields)
+    return {name: value for name, value in fields.items() if accepted(asker, path, prompt, {name: value})}
+
+
+def plain_prompt(path: str, text: str) -> dict[str, Any]:
+    """Return a prompt in the form of an endpoint."""
+    return {"prompt": text} if path == COMPLETIONS else {"messages": [{"role": "user", "content": text}]}

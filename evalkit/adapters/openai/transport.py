@@ -1,24 +1,25 @@
 """Requests over HTTP that survive what servers and networks do.
 
 In: a path, a body, and a reader of the reply. Out: what the reader made of it, or one of three reasons why not.
-May not know: what is asked, and what a good answer is.
+Must not depend on: what is asked, and what a good answer is.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import threading
+import time
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
 from typing import Any, TypeVar
 
 from evalkit.adapters.base import Waste
-from evalkit.adapters.openai.budget import Budget
 from evalkit.adapters.openai.exchange import Exchange, ExchangeError, Limits, OversizeError, Reply
 from evalkit.adapters.openai.options import ServerOptions
-from evalkit.adapters.openai.secret import Secret
 from evalkit.adapters.openai.wire import (
     Json,
     MalformedError,
@@ -30,8 +31,183 @@ from evalkit.adapters.openai.wire import (
     utf8,
     words_of,
 )
-from evalkit.errors import EngineError
+from evalkit.errors import EngineError, UsageError
 from evalkit.records import digest
+from evalkit.redaction import remember
+
+# How much an engine may ask of a server.
+
+
+class Budget:
+    """Counts requests and tokens of all threads.
+
+    Args:
+        requests: requests that may be sent; None for no limit.
+        tokens: tokens the server may count; None for no limit.
+    """
+
+    def __init__(self, requests: int | None, tokens: int | None) -> None:
+        self._limits = (requests, tokens)
+        self._lock = threading.Lock()
+        self.requests = 0
+        self.tokens = 0
+
+    def take_request(self) -> None:
+        """Count a request that is about to be sent.
+
+        Raises:
+            EngineError: the budget is spent.
+        """
+        with self._lock:
+            for name, spent, limit in zip(
+                ("max_requests", "max_total_tokens"), (self.requests, self.tokens), self._limits, strict=True
+            ):
+                if limit is not None and spent >= limit:
+                    raise EngineError(
+                        f"the budget is spent: {spent} of {name} {limit}; finished records are kept; "
+                        f"next step: raise {name} and repeat the same command, which resumes"
+                    )
+            self.requests += 1
+
+    def add_tokens(self, count: int) -> None:
+        """Count tokens that a server says it has processed."""
+        with self._lock:
+            self.tokens += count
+
+
+# The key of a server: read from the environment, sent in one header, shown nowhere.
+#
+# The environment is read here and not by the command line, because every engine of a suite, the judge's too, names a
+# variable of its own.
+
+
+HIDDEN = "[key]"
+
+
+class Secret:
+    """A key that no text, error or copy of an object ever shows.
+
+    >>> Secret("abc-123")
+    Secret([key])
+    >>> Secret("abc-123").redact("wrong key: abc-123")
+    'wrong key: [key]'
+    """
+
+    __slots__ = ("_value",)
+
+    def __init__(self, value: str = "") -> None:
+        self._value = value
+
+    def __repr__(self) -> str:
+        return f"Secret({HIDDEN if self._value else ''})"
+
+    def __bool__(self) -> bool:
+        return bool(self._value)
+
+    def __reduce__(self) -> str:
+        raise TypeError("a secret is never written")
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """The header that carries the key; empty without one."""
+        return {"Authorization": f"Bearer {self._value}"} if self._value else {}
+
+    def redact(self, text: str) -> str:
+        """Return a text without the key, for a server may repeat what it was sent."""
+        return text.replace(self._value, HIDDEN) if self._value else text
+
+
+def read_secret(variable: str | None, environment: Mapping[str, str] = os.environ) -> Secret:
+    """Read a key by the name of its variable.
+
+    Raises:
+        UsageError: the variable is not set, is empty, or holds what no header can carry.
+    """
+    if variable is None:
+        return Secret()
+    value = environment.get(variable, "").strip()
+    if not value:
+        raise UsageError(
+            f"the environment variable {variable!r}, named by the option api_key_env, is not set or empty; "
+            f"next step: export {variable}=..."
+        )
+    if not value.isascii() or not value.isprintable():
+        raise UsageError(f"the environment variable {variable!r} holds characters that no HTTP header can carry")
+    remember(value)
+    return Secret(value)
+
+
+# Several requests at a time, in an order that helps the server, and replies held back until it was seen unchanged.
+#
+# A reply is passed on only after a check that began after it arrived. So no reply of another model, loaded behind the
+# same address in the middle of a run, is ever taken for one of this engine.
+
+
+Q = TypeVar("Q")
+R = TypeVar("R")
+
+CHECK_S = 20.0
+"""Seconds a finished reply waits for a check, at most, while others are under way."""
+
+
+def run_pool(
+    jobs: Sequence[tuple[int, Q]],
+    work: Callable[[Q], R],
+    *,
+    workers: int,
+    check: Callable[[], None],
+    check_every: int,
+    stop: Callable[[], None],
+) -> Iterator[tuple[int, R]]:
+    """Yield (index, result) of each job.
+
+    Args:
+        jobs: index and question, in the order they are begun.
+        work: answers one question, in a thread.
+        workers: questions under way at once.
+        check: raises if the replies since the last check may not be used.
+        check_every: finished jobs between two checks.
+        stop: called when the caller wants no more, so that waiting threads give up.
+
+    Raises:
+        Whatever `work` or `check` raises; results that no check has covered are dropped.
+    """
+    if not jobs:
+        return
+    pool = ThreadPoolExecutor(max_workers=workers, thread_name_prefix="evalkit-server")
+    running: dict[Future[R], int] = {}
+    held: list[tuple[int, R]] = []
+    waiting, checked_at = iter(jobs), time.monotonic()
+    try:
+        _fill(pool, running, waiting, work, 2 * workers)
+        while running:
+            done, _ = wait(running, return_when=FIRST_COMPLETED)
+            held += [(running.pop(future), future.result()) for future in done]
+            _fill(pool, running, waiting, work, 2 * workers)
+            if len(held) >= check_every or not running or time.monotonic() - checked_at >= CHECK_S:
+                check()
+                checked_at = time.monotonic()
+                ready, held = held, []
+                yield from ready
+    finally:
+        if running:
+            stop()
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _fill(
+    pool: ThreadPoolExecutor,
+    running: dict[Future[R], int],
+    waiting: Iterator[tuple[int, Q]],
+    work: Callable[[Q], R],
+    most: int,
+) -> None:
+    while len(running) < most:
+        job = next(waiting, None)
+        if job is None:
+            return
+        running[pool.submit(work, job[1])] = job[0]
+
 
 T = TypeVar("T")
 

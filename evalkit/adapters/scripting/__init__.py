@@ -1,5 +1,5 @@
 """The parts of the scripted engine: its options, its rules, its recordings.
 
 In: options and requests. Out: replies without a model.
-May not know: tasks; torch.
+Must not depend on: tasks; torch.
 """

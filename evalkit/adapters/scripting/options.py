@@ -1,7 +1,7 @@
 """Options of the adapter `scripted`.
 
 In: the `options` mapping of an engine specification. Out: checked options.
-May not know: requests.
+Must not depend on: requests.
 """
 
 from __future__ import annotations

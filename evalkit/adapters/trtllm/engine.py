@@ -1,23 +1,33 @@
 """The engine that a probed session makes.
 
 In: a session, how it is asked, its identity. Out: an `Engine` (`evalkit.adapters.base`).
-May not know: recipes, tasks.
+Must not depend on: recipes, tasks.
 """
 
 from __future__ import annotations
 
 import gc
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+import transformers
 
 from evalkit.adapters.base import Failure, GenerateRequest, Generation, ScoreReply, ScoreRequest
-from evalkit.adapters.trtllm.generating import Generator
-from evalkit.adapters.trtllm.loading import Session
+from evalkit.adapters.checkpoint.stored import lost_in_export
+from evalkit.adapters.processor import device_name
+from evalkit.adapters.tokens import chat_options
+from evalkit.adapters.trtllm.loading import Session, Target, find_target, import_library, open_session
 from evalkit.adapters.trtllm.options import TensorRTOptions
-from evalkit.adapters.trtllm.probe import Methods
-from evalkit.adapters.trtllm.scoring import Scorer
-from evalkit.adapters.trtllm.tokenizer import LocalTokenizer
+from evalkit.adapters.trtllm.probe import Methods, probe
+from evalkit.adapters.trtllm.readback import Loaded, LocalTokenizer, check_loaded, check_shared, load_local, read_loaded
+from evalkit.adapters.trtllm.scoring import Generator, Scorer
 from evalkit.errors import EngineError
 from evalkit.records import EngineIdentity
+
+if TYPE_CHECKING:
+    from evalkit.adapters.base import Resources
+    from evalkit.suite import EngineSpec
 
 
 class TensorRTEngine:
@@ -90,3 +100,102 @@ class TensorRTEngine:
         if self._session is None:
             raise EngineError("the engine was closed; load it again")
         return self._session
+
+
+# From a specification to an engine: files, library, load, read-back, probe, identity.
+
+
+def load_tensorrt(spec: EngineSpec, options: TensorRTOptions, resources: Resources) -> TensorRTEngine:
+    """Load a model, and refuse it unless it is what was meant and does what scoring needs.
+
+    Raises:
+        UsageError: an option is wrong, there is no such model, or its files would be misread.
+        RecipeError: what was loaded is not what the files declare, or not what the recipe makes.
+        EngineError: TensorRT-LLM is too old, cannot load the model, or does not do what scoring needs.
+    """
+    library = import_library()
+    target = find_target(spec, options, resources)
+    local = load_local(target, options)
+    session = open_session(spec, options, library, target)
+    try:
+        loaded = read_loaded(session)
+        check_loaded(session, loaded, options)
+        check_shared(session, local)
+        methods = probe(session, options, local.tokenizer)
+        identity = _identify(session, options, loaded, methods, local)
+        return TensorRTEngine(session, identity, options, methods, local, _warnings(identity))
+    except BaseException:
+        session.free()
+        raise
+
+
+def _identify(
+    session: Session, options: TensorRTOptions, loaded: Loaded, methods: Methods, local: LocalTokenizer
+) -> EngineIdentity:
+    target = session.target
+    recipe = target.recipe
+    return EngineIdentity(
+        adapter="tensorrt_llm",
+        model=target.files.name,
+        weights_sha256=target.files.weights_sha256,
+        recipe=recipe.name if recipe else "none",
+        recipe_sha256=recipe.sha256 if recipe else None,
+        fidelity="engine",
+        quantization=_quantization(target, loaded, options),
+        dtype=loaded.dtype,
+        tokenizer_sha256=local.sha256,
+        chat_template_sha256=local.template_sha256,
+        versions={
+            "tensorrt_llm": str(session.library.version),
+            "torch": str(torch.__version__),
+            "transformers": str(transformers.__version__),
+        },
+        device=_device(options),
+        options={
+            "scoring": options.scoring,
+            "scoring_of_several_tokens": "prompt-logprobs" if methods.several else "none",
+            "top_logprobs": options.top_logprobs,
+            "logits": methods.logits,
+            "fallback": options.fallback,
+            "kv_reuse": options.kv_reuse,
+            "max_length": session.max_length,
+            "end_tokens": list(local.ends),
+            "guided_decoding": options.guided_decoding,
+            "trust_remote_code": options.trust_remote_code,
+            "weights_format": "engine" if target.compiled else "safetensors",
+            **chat_options(local.tokenizer),
+        },
+    )
+
+
+def _quantization(target: Target, loaded: Loaded, options: TensorRTOptions) -> dict[str, Any]:
+    checkpoint = target.checkpoint
+    codes = len(checkpoint.stored.quantized) if checkpoint else 0
+    held = checkpoint.record() if checkpoint else {"declared": target.declared.record(), "stored": None, "trace": None}
+    exported = target.recipe is not None and not target.compiled and not options.quantize_on_load
+    return {
+        "algorithm": loaded.algorithm,
+        "kv_cache": loaded.kv_cache,
+        "enabled": {"weight": codes} if codes else {},
+        "loaded": loaded.record(),
+        "kv_cache_asked": options.kv_cache,
+        "quantized_on_load": options.quantize_on_load,
+        "lost": lost_in_export(target.recipe) if exported and target.recipe else [],
+        **held,
+    }
+
+
+def _warnings(identity: EngineIdentity) -> list[str]:
+    found = [f"recipe '{identity.recipe}': {lost}" for lost in identity.quantization["lost"]]
+    if identity.quantization["quantized_on_load"]:
+        found.append(
+            "TensorRT-LLM quantized the weights as it loaded them: its settings were read back, weights were not"
+        )
+    elif identity.recipe != "none" and identity.quantization["trace"] is None:
+        found.append("nobody says what the checkpoint was made from (no evalkit.json): its format was read back")
+    return found
+
+
+def _device(options: TensorRTOptions) -> str:
+    name = device_name("cuda:0" if torch.cuda.is_available() else "cpu")
+    return f"{name}, tensor parallel {options.tensor_parallel}, pipeline parallel {options.pipeline_parallel}"

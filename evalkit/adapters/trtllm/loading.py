@@ -1,24 +1,237 @@
 """Loads a model through the LLM API, and frees it.
 
 In: a checked target, options. Out: `Session`.
-May not know: requests, scores.
+Must not depend on: requests, scores.
 """
 
 from __future__ import annotations
 
+import inspect
 import weakref
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evalkit.adapters.checkpoint.declared import NONE
-from evalkit.adapters.trtllm.files import LENGTH, Target
-from evalkit.adapters.trtllm.library import Library
+from packaging.version import InvalidVersion, Version
+
+from evalkit.adapters.checkpoint.declared import NONE, Declared, read_config
+from evalkit.adapters.checkpoint.reading import Checkpoint, read_checkpoint
+from evalkit.adapters.source import ModelFiles, file_sha256, find_model
 from evalkit.adapters.trtllm.options import TensorRTOptions
 from evalkit.errors import EngineError, UsageError
+from evalkit.recipes import ResolvedRecipe, load_recipe, resolve_recipe
+from evalkit.records import digest
 
 if TYPE_CHECKING:
+    from evalkit.adapters.base import Resources
     from evalkit.recipes import ResolvedRecipe
     from evalkit.suite import EngineSpec
+
+
+# What TensorRT-LLM is to load: a checkpoint folder, a compiled engine, or a model of the hub.
+
+
+LENGTH = 8192
+"""Tokens a request may need without the option `max_length`, at most."""
+
+_LIMITS = ("max_position_embeddings", "n_positions", "max_seq_len", "max_sequence_length", "seq_length")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Target:
+    """A model that may be loaded.
+
+    Attributes:
+        files: where it is.
+        compiled: whether it is an engine compiled ahead, which has no weights to look at.
+        declared: quantization that its files declare.
+        checkpoint: its tensors and its trace; None for a compiled engine.
+        recipe: the recipe asked for; None for "none".
+        limit: tokens it was trained, or compiled, for.
+        config: its config.json.
+    """
+
+    files: ModelFiles
+    compiled: bool
+    declared: Declared
+    checkpoint: Checkpoint | None
+    recipe: ResolvedRecipe | None
+    limit: int | None
+    config: Mapping[str, Any]
+
+
+def find_target(spec: EngineSpec, options: TensorRTOptions, resources: Resources) -> Target:
+    """Find and check a model.
+
+    Raises:
+        UsageError: no such model, or one that TensorRT-LLM cannot read.
+        DataError, IdentityMismatchError, RecipeError: as for `read_checkpoint`.
+        EngineError: the hub cannot be reached.
+    """
+    path = Path(spec.model).expanduser()
+    engines = sorted(path.glob("rank*.engine")) if path.is_dir() else []
+    if engines:
+        return _compiled(path.resolve(), engines, spec.recipe)
+    files = find_model(spec.model, resources, revision=options.revision, kinds=("original", "exported"))
+    if files.gguf is not None:
+        raise UsageError(
+            f"{files.name}: TensorRT-LLM does not read GGUF files; next step: a folder with safetensors, or adapter: "
+            "llama_cpp"
+        )
+    found = read_checkpoint(files, spec.recipe)
+    config = read_config(files.folder)
+    return Target(
+        files=files,
+        compiled=False,
+        declared=found.declared,
+        checkpoint=found,
+        recipe=found.recipe,
+        limit=_limit(config),
+        config=config,
+    )
+
+
+def _compiled(folder: Path, engines: list[Path], recipe_name: str) -> Target:
+    config = read_config(folder)
+    inside, built = config.get("pretrained_config"), config.get("build_config")
+    if not isinstance(inside, Mapping) or not isinstance(built, Mapping):
+        raise UsageError(f"{folder / 'config.json'}: no pretrained_config and build_config; is this a compiled engine?")
+    quantization = inside.get("quantization") or {}
+    layers = inside.get("num_hidden_layers")
+    if recipe_name != "none" and not isinstance(layers, int):
+        raise UsageError(f"{folder / 'config.json'}: no num_hidden_layers, so a recipe cannot be compared with it")
+    weights = digest([[engine.name, file_sha256(engine)] for engine in engines])
+    return Target(
+        files=ModelFiles(name=folder.name, folder=folder, gguf=None, source="local", weights_sha256=weights),
+        compiled=True,
+        declared=Declared(
+            algorithm=str(quantization.get("quant_algo") or NONE),
+            kv_cache=str(quantization.get("kv_cache_quant_algo") or NONE),
+            group_size=quantization.get("group_size"),
+            excluded=tuple(quantization.get("exclude_modules") or ()),
+            method="tensorrt_llm",
+        ),
+        checkpoint=None,
+        recipe=None if recipe_name == "none" else resolve_recipe(load_recipe(recipe_name), int(layers or 0)),
+        limit=_limit(built),
+        config=config,
+    )
+
+
+def _limit(config: Mapping[str, Any]) -> int | None:
+    for place in (config, config.get("text_config") or {}):
+        for name in _LIMITS:
+            value = place.get(name)
+            if isinstance(value, int) and value > 0:
+                return value
+    return None
+
+
+# The installed TensorRT-LLM: its version, its classes, and which keywords they know.
+#
+# Its classes refuse unknown keywords, and gain and lose them from version to version. So a keyword that is not in every
+# supported version is sent only where the class is seen to have it.
+
+
+OLDEST = Version("1.2.0rc0")
+"""Before it, temperature 0 is an error and candidates of generated tokens are missing from the PyTorch backend."""
+
+PROMPT_SCORES = Version("1.3.0rc11")
+"""Before it, `prompt_logprobs` hold the log-probability of another token than the prompt's next, or none."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Library:
+    """TensorRT-LLM as installed.
+
+    Attributes:
+        version: its version.
+        api: module `tensorrt_llm.llmapi`.
+        refusals: what it raises where it refuses one request and goes on.
+        sampling_fields: keywords of `SamplingParams`.
+        model_fields: keywords of `LLM`.
+        salted: whether a request can keep its blocks of the cache to itself.
+    """
+
+    version: Version
+    api: Any
+    refusals: tuple[type[Exception], ...]
+    sampling_fields: frozenset[str]
+    model_fields: frozenset[str]
+    salted: bool
+
+    def sampling(self, **wanted: Any) -> Any:
+        """Make sampling parameters; log-probabilities are those before any truncation of the distribution.
+
+        Raises:
+            EngineError: this version refuses them.
+        """
+        if "logprobs_mode" in self.sampling_fields and "logprobs" in wanted:
+            wanted["logprobs_mode"] = "raw"
+        return self.make("SamplingParams", **wanted)
+
+    def make(self, name: str, **wanted: Any) -> Any:
+        """Make an object of the LLM API.
+
+        Raises:
+            EngineError: this version has no such class, or refuses the values.
+        """
+        kind = getattr(self.api, name, None)
+        if kind is None:
+            raise EngineError(f"TensorRT-LLM {self.version} has no {name}")
+        try:
+            return kind(**wanted)
+        except (TypeError, ValueError) as error:
+            raise EngineError(f"TensorRT-LLM {self.version} refuses {name}({_shown(wanted)}): {error}") from error
+
+
+def import_library() -> Library:
+    """Import TensorRT-LLM and look at it.
+
+    Raises:
+        EngineError: it cannot be imported, or is older than `OLDEST`.
+    """
+    try:
+        package, api = import_module("tensorrt_llm"), import_module("tensorrt_llm.llmapi")
+    except Exception as error:  # it loads CUDA and MPI libraries, which may fail in any way
+        raise EngineError(
+            f"tensorrt_llm is installed but cannot be imported: {type(error).__name__}: {error}; next step: check the "
+            "CUDA and MPI libraries it was built for"
+        ) from error
+    version = _version(package)
+    if version < OLDEST:
+        raise EngineError(
+            f"TensorRT-LLM {version} is too old: {OLDEST} or newer scores generated tokens and takes temperature 0; "
+            "next step: pip install --upgrade tensorrt-llm"
+        )
+    return Library(
+        version=version,
+        api=api,
+        refusals=_refusals(api),
+        sampling_fields=frozenset(one.name for one in fields(api.SamplingParams)),
+        model_fields=frozenset(getattr(getattr(api, "TorchLlmArgs", None), "model_fields", ())),
+        salted="cache_salt" in inspect.signature(api.LLM.generate_async).parameters,
+    )
+
+
+def _version(package: Any) -> Version:
+    text = str(getattr(package, "__version__", ""))
+    try:
+        return Version(text)
+    except InvalidVersion as error:
+        raise EngineError(f"tensorrt_llm says that its version is {text!r}, which cannot be compared") from error
+
+
+def _refusals(api: Any) -> tuple[type[Exception], ...]:
+    own = getattr(api, "RequestError", None)
+    return (ValueError, own) if isinstance(own, type) and issubclass(own, Exception) else (ValueError,)
+
+
+def _shown(wanted: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name}={value!r}" for name, value in wanted.items())
+
 
 META_BACKEND = "fp8_rowwise_ub"
 """A recipe with this backend is the official row-wise one, for which TensorRT-LLM has a switch of its own."""

@@ -1,7 +1,7 @@
 """Options of the adapter `tensorrt_llm`.
 
 In: the `options` mapping of an engine specification. Out: checked options.
-May not know: TensorRT-LLM.
+Must not depend on: TensorRT-LLM.
 """
 
 from __future__ import annotations

@@ -1,23 +1,283 @@
 """What this version does with this model, found by trying, before the first item.
 
 In: a session, a tokenizer. Out: `Methods`: how continuations are scored, what was seen, what to be warned of.
-May not know: tasks.
+Must not depend on: tasks.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Generic, Literal, TypeVar
 
 import numpy as np
 
-from evalkit.adapters.trtllm.layouts import values_of
-from evalkit.adapters.trtllm.loading import Session
+from evalkit.adapters.base import Failure
+from evalkit.adapters.trtllm.loading import PROMPT_SCORES, Session
 from evalkit.adapters.trtllm.options import TensorRTOptions
-from evalkit.adapters.trtllm.prompt_probe import TOLERANCE, ask_one, prompt_scores_fault
 from evalkit.errors import EngineError
+
+# Puts requests to the library: several under way, each one's failure its own.
+
+
+T = TypeVar("T")
+
+_SHOWN = 200
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class Question(Generic[T]):
+    """One request.
+
+    Attributes:
+        about: whatever the asker wants back with the result.
+        ids: the prompt.
+        params: the library's sampling parameters.
+        salt: text that keeps its cached blocks from other prompts; None shares them.
+    """
+
+    about: T
+    ids: list[int]
+    params: Any
+    salt: str | None = None
+
+
+def ask(
+    session: Session, questions: Iterable[Question[T]], in_flight: int
+) -> Iterator[tuple[Question[T], Any | Failure]]:
+    """Yield each question with the library's completed output, or a failure.
+
+    Raises:
+        EngineError: the library itself broke; what was yielded before stays valid.
+    """
+    waiting: deque[tuple[Question[T], Any]] = deque()
+    for question in questions:
+        waiting.append((question, _submit(session, question)))
+        if len(waiting) >= in_flight:
+            yield _finish(session, *waiting.popleft())
+    while waiting:
+        yield _finish(session, *waiting.popleft())
+
+
+def _submit(session: Session, question: Question[T]) -> Any:
+    keywords = {} if question.salt is None else {"cache_salt": question.salt}
+    try:
+        return session.llm.generate_async(question.ids, sampling_params=question.params, **keywords)
+    except session.library.refusals as error:
+        return _refused(error)
+    except Exception as error:
+        raise _broken(session, error) from error
+
+
+def _finish(session: Session, question: Question[T], handle: Any) -> tuple[Question[T], Any | Failure]:
+    if isinstance(handle, Failure):
+        return question, handle
+    try:
+        output = handle.result()
+    except session.library.refusals as error:
+        return question, _refused(error)
+    except Exception as error:
+        raise _broken(session, error) from error
+    return question, _same_prompt(question, output)
+
+
+def _same_prompt(question: Question[T], output: Any) -> Any | Failure:
+    seen = [int(token) for token in output.prompt_token_ids]
+    if seen != question.ids:
+        message = f"the engine saw another prompt: {len(seen)} tokens, sent were {len(question.ids)}"
+        return Failure(kind="engine", message=message)
+    if not output.outputs:
+        return Failure(kind="engine", message="the engine gave no output")
+    return output.outputs[0]
+
+
+def _refused(error: Exception) -> Failure:
+    text = str(error)[:_SHOWN]
+    return Failure(kind="out-of-memory" if "out of memory" in text.lower() else "refused", message=text)
+
+
+def _broken(session: Session, error: Exception) -> EngineError:
+    return EngineError(
+        f"{session.target.files.name}: TensorRT-LLM {session.library.version} broke: {type(error).__name__}: {error}; "
+        "finished records are kept and the same command resumes"
+    )
+
+
+# The three layouts of `prompt_logprobs`, told apart, and the one that can be read.
+#
+# Entry i always comes from the distribution after token i. In layout A it holds the likeliest tokens only; in B also
+# token i itself, which this distribution does not predict: read naively, every score would be wrong and look right;
+# in C also token i + 1, which it does.
+
+
+Layout = Literal["A", "B", "C", "unclear"]
+
+
+def values_of(entry: Any) -> dict[int, float]:
+    """Return log-probability by token id.
+
+    Raises:
+        ValueError: the entry names no tokens.
+    """
+    if not isinstance(entry, Mapping):
+        raise ValueError(f"log-probabilities without token ids ({type(entry).__name__})")
+    return {int(token): _number(value) for token, value in entry.items()}
+
+
+def _number(value: Any) -> float:
+    return float(value.logprob if hasattr(value, "logprob") else value)
+
+
+def seen_layout(ids: Sequence[int], entries: Sequence[Mapping[int, float]]) -> Layout:
+    """Tell the layout from the entries of a prompt of distinct, unlikely tokens.
+
+    >>> seen_layout([5, 6, 7], [{6: -9.0, 1: -1.0}, {7: -9.0}, {2: -1.0}])
+    'C'
+    """
+    following = all(after in entry for after, entry in zip(ids[1:], entries, strict=False))
+    own = all(token in entry for token, entry in zip(ids, entries, strict=False))
+    if following and own:
+        return "unclear"
+    return "C" if following else "B" if own else "A"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TailScores:
+    """Scores of the last tokens of a prompt.
+
+    Attributes:
+        logprob: their summed natural log-probability.
+        greedy: whether each is the likeliest.
+    """
+
+    logprob: float
+    greedy: bool
+
+
+def read_tail(ids: Sequence[int], context: int, entries: Sequence[Any]) -> TailScores | Failure:
+    """Score the tokens after the first `context` ones from entries in layout C.
+
+    Args:
+        ids: the prompt.
+        context: tokens before the scored ones, >= 1.
+        entries: one for each token; the last may be missing.
+    """
+    if len(entries) not in (len(ids), len(ids) - 1):
+        message = f"{len(entries)} prompt log-probabilities for {len(ids)} tokens: the engine left some out"
+        return Failure(kind="engine", message=message)
+    total, greedy = 0.0, True
+    for place in range(context, len(ids)):
+        try:
+            values = values_of(entries[place - 1])
+        except ValueError as error:
+            return Failure(kind="engine", message=str(error))
+        value = values.get(ids[place])
+        if value is None:
+            return Failure(kind="missing-token", message=f"token {ids[place]} has no prompt log-probability")
+        if not all(map(math.isfinite, values.values())):
+            return Failure(kind="non-finite", message=f"prompt log-probabilities at token {place} are not finite")
+        total += value
+        greedy = greedy and value >= max(values.values())
+    return TailScores(logprob=total, greedy=greedy)
+
+
+# Proves that prompt log-probabilities can be read, or says why they cannot.
+#
+# Three things must hold: a list as long as the prompt even when the same prompt was seen before (blocks of the cache
+# that are reused have no log-probabilities), layout C, and the same value for one token in three places.
+
+
+TOLERANCE = 0.25
+"""Largest difference between two ways to the same log-probability, nats: kernels that batch otherwise stay below 0.1
+in bf16, a number from the wrong place is off by several."""
+
+_PROBED, _LEAST = 72, 8
+_STRIDE = 7919
+
+
+def ask_one(session: Session, ids: list[int], params: Any, salt: str | None = None) -> Any:
+    """Put one request; return its output.
+
+    Raises:
+        EngineError: the library refuses it, or broke.
+    """
+    ((_, output),) = ask(session, [Question(about=None, ids=ids, params=params, salt=salt)], 1)
+    if isinstance(output, Failure):
+        raise EngineError(
+            f"{session.target.files.name}: TensorRT-LLM {session.library.version} refuses the probe: {output.message}"
+        )
+    return output
+
+
+def prompt_scores_fault(session: Session, options: TensorRTOptions, tokenizer: Any, seen: dict[str, str]) -> str:
+    """Return why prompt log-probabilities cannot be read; "" if they can."""
+    if options.kv_reuse and not session.library.salted:
+        return "this version cannot keep cached blocks out of a request (cache_salt); next step: kv_reuse: false"
+    ids = unlikely_tokens(tokenizer, min(_PROBED, session.max_length - 2))
+    if len(ids) < _LEAST:
+        return f"max_length {session.max_length} leaves no room for the probe"
+    try:
+        return _fault(session, ids, reuse=options.kv_reuse, seen=seen)
+    except (EngineError, ValueError) as error:
+        return str(error)
+
+
+def _fault(session: Session, ids: list[int], *, reuse: bool, seen: dict[str, str]) -> str:
+    params = session.library.sampling(
+        max_tokens=1, temperature=0.0, ignore_eos=True, detokenize=False, logprobs=1, prompt_logprobs=1
+    )
+    outputs = [ask_one(session, ids, params, f"evalkit probe {turn}" if reuse else None) for turn in (1, 2)]
+    lengths = [len(output.prompt_logprobs or ()) for output in outputs]
+    if lengths != [len(ids)] * 2:
+        seen["prompt log-probabilities"] = f"{lengths[0]} and {lengths[1]} for a prompt of {len(ids)} tokens, twice"
+        return f"a prompt of {len(ids)} tokens got {lengths[0]}, then {lengths[1]} prompt log-probabilities"
+    entries = [values_of(entry) for entry in outputs[1].prompt_logprobs]
+    layout = seen_layout(ids, entries)
+    seen["prompt log-probabilities"] = f"layout {layout}"
+    if layout != "C":
+        return f"prompt log-probabilities are in layout {layout}, which does not hold the next token"
+    if session.library.version < PROMPT_SCORES:
+        return f"version {session.library.version} is below {PROMPT_SCORES}, where this layout begins"
+    return _cross_check(session, ids, outputs[1], entries, params, "evalkit probe 3" if reuse else None)
+
+
+def _cross_check(
+    session: Session,
+    ids: list[int],
+    output: Any,
+    entries: Sequence[Mapping[int, float]],
+    params: Any,
+    salt: str | None,
+) -> str:
+    """Compare the value of the generated token in three places: as generated, at the prompt's end, and inside one."""
+    token = int(output.token_ids[0])
+    value = values_of(output.logprobs[0]).get(token, math.nan)
+    at_end = entries[-1].get(token, math.nan)
+    longer = ask_one(session, [*ids, token], params, salt).prompt_logprobs
+    inside = values_of(longer[len(ids) - 1]).get(token, math.nan) if len(longer) >= len(ids) else math.nan
+    if abs(at_end - value) <= TOLERANCE and abs(inside - value) <= TOLERANCE:
+        return ""
+    return (
+        f"the same token has the log-probability {value:.4g} when generated, {at_end:.4g} at the end of a prompt and "
+        f"{inside:.4g} inside one"
+    )
+
+
+def unlikely_tokens(tokenizer: Any, count: int) -> list[int]:
+    """Return distinct token ids spread over the vocabulary: no text, so each is unlikely after the one before."""
+    special = set(getattr(tokenizer, "all_special_ids", ()))
+    size = len(tokenizer)
+    found: list[int] = []
+    for place in range(size):
+        token = (place * _STRIDE + size // 3) % size
+        if token not in special and token not in found:
+            found.append(token)
+        if len(found) >= count:
+            break
+    return found
+
 
 _TEXT = "The capital of France is Paris, and the capital of Italy is"
 

@@ -1,7 +1,7 @@
 """Accuracies that somebody else published: where a baseline must lie if it is the model it says it is.
 
 In: a model's name, a recipe, a task with its protocol and metric. Out: `Anchor`, or None.
-May not know: runs, records. The figures are data, one file for each benchmark, beside this one.
+Must not depend on: runs, records. The figures are data, one file for each benchmark, beside this one.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """One writer for each remote folder: a numbered claim that is renewed, handed on, or outlived.
 
 In: a remote folder. Out: a lease, or an error that names who holds it.
-May not know: what is written under it.
+Must not depend on: what is written under it.
 
 Claims lie in `.evalkit-lease/`, one object each: `00000007.json` is the claim of epoch 7, and the highest number holds.
 A claim is made with an exclusive create of the next number, so of two that try, one wins; a holder that finds a higher

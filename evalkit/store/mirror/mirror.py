@@ -1,7 +1,7 @@
 """A remote folder, worked on here: brought down on opening, sent up while it is written, given back on closing.
 
 In: a URL. Out: a local folder that the store, the comparison and the report use as any other.
-May not know: what a run is.
+Must not depend on: what a run is.
 
 A reply counts when it is on the local disk and was sent. The first happens before the store's call returns; the second
 every `SEND_S` seconds in a thread of its own, so a machine that vanishes takes the replies of the last seconds with it,
@@ -11,19 +11,171 @@ is then stopped; the same command on the same machine sends what was left.
 
 from __future__ import annotations
 
+import hashlib
+import shutil
+import tempfile
 import threading
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import TracebackType
+from urllib.parse import quote
 
-from evalkit.errors import DataError, StoreError
-from evalkit.store.mirror.fetching import equal_now, fetch, shape_of, unequal
+from evalkit.errors import DataError, StoreError, UsageError
+from evalkit.records import canonical_json, parse_object
+from evalkit.store.lines import FolderLock, acquire, unwatch, watch, write_atomic
+from evalkit.store.mirror.fetching import Known, Shape, equal_now, fetch, shape_of, unequal
 from evalkit.store.mirror.lease import TTL_S, Clock, LeaseLostError, take
 from evalkit.store.mirror.remote import RemoteFolder, open_remote, shown_url
 from evalkit.store.mirror.sending import Outbox
-from evalkit.store.mirror.spool import State, hold
-from evalkit.store.watching import unwatch, watch
+
+# The local place of a remote folder: where it is worked on before it is sent.
+#
+# <spools>/<digest of the URL>/.lock         held by the process that works here
+#     <spools>/<digest of the URL>/.state.json   which lease it was last in step with, and which files are known
+#     <spools>/<digest of the URL>/<name>/       the folder itself, under its own last name
+
+
+_DIGITS = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class State:
+    """What a spool remembers.
+
+    Attributes:
+        url: of the folder, for people.
+        lease: id of the claim under which the folder here was last equal to the one there; None for a reader.
+        clean: everything that was written here was sent.
+        files: what is known to be equal.
+    """
+
+    url: str
+    lease: str | None = None
+    clean: bool = True
+    files: Mapping[str, Known] = field(default_factory=dict)
+
+
+class Spool:
+    """A spool that this process holds; `folder` is where to read and write."""
+
+    def __init__(self, home: Path, url: str, lock: FolderLock) -> None:
+        self.home, self.url = home, url
+        self.folder = home / folder_name(url)
+        self._lock: FolderLock | None = lock
+
+    def state(self) -> State | None:
+        """Return what is remembered; None for a new spool, or one whose memory is damaged."""
+        try:
+            row = dict(parse_object((self.home / ".state.json").read_text("utf-8"), ".state.json"))
+            files = {name: Known(**known) for name, known in row.pop("files").items()}
+            return State(**row, files=files)
+        except (OSError, DataError, KeyError, TypeError, AttributeError, UnicodeDecodeError):
+            return None
+
+    def remember(self, *, lease: str | None, clean: bool, files: Mapping[str, Known] | None = None) -> None:
+        """Write down what the next process here must know."""
+        state = State(url=self.url, lease=lease, clean=clean, files=files or {})
+        write_atomic(self.home / ".state.json", [canonical_json(asdict(state))])
+
+    def forget(self) -> None:
+        """Forget everything: the folder is about to be made equal to the one there."""
+        (self.home / ".state.json").unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Free the spool for other processes; a second call does nothing."""
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
+
+
+def spool_home(spools: Path, url: str) -> Path:
+    """Return the folder of a URL's spool; a password or token in the URL does not count."""
+    return spools / hashlib.sha256(shown_url(url).encode()).hexdigest()[:_DIGITS]
+
+
+def spool_folder(spools: Path, url: str) -> Path:
+    """Return where the folder behind a URL is worked on.
+
+    >>> spool_folder(Path("spool"), "s3://bucket/runs/fp8/").as_posix()
+    'spool/3f64e2cc6c83ffc5/fp8'
+    """
+    return spool_home(spools, url) / folder_name(url)
+
+
+def folder_name(url: str) -> str:
+    """Return the last name of a URL, as a folder's."""
+    name = quote(shown_url(url).rpartition("/")[2], safe=" ,+=@()[]")
+    return f"_{name}" if name.startswith(".") or not name else name
+
+
+def hold(spools: Path, url: str) -> Spool:
+    """Take a URL's spool.
+
+    Raises:
+        StoreError: another process of this machine works with it.
+    """
+    home = spool_home(spools, url)
+    try:
+        lock = acquire(home / ".lock")
+    except StoreError as error:
+        raise StoreError(f"{shown_url(url)}: {error}") from error
+    return Spool(home, shown_url(url), lock)
+
+
+# A remote folder brought down to be read: no lease, nothing sent, whoever may be writing.
+
+
+@contextmanager
+def brought_down(url: str, spools: Path) -> Iterator[Path]:
+    """Bring a remote folder down to read it.
+
+    Raises:
+        UsageError: the URL cannot be used, or there is nothing behind it.
+        DataError: a file was changed by something else than evalkit.
+        StoreError: it cannot be read.
+    """
+    remote = open_remote(url)
+    spool = _free_spool(spools, url)
+    if spool is None:  # a process here writes to it, or left something that is not sent: read beside it
+        aside = Path(tempfile.mkdtemp(prefix="reading-", dir=spools))
+        try:
+            folder = aside / folder_name(url)
+            folder.mkdir()
+            yield _checked(remote, folder, fetch(remote, folder))
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
+        return
+    try:
+        state = spool.state()
+        spool.forget()
+        spool.folder.mkdir(parents=True, exist_ok=True)
+        shape = fetch(remote, spool.folder, state.files if state is not None else {})
+        spool.remember(lease=None, clean=True, files=equal_now(spool.folder, shape))
+        yield _checked(remote, spool.folder, shape)
+    finally:
+        spool.close()
+
+
+def _free_spool(spools: Path, url: str) -> Spool | None:
+    spools.mkdir(parents=True, exist_ok=True)
+    try:
+        spool = hold(spools, url)
+    except StoreError:
+        return None
+    state = spool.state()
+    if state is None or state.clean:
+        return spool
+    spool.close()
+    return None
+
+
+def _checked(remote: RemoteFolder, folder: Path, shape: Shape) -> Path:
+    if not shape.names:
+        raise UsageError(f"{remote.url}: there is nothing behind this URL; next step: check its spelling")
+    return folder
+
 
 SEND_S = 2.0
 """Seconds a reply on the local disk waits to be sent."""

@@ -1,7 +1,7 @@
 """A folder on any file system that fsspec knows: listed, read, written whole, deleted.
 
 In: a URL. Out: bytes by name, or an error that names the URL and the next step.
-May not know: what the files hold.
+Must not depend on: what the files hold.
 
 fsspec is imported when a URL is opened, and not before.
 """

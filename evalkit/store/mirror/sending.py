@@ -1,7 +1,7 @@
 """Sends up what is written: appended lines as pieces, replaced files whole, in an order that any crash leaves readable.
 
 In: word of each write, from the thread that writes. Out: objects of the remote folder, from the thread that sends.
-May not know: what the files hold; when to send.
+Must not depend on: what the files hold; when to send.
 
 A file that grows is sent whole when this writer first adds to it, then piece by piece. When it was replaced (a task was
 finished), or when the folder is closed, it is settled: the plain file is written beside the pieces, then the note that
@@ -23,10 +23,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from evalkit.errors import StoreError
-from evalkit.store.layout import MANIFEST, SUMS
-from evalkit.store.mirror.fetching import Shape, note_of
+from evalkit.store.lines import MANIFEST, SUMS
+from evalkit.store.mirror.fetching import Kind, Layout, Piece, Shape, grows, layout_of, note_of, stays_here
 from evalkit.store.mirror.lease import Lease
-from evalkit.store.mirror.pieces import Kind, Layout, Piece, grows, layout_of, stays_here
 
 _MOST_PIECES = 256
 """Pieces of a file after which it is sent whole again: so many can still be read in seconds."""

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from evalkit.adapters.causal.options import CausalOptions, read_options
+from evalkit.adapters.base import read_options
+from evalkit.adapters.causal.options import CausalOptions
 from evalkit.adapters.fakequant.options import ModelOptOptions
 from evalkit.adapters.harness.options import HarnessOptions
 from evalkit.adapters.llama.options import LlamaOptions

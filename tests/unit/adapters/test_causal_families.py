@@ -14,14 +14,12 @@ import torch
 import transformers
 
 from evalkit.adapters.base import GenerateRequest, ScoreReply, ScoreRequest
-from evalkit.adapters.causal.decoding import Answer
+from evalkit.adapters.causal.engine import score_requests
 from evalkit.adapters.causal.forward import Scorer
-from evalkit.adapters.causal.generation import Generator
-from evalkit.adapters.causal.limit import BatchLimit
-from evalkit.adapters.causal.scoring import score_requests
+from evalkit.adapters.causal.generation import Answer, Generator, choose_way
+from evalkit.adapters.causal.plan import BatchLimit
 from evalkit.adapters.causal.selfcheck import choose_path
-from evalkit.adapters.causal.stepping import choose_way
-from evalkit.adapters.causal.tokens import encode_requests
+from evalkit.adapters.tokens import encode_requests
 
 pytestmark = [pytest.mark.system, pytest.mark.filterwarnings("ignore")]
 

@@ -13,13 +13,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from evalkit.adapters.base import ScoreRequest
 from evalkit.adapters.causal import attention
-from evalkit.adapters.causal.attention import attention_by
-from evalkit.adapters.causal.flat import FlatAttention, Recorder
+from evalkit.adapters.causal.attention import FlatAttention, Recorder, attention_by
 from evalkit.adapters.causal.forward import Scorer
-from evalkit.adapters.causal.limit import BatchLimit
-from evalkit.adapters.causal.plan import plan_batches
+from evalkit.adapters.causal.plan import BatchLimit, plan_batches
 from evalkit.adapters.causal.selfcheck import choose_path
-from evalkit.adapters.causal.tokens import encode_requests
+from evalkit.adapters.tokens import encode_requests
 
 pytestmark = [pytest.mark.system, pytest.mark.filterwarnings("ignore")]
 

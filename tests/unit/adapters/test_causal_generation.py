@@ -12,8 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from evalkit.adapters.base import Failure, GenerateRequest
 from evalkit.adapters.causal import generation
-from evalkit.adapters.causal.decoding import Answer, nucleus
-from evalkit.adapters.causal.generation import Generator
+from evalkit.adapters.causal.generation import Answer, Generator, nucleus
 
 pytestmark = [pytest.mark.system, pytest.mark.filterwarnings("ignore")]
 

@@ -9,7 +9,7 @@ pytest.importorskip("torch")
 
 import torch
 
-from evalkit.adapters.causal import head
+from evalkit.adapters.causal import forward as head
 
 pytestmark = pytest.mark.system
 

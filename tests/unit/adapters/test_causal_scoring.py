@@ -18,12 +18,11 @@ from transformers import (
 )
 
 from evalkit.adapters.base import Failure, ScoreReply, ScoreRequest
+from evalkit.adapters.causal.engine import score_requests
 from evalkit.adapters.causal.forward import Scorer
-from evalkit.adapters.causal.limit import BatchLimit
-from evalkit.adapters.causal.plan import plan_batches
-from evalkit.adapters.causal.scoring import score_requests
+from evalkit.adapters.causal.plan import BatchLimit, plan_batches
 from evalkit.adapters.causal.selfcheck import agreed_path, choose_path
-from evalkit.adapters.causal.tokens import encode_requests
+from evalkit.adapters.tokens import encode_requests
 from evalkit.errors import EngineError
 
 pytestmark = [pytest.mark.system, pytest.mark.filterwarnings("ignore")]

@@ -7,7 +7,7 @@ from datetime import datetime
 import pytest
 
 from evalkit.adapters.base import Message
-from evalkit.adapters.causal.tokens import chat_options, render_chat
+from evalkit.adapters.tokens import chat_options, render_chat
 
 pytest.importorskip("transformers")
 utils = pytest.importorskip("transformers.utils.chat_template_utils")

@@ -10,13 +10,17 @@ from typing import Any
 
 import pytest
 
-from evalkit.adapters.causal.source import ModelFiles
 from evalkit.adapters.checkpoint.declared import layer_count, read_declared
-from evalkit.adapters.checkpoint.expected import lost_in_export, quantized_by
-from evalkit.adapters.checkpoint.headers import elements, read_headers
-from evalkit.adapters.checkpoint.reading import read_checkpoint
-from evalkit.adapters.checkpoint.stored import read_stored
-from evalkit.adapters.checkpoint.trace import TRACE_FILE, Trace, check_files, folder_files, read_trace
+from evalkit.adapters.checkpoint.reading import (
+    TRACE_FILE,
+    Trace,
+    check_files,
+    folder_files,
+    read_checkpoint,
+    read_trace,
+)
+from evalkit.adapters.checkpoint.stored import elements, lost_in_export, quantized_by, read_headers, read_stored
+from evalkit.adapters.source import ModelFiles
 from evalkit.errors import ConfigError, DataError, IdentityMismatchError, RecipeError, UsageError
 from evalkit.recipes import load_recipe, resolve_recipe
 

@@ -7,10 +7,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from evalkit.adapters.fakequant.calibration import calibration_rows, read_texts
-from evalkit.adapters.fakequant.checks import check_recipe
-from evalkit.adapters.fakequant.devices import refuse_device
-from evalkit.adapters.fakequant.state import QuantizerState, algorithm, counts, kv_cache
+from evalkit.adapters.fakequant.options import refuse_device
+from evalkit.adapters.fakequant.quantize import calibration_rows, read_texts
+from evalkit.adapters.fakequant.readback import QuantizerState, algorithm, check_recipe, counts, kv_cache
 from evalkit.errors import RecipeError, UsageError
 from evalkit.recipes import load_recipe, recipe_names, resolve_recipe
 

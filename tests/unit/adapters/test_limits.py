@@ -21,15 +21,20 @@ from evalkit.adapters.base import (
     smaller_batches_of,
     warnings_of,
 )
-from evalkit.adapters.causal import budget
-from evalkit.adapters.causal.budget import KEPT_TOKENS, SCORED_TOKENS, kept_tokens, scoring_limit, token_cost
+from evalkit.adapters.causal import engine as budget
+from evalkit.adapters.causal.engine import (
+    KEPT_TOKENS,
+    SCORED_TOKENS,
+    kept_tokens,
+    score_requests,
+    scoring_limit,
+    token_cost,
+)
 from evalkit.adapters.causal.forward import Scorer
-from evalkit.adapters.causal.limit import BatchLimit, TokenCost
-from evalkit.adapters.causal.memory import free_bytes, free_on_host, ran_out_of_memory
-from evalkit.adapters.causal.plan import plan_batches
-from evalkit.adapters.causal.scoring import score_requests
-from evalkit.adapters.causal.tokens import encode_requests
+from evalkit.adapters.causal.plan import BatchLimit, TokenCost, plan_batches
+from evalkit.adapters.memory import free_bytes, free_on_host, ran_out_of_memory
 from evalkit.adapters.registry import load_engine
+from evalkit.adapters.tokens import encode_requests
 from evalkit.assets import AssetStore
 from evalkit.suite import EngineSpec
 

@@ -4,9 +4,8 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evalkit.adapters.causal.limit import BatchLimit
-from evalkit.adapters.causal.plan import chunks, make_row, plan_batches
-from evalkit.adapters.causal.tokens import EncodedRequest
+from evalkit.adapters.causal.plan import BatchLimit, chunks, make_row, plan_batches
+from evalkit.adapters.tokens import EncodedRequest
 
 
 def request(context, *continuations, index=0):

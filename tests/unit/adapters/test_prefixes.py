@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evalkit.adapters.causal.prefixes import PrefixGroup, share_prefixes
+from evalkit.adapters.causal.plan import PrefixGroup, share_prefixes
 
 Context = tuple[int, ...]
 CONTEXTS = st.lists(st.lists(st.integers(0, 1), min_size=1, max_size=7).map(tuple), min_size=1, max_size=7)

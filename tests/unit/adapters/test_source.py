@@ -6,7 +6,7 @@ import struct
 import pytest
 
 from evalkit.adapters.base import Resources
-from evalkit.adapters.causal.source import file_sha256, find_model
+from evalkit.adapters.source import file_sha256, find_model
 from evalkit.assets import AssetStore
 from evalkit.errors import UsageError
 

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from evalkit.adapters.causal.options import read_options
-from evalkit.adapters.checkpoint.trace import Trace
+from evalkit.adapters.base import read_options
+from evalkit.adapters.checkpoint.reading import Trace
 from evalkit.adapters.fakequant.options import ModelOptOptions
-from evalkit.adapters.trtllm.files import LENGTH
+from evalkit.adapters.trtllm.loading import LENGTH
 from evalkit.adapters.trtllm.options import TensorRTOptions
 from evalkit.cli import VERBS
 from evalkit.suite import EngineSpec

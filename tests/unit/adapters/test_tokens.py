@@ -7,7 +7,7 @@ import re
 import pytest
 
 from evalkit.adapters.base import Failure, Message, ScoreRequest
-from evalkit.adapters.causal.tokens import EncodedRequest, encode_prompt, encode_requests, start_token
+from evalkit.adapters.tokens import EncodedRequest, encode_prompt, encode_requests, start_token
 from evalkit.errors import UsageError
 
 TALK = (Message(role="user", content="hi"),)
@@ -85,7 +85,7 @@ def test_a_continuation_without_a_token_of_its_own_fails_and_names_it():
 
 
 def test_indices_go_on_across_chunks(monkeypatch):
-    monkeypatch.setattr("evalkit.adapters.causal.tokens._CHUNK", 2)
+    monkeypatch.setattr("evalkit.adapters.tokens._CHUNK", 2)
     requests = [ScoreRequest(context=f"c{n}", continuations=(" a",)) for n in range(5)]
     assert [encoded.index for encoded in encode_requests(Words(), requests)] == [0, 1, 2, 3, 4]
 

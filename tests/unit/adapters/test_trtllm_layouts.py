@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import pytest
 
 from evalkit.adapters.base import Failure
-from evalkit.adapters.trtllm.layouts import TailScores, read_tail, seen_layout, values_of
+from evalkit.adapters.trtllm.probe import TailScores, read_tail, seen_layout, values_of
 
 IDS = [11, 12, 13, 14]
 

@@ -17,13 +17,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from evalkit.adapters.base import Resources
-from evalkit.adapters.causal.source import check_headers
 from evalkit.adapters.checkpoint.declared import Declared
-from evalkit.adapters.checkpoint.expected import undeclared_faults
-from evalkit.adapters.checkpoint.headers import StoredTensor
+from evalkit.adapters.checkpoint.stored import StoredTensor, undeclared_faults
 from evalkit.adapters.fakequant.exported import _attention
 from evalkit.adapters.registry import load_engine
-from evalkit.adapters.trtllm.files import find_target
+from evalkit.adapters.source import check_headers
+from evalkit.adapters.trtllm.loading import find_target
 from evalkit.adapters.trtllm.options import TensorRTOptions
 from evalkit.assets import AssetStore
 from evalkit.errors import EngineError, EvalkitError, RecipeError, UsageError

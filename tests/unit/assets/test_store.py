@@ -11,7 +11,8 @@ from typing import IO, Any
 
 import pytest
 
-from evalkit.assets import AssetStore, cache, downloads
+from evalkit.assets import AssetStore, downloads
+from evalkit.assets import downloads as cache
 from evalkit.errors import AssetError, ConfigError, UsageError
 from evalkit.records import digest
 

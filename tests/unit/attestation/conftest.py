@@ -37,7 +37,7 @@ def signed(folders: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Sig
     """A small release, certified through the program and signed; tests copy it before they change anything."""
     pytest.importorskip("cryptography")
     from evalkit.attestation import ENVELOPE, sign_folder  # noqa: PLC0415
-    from evalkit.attestation.keys import make_keys, read_private  # noqa: PLC0415
+    from evalkit.attestation.envelope import make_keys, read_private  # noqa: PLC0415
 
     release = folders.make_release(tmp_path_factory.mktemp("signed") / "release", items=400)
     release.certify()

@@ -9,8 +9,19 @@ import pytest
 
 pytest.importorskip("cryptography")
 
-from evalkit.attestation.envelope import PAYLOAD_TYPE, Envelope, parse_envelope, sign, signed_bytes, trusted_signers
-from evalkit.attestation.keys import key_id, make_keys, public_pem, read_private, read_public
+from evalkit.attestation.envelope import (
+    PAYLOAD_TYPE,
+    Envelope,
+    key_id,
+    make_keys,
+    parse_envelope,
+    public_pem,
+    read_private,
+    read_public,
+    sign,
+    signed_bytes,
+    trusted_signers,
+)
 from evalkit.errors import DataError, UsageError
 
 

@@ -16,7 +16,7 @@ pytest.importorskip("cryptography")
 
 from evalkit import cli
 from evalkit.attestation import ENVELOPE
-from evalkit.attestation.terms import terms
+from evalkit.attestation.statement import terms
 from evalkit.errors import ExitCode
 from evalkit.policy import load_policy, rules_sha256
 
@@ -212,7 +212,7 @@ def test_two_signers_are_two_keys_and_not_one_twice(made: Gate, tmp_path, capsys
 
 
 def _key_id(public: Path) -> str:
-    from evalkit.attestation.keys import key_id, read_public  # noqa: PLC0415
+    from evalkit.attestation.envelope import key_id, read_public  # noqa: PLC0415
 
     return key_id(read_public(public.read_text(), "x"))
 

@@ -9,7 +9,7 @@ import pytest
 pytest.importorskip("cryptography")
 
 from evalkit.attestation import ENVELOPE, check_folder, sign_folder
-from evalkit.attestation.keys import make_keys, read_private
+from evalkit.attestation.envelope import make_keys, read_private
 from evalkit.certify.deciding import QUALIFICATIONS
 from evalkit.cli import main
 from evalkit.qualification import Qualification, write_qualification

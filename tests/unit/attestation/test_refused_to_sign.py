@@ -20,7 +20,7 @@ from evalkit import __version__, cli
 from evalkit.attestation import ENVELOPE, check_folder, sign_folder
 from evalkit.attestation.pictures import compare_pictures, page_of
 from evalkit.errors import DataError, ExitCode
-from evalkit.report.html.figures import BLANK
+from evalkit.report.html.page import BLANK
 
 LIE = "<!doctype html><title>worse</title><h1>worse is CERTIFIED</h1>"
 PICTURE = re.compile(r"<svg.*?</svg>", re.DOTALL)

@@ -17,9 +17,8 @@ from typing import Any
 import pytest
 
 from evalkit.attestation import ENVELOPE, check_folder
-from evalkit.attestation.covering import covered_files, digests
 from evalkit.attestation.envelope import parse_envelope, sign
-from evalkit.attestation.statement import statement_text
+from evalkit.attestation.statement import covered_files, digests, statement_text
 from evalkit.records import digest
 
 CANDIDATE, OTHER = "equal", "worse"

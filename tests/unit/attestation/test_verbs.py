@@ -86,7 +86,7 @@ def test_what_does_not_hold_is_not_signed(release, pair, capsys) -> None:
 
 
 def test_verify_says_everything_as_json(release, signed, tmp_path, capsys) -> None:
-    from evalkit.attestation.keys import public_pem  # noqa: PLC0415
+    from evalkit.attestation.envelope import public_pem  # noqa: PLC0415
 
     key = tmp_path / "signer.pub.pem"
     key.write_text(public_pem(signed.key.public_key()))
@@ -109,7 +109,7 @@ def test_without_a_key_one_must_say_so(release, pair, capsys) -> None:
 
 def test_verify_needs_no_engine_no_plots_and_no_network(release, signed, tmp_path) -> None:
     """On a machine that has none of the packages, in another process, in another folder."""
-    from evalkit.attestation.keys import public_pem  # noqa: PLC0415
+    from evalkit.attestation.envelope import public_pem  # noqa: PLC0415
 
     key = tmp_path / "signer.pub.pem"
     key.write_text(public_pem(signed.key.public_key()))

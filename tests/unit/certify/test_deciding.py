@@ -20,7 +20,7 @@ from evalkit.certify import RunSet, decide_runs, suite_runs, write_certificate
 from evalkit.errors import DataError, ExitCode, StoreError, UsageError
 from evalkit.policy import ResolvedPolicy
 from evalkit.report import as_markdown, as_text, certificate_sections
-from evalkit.store.layout import SUMS
+from evalkit.store.lines import SUMS
 from evalkit.suite import load_suite
 
 BOTH = """\

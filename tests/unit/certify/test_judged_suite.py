@@ -12,9 +12,9 @@ import yaml
 
 from evalkit.cli import main
 from evalkit.errors import ExitCode
-from evalkit.policy.library import LIBRARY
+from evalkit.policy.binding import LIBRARY
 from evalkit.store import read_run
-from evalkit.store.layout import SUMS
+from evalkit.store.lines import SUMS
 
 CATEGORIES = ("writing", "math")
 SENTENCES = (

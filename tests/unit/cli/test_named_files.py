@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from evalkit.cli.report_files import write_named
+from evalkit.cli.report import write_named
 
 
 def test_other_content_is_kept_beside_and_equal_content_is_not(

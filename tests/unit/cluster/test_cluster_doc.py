@@ -13,9 +13,9 @@ import yaml
 
 from evalkit import cli
 from evalkit.configuration import validate
-from evalkit.execution import Execution
 from evalkit.store.mirror import mirror
 from evalkit.store.mirror.lease import TTL_S
+from evalkit.suite import Execution
 
 ROOT = Path(__file__).resolve().parents[3]
 PAGE = (ROOT / "docs" / "cluster.md").read_text("utf-8")

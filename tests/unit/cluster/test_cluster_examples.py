@@ -14,11 +14,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from evalkit.adapters.causal.options import read_options
+from evalkit.adapters.base import read_options
 from evalkit.adapters.trtllm.options import TensorRTOptions
 from evalkit.cli.certify import command as certify
 from evalkit.cli.doctor import command as doctor
-from evalkit.cluster.room import room_for, together
+from evalkit.cluster.nodes import room_for, together
 from evalkit.suite import load_suite
 
 ROOT = Path(__file__).resolve().parents[3]

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evalkit.adapters.base import Failure, ScoreReply, width_of
-from evalkit.cluster.limit import RateLimit
+from evalkit.cluster.fleet import RateLimit
 from evalkit.cluster.transport import Lost, Trouble
 from evalkit.errors import EngineError, InterruptedRunError, UsageError
 

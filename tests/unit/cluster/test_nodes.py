@@ -8,9 +8,8 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import pytest
 
 from evalkit.cluster import looking
-from evalkit.cluster.nodes import NodeReport, remarks
-from evalkit.cluster.room import room_for, together
-from evalkit.execution import Placement
+from evalkit.cluster.nodes import NodeReport, remarks, room_for, together
+from evalkit.suite import Placement
 
 GIB = 2**30
 

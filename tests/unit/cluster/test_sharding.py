@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evalkit.adapters.base import GenerateRequest, Message, ScoreRequest
-from evalkit.cluster.sharding import context_of, cut
+from evalkit.cluster.transport import context_of, cut
 
 
 def asked(*contexts: str) -> list[ScoreRequest]:

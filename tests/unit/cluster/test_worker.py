@@ -13,12 +13,10 @@ from evalkit.adapters.base import GenerateRequest, Resources, ScoreRequest
 from evalkit.adapters.registry import load_engine
 from evalkit.assets import AssetStore
 from evalkit.cluster import replica_specs
-from evalkit.cluster.limit import RateLimit
-from evalkit.cluster.ray_transport import RayTransport, _Start
-from evalkit.cluster.worker import Worker
+from evalkit.cluster.fleet import RateLimit
+from evalkit.cluster.ray_transport import RayTransport, Worker, _Start
 from evalkit.errors import EngineError, UsageError
-from evalkit.execution import Placement
-from evalkit.suite import EngineSpec
+from evalkit.suite import EngineSpec, Placement
 
 ROOT = Path(__file__).resolve().parents[3]
 

@@ -10,7 +10,7 @@ import pytest
 
 from evalkit import cli
 from evalkit.adapters.base import Failure, GenerateRequest, Generation
-from evalkit.collect.bench import measure_speed
+from evalkit.collect.variance import measure_speed
 from evalkit.errors import EngineError, ExitCode
 from evalkit.throughput import read_throughput
 

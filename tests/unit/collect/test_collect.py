@@ -8,7 +8,7 @@ import pytest
 
 from evalkit.adapters.base import SMALLER, Failure, ScoreReply
 from evalkit.collect import collect, seed_of
-from evalkit.collect.progress import Progress
+from evalkit.collect.writing import Progress
 from evalkit.errors import DataError, EngineError, InterruptedRunError, StoreError
 from evalkit.records import Manifest
 from evalkit.store import read_items, read_run

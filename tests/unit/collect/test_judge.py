@@ -9,7 +9,7 @@ import pytest
 from evalkit.adapters.base import Failure, GenerateRequest, Generation, ScoreReply
 from evalkit.cli.judge import _refuse_nothing
 from evalkit.collect import judge
-from evalkit.collect.budget import Budget
+from evalkit.collect.verdicts import Budget
 from evalkit.definitions import JudgeProfile
 from evalkit.errors import DataError, EngineError, IdentityMismatchError, InterruptedRunError, UsageError
 from evalkit.records import EngineIdentity, Item, Manifest, Record, TaskRun, TextReply, Turn, text_digest

@@ -10,7 +10,7 @@ import pytest
 
 from evalkit.adapters.base import Failure, GenerateRequest, Generation, Message, ScoreReply, ScoreRequest
 from evalkit.collect import judge
-from evalkit.collect.budget import Budget, most_tokens
+from evalkit.collect.verdicts import Budget, most_tokens
 from evalkit.definitions import JudgeProfile
 from evalkit.errors import DataError, InterruptedRunError, StoreError, UsageError
 from evalkit.records import EngineIdentity, Item, Manifest, Record, TaskRun, TextReply, Turn, text_digest

@@ -10,8 +10,7 @@ import pytest
 
 from evalkit import collect as collecting
 from evalkit.benchmarks import benchmark as benchmarks
-from evalkit.benchmarks.benchmark import canonical_order, item_set_sha256, prompts_sha256
-from evalkit.benchmarks.spool import SpooledItems
+from evalkit.benchmarks.benchmark import SpooledItems, canonical_order, item_set_sha256, prompts_sha256
 from evalkit.collect import collect
 from evalkit.records import digest
 from evalkit.store import read_items

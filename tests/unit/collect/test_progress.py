@@ -4,8 +4,8 @@ import io
 
 import pytest
 
-from evalkit.collect import progress
-from evalkit.collect.progress import Progress, say_above_bars
+from evalkit.collect import writing as progress
+from evalkit.collect.writing import Progress, say_above_bars
 
 
 class Terminal(io.StringIO):

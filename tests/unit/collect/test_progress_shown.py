@@ -6,8 +6,8 @@ import io
 
 import pytest
 
-from evalkit.collect import progress
-from evalkit.collect.progress import Progress
+from evalkit.collect import writing as progress
+from evalkit.collect.writing import Progress
 
 
 class Screen(io.StringIO):

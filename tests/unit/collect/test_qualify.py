@@ -7,19 +7,17 @@ import re
 import pytest
 
 from evalkit.adapters.base import Failure, Generation
-from evalkit.collect.budget import Budget
-from evalkit.collect.qualify import qualify
+from evalkit.collect.variance import qualify
+from evalkit.collect.verdicts import Budget
 from evalkit.definitions import JudgeProfile
 from evalkit.errors import EngineError, InterruptedRunError, UsageError
 from evalkit.judging import load_words
 from evalkit.judging.plan import Material
-from evalkit.judging.probing import probe_questions
-from evalkit.judging.twins import BAD
-from evalkit.judging.votes import vote_questions
+from evalkit.judging.probing import BAD, probe_questions, vote_questions
 from evalkit.policy import JudgeBars
-from evalkit.probes import VotedPair
 from evalkit.qualification import check_qualification, estimates_of
 from evalkit.records import EngineIdentity, Item, Record, TextReply, Turn, text_digest
+from evalkit.records.record import VotedPair
 from evalkit.store import VerdictStore
 
 SINGLE = {

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from evalkit.comparison import PublishedAccuracy, compare_aggregate
-from evalkit.comparison.aggregate import independent_interval
+from evalkit.comparison.means import independent_interval
 from evalkit.errors import DataError, EstimateError
 
 CARD = PublishedAccuracy(accuracy=0.86, items=14042, source="model card")

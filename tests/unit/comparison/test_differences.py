@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from evalkit.comparison import ComparisonSettings, compare, settings_for
-from evalkit.comparison.differences import find_differences
+from evalkit.comparison.runs import find_differences
 from evalkit.records import Manifest, text_digest
 
 OTHER = text_digest("other")

@@ -10,11 +10,10 @@ import numpy as np
 import pytest
 
 from evalkit.comparison import compare
-from evalkit.comparison.gates import compare_gates
+from evalkit.comparison.answers import compare_gates
 from evalkit.degeneration import GATES, tripped
 from evalkit.records import Item, Record, TextReply, Turn
-from evalkit.statistics.paired_table import PairedTable
-from evalkit.statistics.tango import tango_interval
+from evalkit.statistics.tango import PairedTable, tango_interval
 
 QUESTION = "What should one know about the weather in the mountains before going there on foot, and is it safe for all?"
 ANSWER = "It is wise to look at the forecast and to take warm clothes with you, as the weather in the hills can turn."

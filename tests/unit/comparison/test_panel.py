@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 
 from evalkit.comparison import compare
-from evalkit.comparison.variance import variance_parts
+from evalkit.comparison.conversations import variance_parts
 from evalkit.errors import EstimateError
 from evalkit.records import text_digest
-from evalkit.statistics.cluster_shares import cluster_wilson
-from evalkit.statistics.krippendorff import krippendorff_alpha
+from evalkit.statistics.agreement import krippendorff_alpha
+from evalkit.statistics.clusters import cluster_wilson
+from evalkit.statistics.paired_means import fitted_line
 from evalkit.statistics.proportions import wilson_interval
-from evalkit.statistics.simple_regression import fitted_line
 
 TASK = "mt-bench"
 NAN = np.nan

@@ -10,8 +10,7 @@ import pytest
 from scipy import stats
 
 from evalkit.comparison import Comparison, ComparisonSettings, compare
-from evalkit.comparison.proportions import compare_proportions
-from evalkit.comparison.subjects import shrink, subject_rows
+from evalkit.comparison.proportions import compare_proportions, shrink, subject_rows
 
 WORKED = (11845, 231, 190, 1776)
 """Counts of the protocol's worked example: both right, lost, gained, both wrong."""

@@ -7,7 +7,7 @@ import pytest
 from evalkit.adapters.base import Resources, ScoreReply
 from evalkit.adapters.scripted import ScriptedEngine
 from evalkit.assets import AssetStore
-from evalkit.engine_check import KNOWN, LETTERS, RIGHT, as_rows, check_engine
+from evalkit.doctor import KNOWN, LETTERS, RIGHT, as_rows, check_engine
 from evalkit.errors import UsageError
 from evalkit.suite import EngineSpec
 

@@ -5,13 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from evalkit.certify import opening
+from evalkit.certify import running as opening
 from evalkit.cli import main
-from evalkit.cli.execution_options import execution_of
+from evalkit.cli.options import execution_of
 from evalkit.configuration import parse_yaml, validate
 from evalkit.errors import ConfigError, MissingExtraError, UsageError
-from evalkit.execution import Execution, Placement, placed_on
-from evalkit.suite import Suite, load_suite
+from evalkit.suite import Execution, Placement, Suite, load_suite, placed_on
 
 SUITE = """
 name: s
@@ -114,7 +113,7 @@ def test_replicas_on_the_command_line_keep_what_else_the_suite_says():
 
 def test_without_the_package_the_extra_is_named(tmp_path, monkeypatch, capsys):
     real = importlib.machinery.PathFinder.find_spec
-    monkeypatch.setattr("evalkit.cluster.ray_session.find_spec", lambda name: None if name == "ray" else real(name))
+    monkeypatch.setattr("evalkit.cluster.ray_transport.find_spec", lambda name: None if name == "ray" else real(name))
     words = ["run", "--adapter", "scripted", "--model", "m", "--task", "mt-bench-mini", "--on", "ray"]
     monkeypatch.setattr("evalkit.certify.running.load_benchmark", lambda *_: object())
     assert main([*words, "--output", str(tmp_path / "run")]) == MissingExtraError.exit_code

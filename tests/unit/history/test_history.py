@@ -22,10 +22,9 @@ from evalkit.history import (
     read_nights,
     write_certificate_run,
     write_night,
-    writing,
 )
-from evalkit.history.migrating import HEAD, migrate, scripts
-from evalkit.history.tables import COMPARISONS, IDENTITIES, METADATA, NIGHTS, RUNS, VERDICTS
+from evalkit.history import reading as writing
+from evalkit.history.database import COMPARISONS, HEAD, IDENTITIES, METADATA, NIGHTS, RUNS, VERDICTS, migrate, scripts
 
 
 def identity(name="candidate", **changes) -> IdentityEntry:

@@ -11,7 +11,7 @@ import pytest
 
 from evalkit.certify.deciding import decide_published
 from evalkit.comparison import PublishedAccuracy
-from evalkit.interop.lm_eval_format import doc_hash
+from evalkit.interop.lm_eval_files import doc_hash
 from evalkit.policy import load_policy
 from evalkit.records import (
     ChoiceReply,

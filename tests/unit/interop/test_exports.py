@@ -19,8 +19,7 @@ import yaml
 from evalkit import cli
 from evalkit.errors import DataError, ExitCode, UsageError
 from evalkit.interop.eee_export import export_eee
-from evalkit.interop.eval_results import Benchmark, eval_results_yaml
-from evalkit.interop.mlflow_export import log_certificate, mlflow_entries, mlflow_key
+from evalkit.interop.mlflow_export import Benchmark, eval_results_yaml, log_certificate, mlflow_entries, mlflow_key
 from evalkit.store import RunFolder, read_manifest, read_records, read_run
 
 

@@ -12,9 +12,8 @@ import pytest
 from evalkit.cli import main
 from evalkit.comparison import compare
 from evalkit.errors import DataError, UsageError
-from evalkit.interop.fastchat_export import export_fastchat
+from evalkit.interop.fastchat_export import export_fastchat, fastchat_means, fastchat_wins
 from evalkit.interop.fastchat_import import Choices, import_fastchat, write_fastchat_import
-from evalkit.interop.fastchat_results import fastchat_means, fastchat_wins
 from evalkit.interop.fastchat_rows import Row, read_rows
 from evalkit.interop.voted import voted_pairs
 from evalkit.store import read_run

@@ -13,7 +13,7 @@ import yaml
 from evalkit.cli import main
 from evalkit.errors import ExitCode
 from evalkit.interop.voted import votes_alone
-from evalkit.qualification.replay import replayed_agreement
+from evalkit.qualification.agreement import replayed_agreement
 
 NUMBERS = range(81, 161)
 CATEGORIES = ("writing", "roleplay", "reasoning", "math", "coding", "extraction", "stem", "humanities")

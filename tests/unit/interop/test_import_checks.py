@@ -10,7 +10,7 @@ import pytest
 from evalkit.comparison import compare
 from evalkit.errors import DataError, IdentityMismatchError, UsageError
 from evalkit.interop import import_lm_eval, write_imported
-from evalkit.interop.lm_eval_format import task_hash
+from evalkit.interop.lm_eval_files import task_hash
 from evalkit.interop.row_rules import unreadable, unusable_scores
 from evalkit.records import TextReply, Turn
 from evalkit.store import read_run

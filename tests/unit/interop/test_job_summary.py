@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from evalkit import cli
 from evalkit.errors import DataError
-from evalkit.interop.job_summary import LIMIT_BYTES, cut, escaped, job_summary
+from evalkit.interop.junit import LIMIT_BYTES, cut, escaped, job_summary
 from evalkit.report import certificate_view
 
 

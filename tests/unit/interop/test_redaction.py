@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from evalkit.interop.redaction import REDACTED, redacted
+from evalkit.redaction import REDACTED, redacted
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import pytest
 
 from evalkit.definitions import JudgeProfile
 from evalkit.judging import Place, Question
-from evalkit.judging.estimate import estimate
+from evalkit.judging.reading import estimate
 from evalkit.records import Record
 
 TEXTS = {"turn_1": "{question_1}{answer_1}", "turn_2": "{question_1}{question_2}{answer_1}{answer_2}"}

@@ -12,9 +12,8 @@ import yaml
 from evalkit.cli import program
 from evalkit.cli.judge_qualify import command as qualify
 from evalkit.definitions import find_definitions
-from evalkit.judging.pairs import ORDERS
-from evalkit.judging.probing import REPEATS
-from evalkit.judging.twins import CHOICE_PLANTS, RATING_PLANTS, TWINS
+from evalkit.judging.plan import ORDERS
+from evalkit.judging.probing import CHOICE_PLANTS, RATING_PLANTS, REPEATS, TWINS
 from evalkit.policy import JudgeRules
 from evalkit.statistics.paired_means import noncentral_power_t
 from evalkit.suite import JudgeSpec

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from evalkit.judging.structured import choice_schema, parse_json_choice, parse_json_rating, rating_schema
+from evalkit.judging.ratings import choice_schema, parse_json_choice, parse_json_rating, rating_schema
 
 SCALE = (1, 10)
 

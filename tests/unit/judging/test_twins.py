@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 
 from evalkit.degeneration import language
+from evalkit.judging.probing import CHOICE_PLANTS, RATING_PLANTS, TWINS, plant
 from evalkit.judging.ratings import parse_choice, parse_rating
-from evalkit.judging.twins import CHOICE_PLANTS, RATING_PLANTS, TWINS, plant
 
 ANSWER = (
     "To find the area of the triangle we use half of the base times the height. The base is 6 and the height is 4.5. "

@@ -7,8 +7,7 @@ import pytest
 from evalkit.definitions import JudgeProfile
 from evalkit.errors import DataError
 from evalkit.judging import Question
-from evalkit.judging.reading import read_probabilities, scored_texts
-from evalkit.judging.weights import continuations, likeliest_choice, weighted_rating
+from evalkit.judging.reading import continuations, likeliest_choice, read_probabilities, scored_texts, weighted_rating
 
 
 def logs(values):

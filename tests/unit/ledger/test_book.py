@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from evalkit.errors import DataError, StoreError
 from evalkit.ledger import COPY, SIDECAR, Ledger, citations, cite, parse_entries, place_of
-from evalkit.store.lock import acquire
+from evalkit.store.lines import acquire
 
 
 @pytest.fixture

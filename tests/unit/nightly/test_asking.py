@@ -6,9 +6,9 @@ import pytest
 from scipy.stats import binom
 
 from evalkit.adapters.base import Failure, ScoreReply
-from evalkit.nightly.asking import Part, Probe, probe, share_items, too_many
-from evalkit.nightly.environment import environment
-from evalkit.nightly.speed import Speed, speed_of
+from evalkit.nightly.night import environment
+from evalkit.nightly.result import Speed, speed_of
+from evalkit.nightly.watching import Part, Probe, probe, share_items, too_many
 
 
 class Engine:

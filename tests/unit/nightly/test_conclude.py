@@ -3,9 +3,19 @@ from __future__ import annotations
 import pytest
 
 from evalkit.errors import ExitCode
-from evalkit.nightly.conclude import Full, conclude, plain_e
-from evalkit.nightly.outcome import EXIT_CODES, REASONS, NightOutcome, NightReason, night_exit_code, worst
-from evalkit.nightly.watch import State, Watch
+from evalkit.nightly.watch import (
+    EXIT_CODES,
+    REASONS,
+    Full,
+    NightOutcome,
+    NightReason,
+    State,
+    Watch,
+    conclude,
+    night_exit_code,
+    plain_e,
+    worst,
+)
 
 OK, ALARM, UNDECIDED, INVALID = NightOutcome
 

@@ -11,8 +11,8 @@ import yaml
 
 from evalkit.cli import main, program
 from evalkit.configuration import validate
-from evalkit.nightly.outcome import EXIT_CODES
-from evalkit.nightly.webhook import signature
+from evalkit.nightly.report import signature
+from evalkit.nightly.watch import EXIT_CODES
 from evalkit.suite import Suite
 
 ROOT = Path(__file__).resolve().parents[3]

@@ -15,7 +15,7 @@ import yaml
 
 from evalkit.cli.nightly import command
 from evalkit.nightly import open_night
-from evalkit.nightly.settings import NightSettings
+from evalkit.nightly.night import NightSettings
 from evalkit.policy import load_policy
 from evalkit.suite import load_suite
 

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from evalkit.store import read_records, read_run
-from evalkit.store.layout import SUMS
+from evalkit.store.lines import SUMS
 
 
 def codes(result):

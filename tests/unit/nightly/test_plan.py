@@ -3,10 +3,9 @@ from __future__ import annotations
 import pytest
 
 from evalkit.errors import EstimateError, UsageError
-from evalkit.nightly.plan import Known, plan_lines, plan_night, watched
-from evalkit.nightly.settings import NightSettings
+from evalkit.nightly.night import Known, NightSettings, plan_lines, plan_night, watched
 from evalkit.policy import load_policy
-from evalkit.statistics.sequential_outlook import SequentialRules, outlook, simulate_nights
+from evalkit.statistics.sequential import SequentialRules, outlook, simulate_nights
 
 NIGHTLY = load_policy("nightly")
 

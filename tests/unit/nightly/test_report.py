@@ -5,7 +5,7 @@ from xml.etree import ElementTree
 import pytest
 
 from evalkit.nightly.report import job_summary, junit_xml, night_sections, one_line, payload
-from evalkit.nightly.triage import triage
+from evalkit.nightly.trends import triage
 from evalkit.records import ChoiceReply, Item, Record, TextReply, Turn, canonical_json
 from evalkit.report import as_markdown, as_text
 

@@ -7,9 +7,8 @@ import pytest
 
 from evalkit.cli import main
 from evalkit.history import CompareRow, NightRow
-from evalkit.nightly.charts import certificate_series, chart, night_series, svg
-from evalkit.nightly.history_page import page_data, page_text
-from evalkit.nightly.keeping import known_before
+from evalkit.nightly.history_page import certificate_series, chart, night_series, page_data, page_text, svg
+from evalkit.nightly.result import known_before
 from evalkit.nightly.trends import find_changes, trends
 
 N = 14042

@@ -7,10 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from evalkit.nightly.order import night_order, order_sha256
-from evalkit.nightly.watch import LARGEST, State, bounds, watch
-from evalkit.statistics.sequential import MarginProcess
-from evalkit.statistics.sequential_outlook import SequentialRules
+from evalkit.nightly.watch import LARGEST, State, bounds, night_order, order_sha256, watch
+from evalkit.statistics.sequential import MarginProcess, SequentialRules
 
 RULES = SequentialRules(population=1000, margin=0.03, ok=20.0, alarm=100.0, cap=400)
 

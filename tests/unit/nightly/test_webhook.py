@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 
 from evalkit.errors import StoreError, UsageError
-from evalkit.nightly.webhook import checked_url, deliver, shown, signature
+from evalkit.nightly.report import checked_url, deliver, shown, signature
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import yaml
 
 from evalkit.errors import ConfigError, UsageError
 from evalkit.policy import JudgeBars, MeanEndpoint, ProportionEndpoint, bind, load_policy, policy_names
-from evalkit.policy.library import LIBRARY
+from evalkit.policy.binding import LIBRARY
 from evalkit.policy.model import Check
 from evalkit.records import canonical_json
 

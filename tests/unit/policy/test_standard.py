@@ -11,8 +11,9 @@ from typing import Any, Union, get_args, get_origin
 import pytest
 
 from evalkit.configuration import Section
-from evalkit.policy import Policy, bind, directions, load_policy, standing, weaknesses
-from evalkit.policy.directions import rule_of
+from evalkit.policy import Policy, bind, load_policy, standing, weaknesses
+from evalkit.policy import binding as directions
+from evalkit.policy.binding import rule_of
 
 EASY = "gsm8k-easy"
 

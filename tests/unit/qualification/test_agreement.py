@@ -8,10 +8,9 @@ from pathlib import Path
 import pytest
 
 from evalkit.errors import DataError, UsageError
-from evalkit.probes import Probe, ProbeRow
 from evalkit.qualification import agreement, between_people, read_votes
-from evalkit.qualification.replay import chosen_pairs, judge_votes, pair_name, replayed_agreement
-from evalkit.qualification.votes import make_vote
+from evalkit.qualification.agreement import chosen_pairs, judge_votes, make_vote, pair_name, replayed_agreement
+from evalkit.records.record import Probe, ProbeRow
 
 VOTES = Path(__file__).resolve().parents[4] / "shared" / "data" / "mt_bench_votes"
 published = pytest.mark.skipif(not VOTES.is_dir(), reason="the published votes are not at hand")

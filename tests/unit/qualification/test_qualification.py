@@ -9,7 +9,6 @@ import pytest
 
 from evalkit.errors import DataError, UsageError
 from evalkit.policy import JudgeBars
-from evalkit.probes import Probe, ProbeRow
 from evalkit.qualification import (
     Qualification,
     check_qualification,
@@ -17,6 +16,7 @@ from evalkit.qualification import (
     read_qualification,
     write_qualification,
 )
+from evalkit.records.record import Probe, ProbeRow
 
 TWINS = ("truncated", "shuffled", "looped")
 PLANTS = ("verdict", "order")

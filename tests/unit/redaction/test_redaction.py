@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evalkit.adapters.openai.secret import read_secret
+from evalkit.adapters.openai.transport import read_secret
 from evalkit.records import EngineIdentity, Judgment, Manifest, Record, TaskRun, text_digest
 from evalkit.redaction import REDACTED, redact_settings, redact_text, redact_values, remember, remember_secrets
 from evalkit.store import RunFolder

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from evalkit.report.figures import interval, probability
-from evalkit.report.sections import Section, Table, as_markdown, as_text, printable
+from evalkit.report.sections import Section, Table, as_markdown, as_text, interval, printable, probability
 
 
 def markdown(*body: str | Table, title: str = "Title") -> list[str]:

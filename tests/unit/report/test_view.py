@@ -26,9 +26,9 @@ from evalkit.interop import job_summary, junit_xml
 from evalkit.interop.mlflow_export import mlflow_entries
 from evalkit.report import as_markdown, as_text, certificate_view, document_sections
 from evalkit.report.document import checked
+from evalkit.report.extras import whole_sections
 from evalkit.report.html import html_report
 from evalkit.report.view import WORDS, EndpointRow
-from evalkit.report.whole import whole_sections
 from evalkit.verdict import CAUTIONS, REASONS, Outcome
 
 HEAD = "policy_version: 1\nname: small\ntier: release\nclaims: [comparable, near-lossless]\nendpoints:\n"

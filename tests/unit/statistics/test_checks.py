@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 
 from evalkit.errors import EstimateError
-from evalkit.statistics.checks import checked_between, checked_count, checked_outcomes, checked_vector
-from evalkit.statistics.interval import Interval
+from evalkit.statistics.checks import Interval, checked_between, checked_count, checked_outcomes, checked_vector
 
 
 @pytest.mark.parametrize("value", [-1, 2.0, True, "3", None, float("nan")])

@@ -14,8 +14,7 @@ from evalkit.statistics.clustered_tango import (
 )
 from evalkit.statistics.clusters import cluster_values, clustered_mean, excess_design_effect
 from evalkit.statistics.paired_means import paired_t
-from evalkit.statistics.paired_table import PairedTable
-from evalkit.statistics.tango import tango_interval, tango_noninferiority
+from evalkit.statistics.tango import PairedTable, tango_interval, tango_noninferiority
 
 # Both right, only the first, only the second, neither, for each cluster.
 PSYCHIATRY = [

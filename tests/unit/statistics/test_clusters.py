@@ -5,9 +5,7 @@ import pytest
 from scipy.stats import bootstrap as other_bootstrap
 
 from evalkit.errors import EstimateError
-from evalkit.statistics.bootstrap import bootstrap_mean_interval
-from evalkit.statistics.cluster_shares import cluster_wilson
-from evalkit.statistics.clusters import clustered_mean, effective_clusters
+from evalkit.statistics.clusters import bootstrap_mean_interval, cluster_wilson, clustered_mean, effective_clusters
 
 
 def sample(seed=3, clusters=12, size=6):

@@ -8,8 +8,8 @@ from scipy.optimize import minimize_scalar
 
 from evalkit.errors import EstimateError
 from evalkit.statistics.clustered_tango import ClusteredPairs
-from evalkit.statistics.paired_table import PairedTable
-from evalkit.statistics.recovery import fewest_right, recovery_ratio, recovery_scores, recovery_test
+from evalkit.statistics.paired_proportions import fewest_right, recovery_ratio, recovery_scores, recovery_test
+from evalkit.statistics.tango import PairedTable
 
 Z = 1.959963984540054
 

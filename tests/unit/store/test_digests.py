@@ -14,7 +14,7 @@ import pytest
 
 from evalkit.errors import DataError, EvalkitError
 from evalkit.store import RunFolder, read_manifest, read_run
-from evalkit.store.layout import SUMS
+from evalkit.store.lines import SUMS
 
 FILE = Path(__file__).resolve().parents[2] / "release_folders.py"
 FLIPS = 60

@@ -157,7 +157,7 @@ def test_a_new_task_is_added_to_a_run_of_the_same_identity(tmp_path, make):
 
 def test_a_second_writer_is_refused_with_the_holder(tmp_path, make):
     code = (
-        "import sys; from pathlib import Path; from evalkit.store.lock import acquire\n"
+        "import sys; from pathlib import Path; from evalkit.store.lines import acquire\n"
         "try: acquire(Path(sys.argv[1]) / 'lock')\n"
         "except Exception as error: print(type(error).__name__, error)"
     )
@@ -172,7 +172,7 @@ def test_a_second_writer_is_refused_with_the_holder(tmp_path, make):
 
 def test_the_lock_of_a_dead_process_is_taken_over_and_reported(tmp_path, make):
     code = (
-        "import os, sys; from pathlib import Path; from evalkit.store.lock import acquire\n"
+        "import os, sys; from pathlib import Path; from evalkit.store.lines import acquire\n"
         "acquire(Path(sys.argv[1]) / 'lock'); os._exit(9)"
     )
     subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False, timeout=600)

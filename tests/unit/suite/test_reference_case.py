@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from evalkit import cli
-from evalkit.adapters.causal.options import read_options
+from evalkit.adapters.base import read_options
 from evalkit.adapters.openai.options import ServerOptions
 from evalkit.adapters.trtllm.options import TensorRTOptions
 from evalkit.definitions import find_definitions

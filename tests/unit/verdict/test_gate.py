@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from evalkit.verdict import EndpointState, Outcome
-from evalkit.verdict.gate import OUTCOMES, STATES, endpoint_states, holm_rejections, outcomes, recipe_p
+from evalkit.verdict.outcome import OUTCOMES, STATES, endpoint_states, holm_rejections, outcomes, recipe_p
 
 PASS, FAIL, OPEN = 1, -1, 0
 

@@ -9,9 +9,9 @@ import pytest
 
 from evalkit.ledger.standing import Trial
 from evalkit.policy import JudgeBars, JudgeRules, bind, load_policy
-from evalkit.probes import Probe, ProbeRow
 from evalkit.qualification import Qualification
 from evalkit.records import text_digest
+from evalkit.records.record import Probe, ProbeRow
 from evalkit.verdict import Outcome, Tried
 
 Make = Callable[..., Any]

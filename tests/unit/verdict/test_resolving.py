@@ -12,8 +12,8 @@ from scipy import stats
 
 from evalkit.policy import SoftAccuracyEndpoint
 from evalkit.verdict import EndpointState
+from evalkit.verdict.decide import resolution
 from evalkit.verdict.endpoints import evaluate
-from evalkit.verdict.resolving import resolution
 
 Make = Callable[..., Any]
 

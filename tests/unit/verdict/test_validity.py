@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from evalkit.verdict.validity import (
+from evalkit.verdict.checks import (
     data_reasons,
     has_no_variation,
     identity_reasons,

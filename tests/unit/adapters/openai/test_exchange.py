@@ -16,7 +16,7 @@ import zlib
 import pytest
 
 from evalkit.adapters.openai.options import ServerOptions
-from evalkit.adapters.openai.secret import Secret
+from evalkit.adapters.openai.transport import Secret
 
 pytest.importorskip("httpx")
 transport = pytest.importorskip("evalkit.adapters.openai.transport")
@@ -213,8 +213,8 @@ def test_a_stopped_transport_wakes_those_who_wait(raw):
 PROGRAM = """
 import sys
 from evalkit.adapters.openai.options import ServerOptions
-from evalkit.adapters.openai.pool import run_pool
-from evalkit.adapters.openai.secret import Secret
+from evalkit.adapters.openai.transport import run_pool
+from evalkit.adapters.openai.transport import Secret
 from evalkit.adapters.openai.transport import Transport
 found = Transport(ServerOptions(base_url=sys.argv[1], timeout_s=600.0), Secret(""))
 work = lambda n: found.post("/x", {"n": n}, lambda reply: reply)

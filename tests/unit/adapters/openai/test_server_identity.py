@@ -13,8 +13,8 @@ from evalkit.errors import UsageError
 from evalkit.suite import EngineSpec
 
 pytest.importorskip("httpx")
-cards = pytest.importorskip("evalkit.adapters.openai.card")
-identities = pytest.importorskip("evalkit.adapters.openai.identity")
+cards = pytest.importorskip("evalkit.adapters.openai.tokenizing")
+identities = pytest.importorskip("evalkit.adapters.openai.engine")
 
 SHA = "ab" * 32
 

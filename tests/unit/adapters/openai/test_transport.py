@@ -11,7 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from evalkit.adapters.openai.options import ServerOptions
-from evalkit.adapters.openai.secret import Secret, read_secret
+from evalkit.adapters.openai.transport import Secret, read_secret
 from evalkit.errors import ConfigError, EngineError, UsageError
 
 pytest.importorskip("httpx")

@@ -12,11 +12,9 @@ from typing import Any
 
 import pytest
 
-from evalkit.report.evidence import Evidence
-from evalkit.report.flips import Change, Changes, Reply
+from evalkit.report.evidence import Change, Changes, Evidence, Reply
 from evalkit.report.html import html_report
-from evalkit.report.html.data import MOST_CHANGES, MOST_CHARACTERS, changes_data, cut
-from evalkit.report.html.page import script_data
+from evalkit.report.html.page import MOST_CHANGES, MOST_CHARACTERS, changes_data, cut, script_data
 
 BUDGET_BYTES = 15_000_000
 

@@ -9,8 +9,8 @@ import pytest
 
 from evalkit.errors import StoreError
 from evalkit.store import RunFolder, read_run
+from evalkit.store.mirror.fetching import piece_of
 from evalkit.store.mirror.lease import LeaseLostError
-from evalkit.store.mirror.pieces import piece_of
 
 
 def plain(files):

@@ -8,10 +8,10 @@ import pytest
 from evalkit.errors import StoreError, UsageError
 from evalkit.store import RunFolder, read_run
 from evalkit.store.mirror import Mirror, brought_down, mirror, sending, spool_folder
+from evalkit.store.mirror.fetching import piece_of
 from evalkit.store.mirror.lease import LeaseLostError, take
-from evalkit.store.mirror.pieces import piece_of
+from evalkit.store.mirror.mirror import hold
 from evalkit.store.mirror.remote import open_remote
-from evalkit.store.mirror.spool import hold
 
 
 @pytest.fixture(params=["memory", "file"])
@@ -52,7 +52,7 @@ def test_a_run_is_sent_while_it_is_written_and_lies_there_like_a_folder(
 def test_what_was_brought_down_is_not_read_again(opened, bucket, work, tmp_path, monkeypatch):
     with opened("first") as first:
         work(first.root, first.send, set())
-    monkeypatch.setattr("evalkit.store.mirror.reading.open_remote", lambda _url: opened.remote())
+    monkeypatch.setattr("evalkit.store.mirror.mirror.open_remote", lambda _url: opened.remote())
     bucket.seen.clear()
     with brought_down("memory://bucket/run", tmp_path / "reader") as folder:
         assert len(read_run(folder).records["quiz"]) == 7

@@ -1,7 +1,7 @@
 """Where a model's files are, and whether this adapter may read them.
 
 In: the `model` word of an engine specification. Out: a folder (and GGUF file) on disk with the digest of its weights.
-May not know: torch; how weights are loaded.
+Must not depend on: torch; how weights are loaded.
 """
 
 from __future__ import annotations
@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from evalkit.adapters.checkpoint.declared import QUANT_FILE, quantization_config, read_config, read_declared
-from evalkit.adapters.checkpoint.expected import undeclared_faults
-from evalkit.adapters.checkpoint.headers import StoredTensor, read_file, shards
+from evalkit.adapters.checkpoint.stored import StoredTensor, read_file, shards, undeclared_faults
 from evalkit.errors import EngineError, RecipeError, UsageError, suggestion
 from evalkit.records import digest
 

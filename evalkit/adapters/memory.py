@@ -1,7 +1,7 @@
 """Memory: how much is free, and whether it ran out.
 
 In: a model, or an exception. Out: bytes; whether a smaller batch may succeed.
-May not know: what is being computed.
+Must not depend on: what is being computed.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Text to token ids for scoring and for generation.
 
 In: a tokenizer, requests made of text. Out: token ids, split into context and continuations as lm-eval splits them.
-May not know: torch, models, batches.
+Must not depend on: torch, models, batches.
 
 The split follows lm-eval's `TemplateLM._encode_pair` and `HFLM.tok_encode`, so that numbers agree with it: white space
 at the end of the context moves to the continuation, the whole text is encoded and cut at the context's own length,
