@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
 GROUP = "evalkit.adapters"
 
-_NOT_ADAPTERS = ("__init__", "base", "processor", "registry")
-
 
 def adapter_names() -> dict[str, str]:
     """Return adapter name to one line about it; built-in ones first. No adapter is imported."""
@@ -99,7 +97,8 @@ def _imported(point: EntryPoint) -> Any:
 
 
 def _built_in() -> list[Path]:
-    return [path for path in sorted(Path(__file__).parent.glob("*.py")) if path.stem not in _NOT_ADAPTERS]
+    """Return the files that say what they run; what adapters share (`base`, `source`, ...) lies beside them."""
+    return [path for path in sorted(Path(__file__).parent.glob("*.py")) if _summary(path)]
 
 
 def _external() -> list[EntryPoint]:

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import re
 from importlib.machinery import ModuleSpec
+from pathlib import Path
 
 import pytest
 
+from evalkit.adapters import registry
 from evalkit.adapters.base import Resources
 from evalkit.adapters.registry import adapter_names, load_engine
 from evalkit.errors import ConfigError, EngineError, MissingExtraError, UsageError
@@ -50,6 +53,12 @@ def test_an_adapter_is_a_file_and_has_a_line_about_it():
     assert {"hf", "modelopt", "scripted"} <= names.keys()
     assert {"base", "registry", "processor", "__init__", "causal", "fakequant", "scripting"}.isdisjoint(names)
     assert all(names.values())
+
+
+def test_a_built_in_adapter_is_a_module_that_loads_an_engine():
+    folder = Path(registry.__file__).parent
+    loading = {path.stem for path in folder.glob("*.py") if re.search(r"^def load\(", path.read_text(), re.MULTILINE)}
+    assert set(adapter_names()) == loading, "what adapters share is no adapter"
 
 
 def test_an_unknown_adapter_is_answered_with_the_closest():
