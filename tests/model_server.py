@@ -74,11 +74,12 @@ def vllm(**changes: Any) -> Quirks:
 
 
 class HttpError(Exception):
-    """A reply with an error status."""
+    """A reply with an error status, and a whole body of its own where one is given."""
 
-    def __init__(self, status: int, message: str) -> None:
+    def __init__(self, status: int, message: str, body: Mapping[str, Any] | None = None) -> None:
         super().__init__(message)
         self.status = status
+        self.body = body or {"object": "error", "message": message, "code": status}
 
 
 @dataclass
@@ -294,7 +295,7 @@ class _Handler(BaseHTTPRequestHandler):
         try:
             self._reply(200, owner.answer(method, self.path, body))
         except HttpError as error:
-            self._reply(error.status, {"object": "error", "message": str(error), "code": error.status})
+            self._reply(error.status, error.body)
 
     def _reply(self, status: int, reply: Mapping[str, Any] | bytes) -> None:
         data = reply if isinstance(reply, bytes) else json.dumps(reply).encode()

@@ -76,6 +76,7 @@ class ServerEngine:
     def __init__(
         self, served: Served, identity: EngineIdentity, options: ServerOptions, warnings: Sequence[str] = ()
     ) -> None:
+        served.asker.settled = True
         self.identity = identity
         self._served: Served | None = served
         self._options, self._warnings = options, tuple(warnings)
@@ -228,6 +229,7 @@ def answer_options(
         "fields": dict(can.fixed),
         "fields_when_sampled": dict(can.sampled),
         "extra_body": dict(options.extra_body),
+        **({"not_sent": {path: sorted(names) for path, names in can.refused.items()}} if can.refused else {}),
     }
 
 
@@ -372,6 +374,6 @@ def _chat_tokens(asker: Asker, text: str) -> int:
 
     body = asker.body(**plain_prompt(CHAT, text), max_tokens=1)
     try:
-        return attempt(lambda: asker.transport.post(CHAT, body, read))
+        return attempt(lambda: asker.post(CHAT, body, read))
     except (NotProvedError, UnusableError) as error:
         raise EngineError(f"{asker.transport}: tokens cannot be counted: {error}") from error

@@ -6,10 +6,13 @@ Must not depend on: tasks; which requests will follow.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
-from evalkit.adapters.openai.asking import CHAT, COMPLETIONS, NEWER_LIMIT, Asker, Prompt, top_text
+from evalkit.adapters.openai.asking import CHAT, COMPLETIONS, Asker, Prompt, top_text
 from evalkit.adapters.openai.options import ServerOptions
 from evalkit.adapters.openai.proofs import (
     FIXED,
@@ -20,6 +23,7 @@ from evalkit.adapters.openai.proofs import (
     UNKNOWN_FIELD,
     Capabilities,
     NotProvedError,
+    Panel,
     RefusedError,
     Start,
     accepted,
@@ -36,6 +40,21 @@ from evalkit.errors import EngineError, UsageError
 
 # Does the server still run the model it was probed with?
 
+
+PANEL = (
+    "Question: Which of these metals melts at the lowest temperature?\nAnswer: It is",
+    "The old man closed the door behind him and",
+    "def median(values):\n    ordered = sorted(values)\n    middle =",
+    "In the summer of 1911 the expedition reached",
+    "Le chat est sur la",
+    "The three most common causes of failure are",
+    "Q: 17 * 23 = ?\nA:",
+    "My favourite season is",
+)
+"""Prompts that can go on in several ways: where a model hesitates, small changes of its weights show most."""
+
+AGAIN = 3
+"""Times the panel is asked before a difference counts: noise differs from asking to asking, other weights do not."""
 
 COMPARED = 5
 """Likeliest candidates that are compared; numbers of unlikely ones move more."""
@@ -73,6 +92,7 @@ def check_steady(asker: Asker, card: ServerCard, can: Capabilities) -> None:
             "the server changed its model in between: after the known prompt a log-probability moved by "
             f"{moved:.3f}; {_NEXT}"
         )
+    _check_panel(asker, can)
 
 
 def furthest(before: tuple[Candidate, ...], after: tuple[Candidate, ...], matching: Matching) -> float:
@@ -80,6 +100,70 @@ def furthest(before: tuple[Candidate, ...], after: tuple[Candidate, ...], matchi
     values = {key_of(one, matching): one.logprob for one in after}
     keys = [(key_of(one, matching), one.logprob) for one in before[:COMPARED]]
     return max(abs(values.get(key, float("-inf")) - value) for key, value in keys)
+
+
+def first_panel(asker: Asker, can: Capabilities, tokenizer: Tokenizer | None, together: int) -> Panel:
+    """Ask the panel twice, one prompt at a time and all at once: batching moves numbers, and so it is in the yardstick.
+
+    Raises:
+        NotProvedError: no usable answers.
+        EngineError: no answers at all.
+    """
+    texts = list(PANEL)
+    prompts: list[Prompt] = list(texts)
+    if can.ids and tokenizer is not None:
+        prompts = [list(row) for row in tokenizer(texts, add_special_tokens=True, verbose=False)["input_ids"]]
+    first = [attempt(lambda prompt=prompt: asker.next_token(prompt, can.top_k)) for prompt in prompts]  # type: ignore[misc]
+    with ThreadPoolExecutor(max_workers=max(1, min(together, len(prompts)))) as pool:
+        second = list(pool.map(lambda prompt: attempt(lambda: asker.next_token(prompt, can.top_k)), prompts))
+    answers = tuple(one.candidates for one in first)
+    rms, most = _moved(answers, [one.candidates for one in second], can.matching)
+    kept = tuple(prompt if isinstance(prompt, str) else tuple(prompt) for prompt in prompts)
+    return Panel(prompts=kept, answers=answers, rms=rms, most=most)
+
+
+def _check_panel(asker: Asker, can: Capabilities) -> None:
+    """Compare what the server says of the panel with what it said at the start.
+
+    Raises:
+        EngineError: it says something else, each time it is asked.
+    """
+    panel = can.panel
+    if panel is None:
+        return
+    for _ in range(AGAIN):
+        now = []
+        for prompt in panel.prompts:
+            asked = prompt if isinstance(prompt, str) else list(prompt)
+            try:
+                now.append(attempt(lambda asked=asked: asker.next_token(asked, can.top_k)).candidates)  # type: ignore[misc]
+            except NotProvedError as error:
+                raise EngineError(f"the server no longer answers the panel's prompts: {error}; {_NEXT}") from error
+        rms, most = _moved(panel.answers, now, can.matching)
+        if rms <= panel.rms_limit and most <= panel.most_limit:
+            return
+    raise EngineError(
+        f"the server changed its model in between: over {len(panel.prompts)} fixed prompts log-probabilities moved by "
+        f"{rms:.3f} (root mean square; {panel.rms:.4f} between two askings at the start) and {most:.3f} at most "
+        f"({panel.most:.4f}); {_NEXT}"
+    )
+
+
+def _moved(
+    before: Sequence[tuple[Candidate, ...]], after: Sequence[tuple[Candidate, ...]], matching: Matching
+) -> tuple[float, float]:
+    """Return root mean square and largest of the differences among the likeliest candidates, nats.
+
+    A candidate that is gone has fallen to the last one's place at least.
+    """
+    found: list[float] = []
+    for old, new in zip(before, after, strict=True):
+        values = {key_of(one, matching): one.logprob for one in new}
+        last = min(values.values(), default=0.0)
+        for one in old[:COMPARED]:
+            key = key_of(one, matching)
+            found.append(abs(values[key] - one.logprob) if key in values else max(0.0, one.logprob - last))
+    return math.sqrt(math.fsum(value * value for value in found) / max(1, len(found))), max(found, default=0.0)
 
 
 REPEATED_TOKENS = 16
@@ -115,13 +199,26 @@ class Probe:
         if found.completions:
             self._repeats()
             self._limit(found)
-        return replace(found, seen=dict(self._seen), warnings=tuple(self._warnings))
+        if found.canary:
+            found = replace(found, panel=self._panel(found))
+        refused = self._asker.refused
+        for path, names in refused.items():
+            self._seen[f"not sent to {path}"] = "; ".join(f"{name}: {words}" for name, words in names.items())
+        if any("temperature" in names for names in refused.values()):
+            self._warnings.append(
+                "the server takes no temperature: its answers are samples at a temperature of its own, so two runs "
+                "differ by chance too; ask several times (repeats, or a panel of judges) before small differences count"
+            )
+        return replace(found, refused=refused, seen=dict(self._seen), warnings=tuple(self._warnings))
+
+    def _stops(self, found: Capabilities) -> None:
+        """See whether stop texts are taken; answers are cut at them here too, so that their lack costs tokens only."""
+        for path, works in ((COMPLETIONS, found.completions), (CHAT, found.chat)):
+            if works and not accepted(self._asker, path, plain_prompt(path, "Hello"), {"stop": ["\n\n\n\n"]}):
+                self._warnings.append(f"the server refuses stop texts at {path}; requests with them will fail")
 
     def _endpoints(self) -> Capabilities:
         works = {path: self._answers(path) for path in (COMPLETIONS, CHAT)}
-        if not works[CHAT] and NEWER_LIMIT in self._seen[CHAT]:
-            self._asker.chat_limit = NEWER_LIMIT
-            works[CHAT] = self._answers(CHAT)
         if not any(works.values()):
             raise EngineError(
                 f"{self._asker.transport}: neither endpoint answers for model {self._card.model!r}: "
@@ -146,7 +243,7 @@ class Probe:
             choice = read_choice(reply)
             return str(choice.get("text") or (choice.get("message") or {}).get("content") or "")
 
-        return self._asker.transport.post(path, body, read)
+        return self._asker.post(path, body, read)
 
     def _scoring(self, found: Capabilities) -> Capabilities:
         wanted = self._options.top_logprobs
@@ -241,6 +338,7 @@ class Probe:
             seed = accepted(self._asker, path, prompt, {"seed": 1})
             fixed = accepted_of(self._asker, path, prompt, FIXED.get(family, {}))
             sampled = accepted_of(self._asker, path, prompt, SAMPLED.get(family, {}))
+            self._stops(found)
         except NotProvedError as error:
             raise EngineError(f"{self._asker.transport}: the probe got no usable replies: {error}") from error
         self._seen["unknown fields"] = "refused with 400" if strict else "ignored"
@@ -256,6 +354,21 @@ class Probe:
         if not seed:
             self._warnings.append("the server takes no seed: sampled answers differ from run to run")
         return replace(found, strict=strict, seed=seed, fixed=fixed, sampled=sampled)
+
+    def _panel(self, found: Capabilities) -> Panel | None:
+        """Ask the fixed prompts twice: what the server says of them, and how far it agrees with itself."""
+        try:
+            panel = first_panel(self._asker, found, self._tokenizer, self._options.concurrency)
+        except NotProvedError as error:
+            self._seen["panel"] = f"not asked: {error}"
+            self._warnings.append("the panel of fixed prompts got no answers: small changes of the model do not show")
+            return None
+        self._seen["panel"] = (
+            f"{len(panel.prompts)} prompts asked twice: log-probabilities differ by {panel.rms:.4f} (root mean "
+            f"square), {panel.most:.4f} at most; a change beyond {panel.rms_limit:.4f} or "
+            f"{panel.most_limit:.4f} ends the run"
+        )
+        return panel
 
     def _repeats(self) -> None:
         try:

@@ -18,11 +18,43 @@ from typing import Any, Literal, TypeVar
 from evalkit.adapters.openai.asking import COMPLETIONS, Asker, NextToken, Prompt
 from evalkit.adapters.openai.tokenizing import Tokenizer
 from evalkit.adapters.openai.wire import Candidate, Matching, RejectedError, UnusableError, key_of, read_choice
+from evalkit.errors import EngineError
 
 # What a probe found out about a server.
 
 
 Scoring = Literal["echo", "next-token", "none"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Panel:
+    """Fixed prompts and what a server said of them when it was probed.
+
+    Attributes:
+        prompts: as sent.
+        answers: for each, the likeliest next tokens.
+        rms, most: root mean square and largest of the differences between two askings at the start, one prompt at a
+            time and all at once, nats: the server's own noise.
+    """
+
+    prompts: tuple[str | tuple[int, ...], ...]
+    answers: tuple[tuple[Candidate, ...], ...]
+    rms: float
+    most: float
+
+    @property
+    def rms_limit(self) -> float:
+        """Root mean square of differences that is another model's."""
+        return max(RMS_FLOOR, 3.0 * self.rms)
+
+    @property
+    def most_limit(self) -> float:
+        """Largest difference that is another model's."""
+        return max(MOST_FLOOR, 4.0 * self.most)
+
+
+RMS_FLOOR, MOST_FLOOR = 0.01, 0.04
+"""Nats; below them a difference moves no answer that an evaluation of thousands of items would notice."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +74,9 @@ class Capabilities:
         strict: unknown fields are refused with 400, which is why none is sent that was not tried.
         fixed: further fields of every generation, so that no default of the server's applies.
         sampled: further fields of sampled generations.
+        refused: path to the fields that are left out there (`max_tokens`: renamed), each with the server's words.
         canary: the candidates after a known prompt, to notice that the model was changed.
+        panel: fixed prompts and what the server said of them, to notice small changes; None without.
         known_prompt: that prompt, as it was sent.
         seen: what was looked at, and what was found, for people.
         warnings: what the results may not rest on.
@@ -61,7 +95,9 @@ class Capabilities:
     strict: bool = False
     fixed: Mapping[str, Any] = field(default_factory=dict)
     sampled: Mapping[str, Any] = field(default_factory=dict)
+    refused: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     canary: tuple[Candidate, ...] = ()
+    panel: Panel | None = None
     known_prompt: str | tuple[int, ...] = ""
     seen: Mapping[str, str] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
@@ -99,8 +135,10 @@ def attempt(check: Callable[[], T], tries: int = TRIES) -> T:
     """Run a check again if a reply could not be used, for a single bad reply proves nothing.
 
     Raises:
-        RefusedError: the server refuses.
-        NotProvedError: no reply could be used.
+        RefusedError: the server refuses (4xx).
+        NotProvedError: replies came, and none of them could be used.
+        EngineError: no reply came, or errors of the server's own (5xx). What it offers is not known then; taken for
+            "not offered", one overloaded minute would make another engine of it.
     """
     seen = ""
     for _ in range(tries):
@@ -109,6 +147,11 @@ def attempt(check: Callable[[], T], tries: int = TRIES) -> T:
         except RejectedError as error:
             raise RefusedError(str(error)) from error
         except UnusableError as error:
+            if error.failure.kind == "transport":
+                raise EngineError(
+                    f"the probe got no usable reply: {error.failure.message}; next step: look at the server's log, "
+                    "then repeat the same command; where it always fails to score, choose scoring: none"
+                ) from error
             seen = str(error)
     raise NotProvedError(seen)
 
@@ -268,7 +311,7 @@ def accepted(asker: Asker, path: str, prompt: Mapping[str, Any], fields: Mapping
     """
     body = asker.body(**prompt, max_tokens=1, **fields)
     try:
-        attempt(lambda: asker.transport.post(path, body, read_choice))
+        attempt(lambda: asker.post(path, body, read_choice))
     except RefusedError:
         return False
     return True

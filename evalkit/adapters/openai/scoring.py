@@ -69,7 +69,7 @@ class Generator:
             if isinstance(prompt, Failure):
                 return prompt
             body = self._asker.body(**prompt, **self._settings(request))
-            return self._asker.transport.post(path, body, lambda reply: self._read(reply, request, prompt))
+            return self._asker.post(path, body, lambda reply: self._read(reply, request, prompt))
         except UnusableError as error:
             return error.failure
         except RejectedError as error:

@@ -27,6 +27,7 @@ from evalkit.adapters.openai.wire import (
     UnusableError,
     is_dead,
     is_withheld,
+    named_fields,
     parse_reply,
     utf8,
     words_of,
@@ -213,8 +214,11 @@ T = TypeVar("T")
 
 HTTP_REDIRECT = 300
 
-RETRIED = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
-"""Statuses that another try may cure."""
+RETRIED = frozenset({408, 409, 425, 429})
+"""Statuses below 500 that another try may cure."""
+
+NOT_IMPLEMENTED = 501
+"""The one status from 500 on that says "not offered" (RFC 9110; llama.cpp's `not_supported_error`)."""
 
 
 class Transport:
@@ -311,7 +315,7 @@ class Transport:
             else:
                 bill = _Bill(self, body or {}, sent or b"")
                 try:
-                    return bill.paid(self._read(reply, read, bill))
+                    return bill.paid(self._read(reply, body or {}, read, bill))
                 except UnusableError as error:
                     bill.wasted()
                     failure = error.failure
@@ -332,36 +336,37 @@ class Transport:
         message = f"{method} {path}: {seen or 'stopped'} (after {tries} tries)"
         raise UnusableError("transport", self._key.redact(message), counted=told)
 
-    def _read(self, reply: Reply, read: Callable[[Json], T], bill: _Bill) -> T:
+    def _read(self, reply: Reply, body: Mapping[str, Any], read: Callable[[Json], T], bill: _Bill) -> T:
         """Make something of a reply; one whose fields have other types than any server's is malformed, not a fault."""
-        found = self._checked(reply)
+        found = self._checked(reply, body)
         bill.usage = found.get("usage")
         try:
             return read(found)
         except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
             raise MalformedError(f"the reply has no known form ({type(error).__name__}: {error})") from error
 
-    def _checked(self, reply: Reply) -> Json:
+    def _checked(self, reply: Reply, body: Mapping[str, Any]) -> Json:
         """Return the reply's object, or say what its status means."""
         status = reply.status
         if status < HTTP_REDIRECT:
             return parse_reply(utf8(reply.body))
         said = reply.body.decode("utf-8", "replace")
         words = self._key.redact(words_of(said))
-        if status in RETRIED:
+        if status in RETRIED or (status >= 500 and status != NOT_IMPLEMENTED):
             raise MalformedError(f"HTTP {status}: {words}")
         if status < 400:
             raise EngineError(
                 f"{self._options.base_url} answers HTTP {status}, a redirect, which is not followed for the key's "
                 "sake; next step: give the final address as base_url"
             )
-        if status in (401, 403):
+        fields = named_fields(said, body)
+        if status in (401, 403) and not fields:
             name = self._options.api_key_env
             step = f"check the key in ${name}" if name else "name the key's environment variable in api_key_env"
             raise EngineError(f"{self._options.base_url} answers HTTP {status}: {words}; next step: {step}")
         if is_dead(words):
             raise self._dead(f"HTTP {status}: {words}")
-        raise RejectedError(status, words, withheld=is_withheld(said))
+        raise RejectedError(status, words, withheld=is_withheld(said), fields=fields)
 
     def _dead(self, seen: str) -> EngineError:
         return EngineError(

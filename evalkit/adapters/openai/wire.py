@@ -45,11 +45,12 @@ class RejectedError(Exception):
         status: HTTP status.
         message: the server's words, without secrets.
         withheld: a content filter refused the prompt.
+        fields: those fields of the request that the refusal names; see `named_fields`.
     """
 
-    def __init__(self, status: int, message: str, *, withheld: bool = False) -> None:
+    def __init__(self, status: int, message: str, *, withheld: bool = False, fields: tuple[str, ...] = ()) -> None:
         super().__init__(f"HTTP {status}: {message}")
-        self.status, self.message, self.withheld = status, message, withheld
+        self.status, self.message, self.withheld, self.fields = status, message, withheld, fields
 
     @property
     def failure(self) -> Failure:
@@ -71,6 +72,42 @@ _DEATH = re.compile(
     r"|background loop (?:has|is)|(?:server|engine) is shutting down",
     re.IGNORECASE,
 )
+
+
+_UNWANTED = re.compile(
+    r"unsupported|unrecogni[sz]ed|unknown (?:name|field|param|argument)|unexpected|extra[_ ](?:inputs|forbidden)"
+    r"|cannot (?:both |be )|can't be|can not be|use only one|deprecated|only the default|allowed to request"
+    r"|not (?:been )?(?:supported|permitted|allowed|enabled|available|recogni[sz]ed|accepted)"
+    r"|(?:does not|doesn't|do not|don't) support|is unavailable",
+    re.IGNORECASE,
+)
+_PLACE = re.compile(r"loc[\"'\\]*\s*:\s*[\[(]([^\])]*)[\])]")
+_NAMED = re.compile(r"param[\"'\\]*\s*:\s*[\"'\\]+(\w+)")
+
+
+def named_fields(said: str, sent: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the fields of a request that a refusal says it does not take, in the order in which it names them.
+
+    Where the refusal has a place for the name (OpenAI's `param`, pydantic's `loc`), only that is read, for the rest may
+    repeat the whole request. Refusals of a value's size (a prompt that is too long, too large a limit) name no field.
+
+    >>> sent = {"temperature": 0, "top_p": 1, "seed": 3, "max_tokens": 90000}
+    >>> named_fields("Unsupported value: 'temperature' does not support 0 with this model.", sent)
+    ('temperature',)
+    >>> named_fields("`temperature` and `top_p` cannot both be specified for this model.", sent)
+    ('temperature', 'top_p')
+    >>> named_fields('{"detail":[{"type":"extra_forbidden","loc":["body","seed"],"input":{"top_p":1}}]}', sent)
+    ('seed',)
+    >>> named_fields("max_tokens is too large: 90000. This model supports at most 16384", sent)
+    ()
+    """
+    if _UNWANTED.search(said) is None:
+        return ()
+    places = " ".join(_PLACE.findall(said)) or " ".join(_NAMED.findall(said))
+    words = re.findall(r"\w+", places)
+    if not any(word in sent for word in words):
+        words = re.findall(r"\w+", said)
+    return tuple(dict.fromkeys(word for word in words if word in sent and word not in ("model", "prompt", "messages")))
 
 
 def is_withheld(body: str) -> bool:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import sys
 
 import pytest
 
-from evalkit.adapters.base import GenerateRequest, Generation, ScoreRequest
+from evalkit.adapters.base import Failure, GenerateRequest, Generation, Message, ScoreRequest
 from evalkit.errors import EngineError, UsageError
 
 ITEM = ScoreRequest(context="Question: Say no\n\nAnswer:", continuations=(" A", " B"))
@@ -194,3 +195,173 @@ def test_a_list_of_models_of_another_type_lists_none(serve, connect, data):
     server._page = lambda path: {"data": data}
     with pytest.raises(UsageError, match="lists none at all"):
         connect(server.url)
+
+
+CHAT = "/v1/chat/completions"
+TAKEN_BY = {"temperature", "top_p", "max_tokens", "max_completion_tokens", "stop", "seed"}
+
+
+def refusing(server, rule):
+    """Let a server answer 400 (or another status) with an object of its own wherever `rule(body)` returns one."""
+    real = server._complete
+
+    def complete(path, body):
+        found = rule(body) if path == CHAT else None
+        if found is not None:
+            raise refusal(*found) if isinstance(found, tuple) else refusal(400, found)
+        return real(path, {"max_tokens": body.get("max_completion_tokens", 8), **body})
+
+    server._complete = complete
+
+
+def refusal(status, body):
+    return sys.modules["model_server"].HttpError(status, "", body)
+
+
+def openai(param, message, code="unsupported_parameter"):
+    return {"error": {"message": message, "type": "invalid_request_error", "param": param, "code": code}}
+
+
+def gpt5(body):
+    if "max_tokens" in body:
+        return openai(
+            "max_tokens",
+            "Unsupported parameter: 'max_tokens' is not supported with this model. "
+            "Use 'max_completion_tokens' instead.",
+        )
+    if body["max_completion_tokens"] < 64:
+        return openai(
+            None,
+            "Could not finish the message because max_tokens or model output limit was reached. "
+            "Please try again with higher max_tokens.",
+            None,
+        )
+    for name, value in (("temperature", 1), ("top_p", 1.0)):
+        if body.get(name, value) != value:
+            words = f"Unsupported value: '{name}' does not support {body[name]} with this model. Only the default (1)"
+            return openai(name, f"{words} value is supported.", "unsupported_value")
+    return None
+
+
+def o3_mini(body):
+    for name in ("temperature", "top_p", "stop"):
+        if name in body:
+            return openai(name, f"Unsupported parameter: '{name}' is not supported with this model.")
+    return None
+
+
+def claude(body):
+    if {"temperature", "top_p"} <= body.keys():
+        words = "`temperature` and `top_p` cannot both be specified for this model. Please use only one."
+        return {"type": "error", "error": {"type": "invalid_request_error", "message": words}}
+    return None
+
+
+def later_claude(body):
+    for name in ("temperature", "top_p"):
+        if name in body:
+            words = f"`{name}` is deprecated for this model."
+            return {"type": "error", "error": {"type": "invalid_request_error", "message": words}}
+    return None
+
+
+def mistral(body):
+    for name in ("seed", "stop"):
+        if name in body:
+            detail = [{"type": "extra_forbidden", "loc": ["body", name], "msg": "Extra inputs are not permitted"}]
+            return 422, {"object": "error", "message": json.dumps({"detail": detail}), "param": None, "code": "1000"}
+    return None
+
+
+def gemini(body):
+    unknown = [f'Invalid JSON payload received. Unknown name "{n}": Cannot find field.' for n in ("seed",) if n in body]
+    return {"error": {"code": 400, "message": unknown[0], "status": "INVALID_ARGUMENT"}} if unknown else None
+
+
+def litellm(body):
+    if body.get("temperature", 1) != 1:
+        words = (
+            "litellm.UnsupportedParamsError: gpt-5 models don't support temperature=0. Only temperature=1 is supported."
+        )
+        return {"error": {"message": words, "type": "None", "param": "None", "code": "400"}}
+    return None
+
+
+@pytest.mark.parametrize(
+    ("rule", "absent"),
+    [
+        (gpt5, {"temperature", "max_tokens"}),
+        (o3_mini, {"temperature", "top_p", "stop"}),
+        (claude, {"top_p"}),
+        (later_claude, {"temperature", "top_p"}),
+        (mistral, {"seed", "stop"}),
+        (gemini, {"seed"}),
+        (litellm, {"temperature"}),
+    ],
+)
+def test_a_hosted_model_is_asked_without_what_it_refuses_and_its_identity_says_so(
+    doubles, serve, connect, rule, absent
+):
+    server = serve(doubles.vllm(paths=frozenset({CHAT}), tokenize=False))
+    refusing(server, rule)
+    engine = connect(server.url)
+    refused = set(engine.identity.options.get("not_sent", {}).get(CHAT, ()))
+    assert refused == absent - {"seed"}
+    assert ("temperature" in refused) == any("takes no temperature" in line for line in engine.warnings)
+    asked = len(server.bodies)
+    request = GenerateRequest(prompt=(Message(role="user", content="Hello"),), max_tokens=64, stop=("zzz",))
+    ((_, answer),) = engine.generate([request])
+    assert isinstance(answer, Generation)
+    (body,) = [body for path, body in server.bodies[asked:] if path == CHAT]
+    assert TAKEN_BY - body.keys() >= absent
+    limit = "max_completion_tokens" if "max_tokens" in absent else "max_tokens"
+    assert body[limit] == 64, "what the probe needed is not what an item is given"
+
+
+def test_a_refused_field_whose_lack_would_change_the_question_is_an_error(doubles, serve, connect):
+    server = serve(doubles.vllm(paths=frozenset({CHAT}), tokenize=False))
+    refusing(server, claude)
+    engine = connect(server.url)
+    message = (Message(role="user", content="Hello"),)
+    with pytest.raises(UsageError, match=r"takes no top_p \(.*cannot both.*top_p 0.9 is asked for; next step"):
+        list(engine.generate([GenerateRequest(prompt=message, max_tokens=8, temperature=0.7, top_p=0.9)]))
+
+
+def test_a_field_that_is_refused_after_the_probe_is_that_items_failure(doubles, serve, connect):
+    server = serve(doubles.vllm(paths=frozenset({CHAT}), tokenize=False))
+    engine = connect(server.url)
+    refusing(server, o3_mini)
+    ((_, answer),) = engine.generate([GenerateRequest(prompt=(Message(role="user", content="Hi"),), max_tokens=8)])
+    assert isinstance(answer, Failure)
+    assert "is not supported with this model" in answer.message
+
+
+def test_a_refusal_of_log_probabilities_with_403_is_no_refusal_of_the_key(doubles, serve, connect):
+    server = serve(doubles.vllm())
+    real = server._complete
+
+    def complete(path, body):
+        if "logprobs" in body:
+            raise refusal(403, openai(None, "You are not allowed to request logprobs from this model", None))
+        return real(path, body)
+
+    server._complete = complete
+    engine = connect(server.url)
+    assert engine.identity.options["scoring"] == "none"
+    assert "not allowed to request logprobs" in engine.findings["next-token"]
+
+
+@pytest.mark.parametrize("status", [500, 503, 520])
+@pytest.mark.parametrize("field", ["logprobs", "logit_bias", "echo", "seed", "stop", "evalkit_unknown_field"])
+def test_an_error_of_the_servers_own_is_never_taken_for_not_offered(doubles, serve, connect, status, field):
+    server = serve(doubles.vllm())
+    real = server._complete
+
+    def complete(path, body):
+        if field in body:
+            raise sys.modules["model_server"].HttpError(status, "overloaded")
+        return real(path, body)
+
+    server._complete = complete
+    with pytest.raises(EngineError, match=rf"the probe got no usable reply: .*HTTP {status}: overloaded.*next step"):
+        connect(server.url, retries=0)

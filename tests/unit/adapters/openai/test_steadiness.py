@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from evalkit.adapters.base import GenerateRequest, ScoreRequest
@@ -87,3 +88,38 @@ def test_a_caller_that_wants_no_more_is_not_waited_for(doubles, serve, connect):
     next(replies)
     replies.close()
     assert len(list(engine.score(REQUESTS[:3]))) == 3, "and the engine goes on working"
+
+
+class Noisy:
+    """A brain whose numbers carry noise of a given size, drawn anew at each reading, and a shift that stays."""
+
+    def __init__(self, brain, noise=0.0, shift=0.0, seed=7):
+        self._brain, self._noise, self._shift = brain, noise, shift
+        self._dice, self._lasting = np.random.default_rng(seed), np.random.default_rng(seed + 1)
+
+    def __getattr__(self, name):
+        return getattr(self._brain, name)
+
+    def next(self, context):
+        numbers = np.array(self._brain.next(context), dtype=float)
+        lasting = np.random.default_rng(sum(context) % 1000).choice((-1.0, 1.0), len(numbers))
+        moved = numbers + self._noise * self._dice.normal(size=len(numbers)) + self._shift * lasting
+        return moved - np.log(np.exp(moved).sum())
+
+
+@pytest.mark.parametrize(("noise", "shift", "noticed"), [(0.0, 0.05, True), (0.005, 0.05, True), (0.02, 0.0, False)])
+def test_small_changes_of_all_weights_are_noticed_and_a_servers_own_noise_is_not(
+    doubles, serve, connect, noise, shift, noticed
+):
+    server = serve(doubles.vllm(), brain=Noisy(doubles.Toy(), noise))
+    engine = connect(server.url, check_every=8, concurrency=2)
+    assert "8 prompts asked twice" in engine.findings["panel"]
+    changed = Noisy(doubles.Toy(), noise, shift, seed=8)
+    after(server, 24, lambda: setattr(server, "brain", changed))
+    found = {}
+    if not noticed:
+        assert len(passed_on(engine.score(REQUESTS), found)) == len(REQUESTS)
+        return
+    with pytest.raises(EngineError, match=r"over 8 fixed prompts log-probabilities moved by 0\.0\d"):
+        passed_on(engine.score(REQUESTS), found)
+    assert len(found) <= 24
