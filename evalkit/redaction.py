@@ -17,7 +17,7 @@ import json
 import re
 from collections.abc import Mapping
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
 REDACTED = "[redacted]"
 
@@ -71,6 +71,24 @@ def remember(value: str) -> None:
     global _known  # noqa: PLW0603 (as in `remember_secrets`)
     forms = {*_known, *_encoded(value.strip())}
     _known = tuple(sorted(forms, key=lambda form: (-len(form), form)))
+
+
+def remember_url(url: str) -> None:
+    """Remember the secrets of an address: its password, and values of its query that are named like secrets.
+
+    >>> remember_url("postgresql://me:Blue-Horse-9@host/nights?sslmode=require")
+    >>> redact_values("could not connect with Blue-Horse-9")
+    'could not connect with [redacted]'
+    """
+    try:
+        parts = urlsplit(url)
+        password = parts.password
+    except ValueError:
+        return
+    for value in (password, *(value for name, value in parse_qsl(parts.query) if _VARIABLE.search(name))):
+        if value:
+            remember(value)
+            remember(unquote(value))
 
 
 def _forms(value: str) -> set[str]:

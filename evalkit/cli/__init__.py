@@ -13,14 +13,16 @@ import importlib
 import io
 import keyword
 import os
+import select
 import sys
 import traceback
 from collections.abc import Sequence
+from typing import Any
 
 import click
 
 from evalkit import __version__
-from evalkit.errors import EvalkitError, ExitCode, suggestion
+from evalkit.errors import EngineError, EvalkitError, ExitCode, suggestion
 from evalkit.redaction import redact_text, remember_secrets
 
 VERBS = {
@@ -52,6 +54,15 @@ A submodule becomes a name in this package: a module `list` would hide the built
 
 class Verbs(click.Group):
     """A group whose commands are imported when they are called."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Call a verb. A broken pipe to another process is a fault, not a reader of stdout that has gone (click: 1)."""
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError as error:
+            if _reader_has_gone():  # it left while click wrote a help text; everything else is written by `out`
+                raise click.exceptions.Exit(ExitCode.CERTIFIED) from error
+            raise EngineError(f"a process that evalkit talked to has gone: {error}") from error
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
         """Return the verbs in the order of the flow."""
@@ -106,11 +117,25 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _explain(error)
 
 
+def _reader_has_gone() -> bool:
+    """Say whether whoever read stdout is gone; then the rest of it goes nowhere."""
+    try:
+        # click wraps stdout before it ends the program
+        place = getattr(sys.stdout, "wrapped", sys.stdout).fileno()
+        watch = select.poll()
+    except (AttributeError, OSError, ValueError):  # no file, or a system without poll
+        return False
+    watch.register(place, 0)
+    if not any(seen & select.POLLERR for _, seen in watch.poll(0)):
+        return False
+    os.dup2(os.open(os.devnull, os.O_WRONLY), place)
+    return True
+
+
 def _explain(error: BaseException) -> ExitCode:
     """Say on stderr what went wrong and return its exit code."""
-    if isinstance(error, BrokenPipeError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return ExitCode.FAILED
+    if isinstance(error, SystemExit) and _reader_has_gone():  # what click makes of it at `evalkit --help | head -1`
+        return ExitCode.CERTIFIED
     if isinstance(error, (click.Abort, KeyboardInterrupt)):
         click.echo("evalkit: stopped; finished records are kept and the same command resumes", err=True)
         return ExitCode.FAILED

@@ -18,6 +18,7 @@ from evalkit.cli.options import (
     definitions_option,
     existing_file,
     json_option,
+    out,
     print_json,
     print_table,
     quiet_option,
@@ -64,9 +65,10 @@ def command(suite: Path, lengths: tuple[str, ...], output: Path | None, as_json:
         print_json(shown)
         return
     for table in shown["tables"]:
-        click.echo(f"\n{table['title']}\n")
+        for line in ("", table["title"], ""):
+            out(line)
         print_table(table["rows"], table["headers"])
-        click.echo(table["caption"])
+        out(table["caption"])
 
 
 def _chosen(suite: Suite, names: tuple[str, ...]) -> list[EngineSpec]:

@@ -22,8 +22,9 @@ from evalkit.cli.options import (
     ledger_at,
     ledger_option,
     on_option,
+    out_json,
+    out_page,
     quiet_option,
-    safe_json,
     say,
     url_of,
 )
@@ -255,9 +256,9 @@ def _write(
     reports = report_texts(document, found, read_tables(folder / THROUGHPUT, document))
     write_certificate(folder, {**copy, **reports})
     if as_json:
-        click.echo(safe_json(certificate.to_json()), nl=False)
+        out_json(certificate.to_json())
     else:
-        click.echo(as_text(document_sections(document, evidence=False)))
+        out_page(as_text(document_sections(document, evidence=False)))
     say("written: " + ", ".join(str(folder / name) for name in ("certificate.json", *reports)))
 
 

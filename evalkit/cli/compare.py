@@ -10,7 +10,7 @@ from pathlib import Path
 
 import click
 
-from evalkit.cli.options import json_option, print_json, say
+from evalkit.cli.options import json_option, out_page, print_json, say
 from evalkit.cli.remote import read_folder, with_places
 from evalkit.errors import ExitCode, NotComparableError
 
@@ -26,7 +26,7 @@ def command(baseline: Path, candidate: Path, tasks: tuple[str, ...], subjects: b
     """Compare two run folders item by item; the difference is always candidate minus baseline.
 
     It estimates and explains; a verdict needs a policy written down before the run: evalkit certify.
-    Exit code 0, or 4 if some task may not be compared (the reasons are printed).
+    Exit code 0, or 4 if some task may not be compared or gives no estimate (the reasons are printed).
     """
     from evalkit.certify.reading import read_checked
     from evalkit.comparison import compare
@@ -50,6 +50,12 @@ def command(baseline: Path, candidate: Path, tasks: tuple[str, ...], subjects: b
         print_json([comparison.to_dict() for comparison in found])
     else:
         for comparison in found:
-            click.echo(as_text(comparison_sections(comparison.to_dict(), subjects=subjects)))
-    sound = all(not comparison.faults and not comparison.blocking for comparison in found)
+            out_page(as_text(comparison_sections(comparison.to_dict(), subjects=subjects)))
+    for comparison in found:
+        if not comparison.estimated:
+            say(
+                f"task '{comparison.task}': no estimate: nothing that both runs have was scored; next step: score or "
+                "judge the answers of both (evalkit judge), then repeat the same command"
+            )
+    sound = all(not one.faults and not one.blocking and one.estimated for one in found)
     return ExitCode.CERTIFIED if sound else ExitCode.INVALID

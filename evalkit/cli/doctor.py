@@ -19,6 +19,7 @@ from evalkit.cli.options import (
     definitions_option,
     execution_of,
     json_option,
+    out,
     print_json,
     print_table,
     say,
@@ -59,7 +60,7 @@ def examine_cluster(on: str, suite_engine: str | None, *, as_json: bool) -> int:
         rows = [(f"{r.where}: {r.what}", r.state.upper() if r.state == "gap" else r.state, r.seen) for r in found]
         print_table(rows, ("looked at", "", "seen"))
         for remark in gaps:
-            click.echo(f"next step for {remark.where}: {remark.what}: {remark.next_step}")
+            out(f"next step for {remark.where}: {remark.what}: {remark.next_step}")
     return ExitCode.FAILED if gaps else ExitCode.CERTIFIED
 
 
@@ -137,7 +138,7 @@ def command(
     print_table(rows, ("looked at", "", "seen"))
     for finding in findings:
         if finding.state == "gap":
-            click.echo(f"next step for {finding.area} {finding.name}: {finding.next_step}")
+            out(f"next step for {finding.area} {finding.name}: {finding.next_step}")
     return 0
 
 
@@ -158,8 +159,8 @@ def _check(suite_engine: str, definitions: Path | None, *, as_json: bool) -> Non
     else:
         print_table(as_rows(check), ("engine", check.name, "seen"))
         for warning in check.warnings:
-            click.echo(f"warning: {warning}")
+            out(f"warning: {warning}")
         if not check.warnings:
-            click.echo("no warnings")
+            out("no warnings")
     if not check.sound:
         raise EngineError(f"engine '{check.name}' neither scores nor generates; what it says above is the next step")

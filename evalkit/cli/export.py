@@ -14,7 +14,7 @@ from typing import Any, Literal, cast
 import click
 
 from evalkit.cli.fastchat_files import export_folder, fastchat_export_options
-from evalkit.cli.options import any_path, json_option, print_json, print_table, say
+from evalkit.cli.options import any_path, json_option, out, out_page, print_json, print_table, say
 from evalkit.cli.remote import read_any, with_places
 
 OF_RUNS = ("lm-eval", "fastchat", "every-eval-ever", "eval-results")
@@ -88,7 +88,7 @@ def _lm_eval(run: Path, output: Path, tasks: tuple[str, ...], *, as_json: bool) 
         return
     rows = [(task, str(done.written[task]), str(done.failed[task]), str(done.absent[task])) for task in done.written]
     print_table(rows, ("task", "items written", "failed, left out", "absent, left out"))
-    click.echo(f"{len(done.files)} files in {done.files[0].parent}")
+    out(f"{len(done.files)} files in {done.files[0].parent}")
 
 
 def _every_eval_ever(run: Path, output: Path, tasks: tuple[str, ...], given: dict[str, Any], *, as_json: bool) -> None:
@@ -114,7 +114,7 @@ def _every_eval_ever(run: Path, output: Path, tasks: tuple[str, ...], given: dic
         [(task, str(done.written[task]), str(done.left_out[task])) for task in done.written],
         ("task", "rows written", "without a score, left out"),
     )
-    click.echo(f"{done.files[0]}")
+    out(f"{done.files[0]}")
 
 
 def _eval_results(run: Path, output: Path, tasks: tuple[str, ...], given: dict[str, Any]) -> None:
@@ -127,7 +127,7 @@ def _eval_results(run: Path, output: Path, tasks: tuple[str, ...], given: dict[s
     benchmark = Benchmark(dataset=given["dataset"], task=given["dataset_task"], scale=scale, source=given["report_url"])
     name = f"{tasks[0].replace(':', '-')}.yaml"
     write_named(output / ".eval_results" / name, eval_results_yaml(run, tasks[0], benchmark))
-    click.echo(str(output / ".eval_results" / name))
+    out(str(output / ".eval_results" / name))
 
 
 def _certificate(source: Path, form: str, output: Path | None) -> None:
@@ -141,11 +141,11 @@ def _certificate(source: Path, form: str, output: Path | None) -> None:
     if form == "junit":
         assert output is not None
         write_named(output, junit_xml(document))
-        click.echo(str(output))
+        out(str(output))
         return
     named = output or (Path(os.environ[SUMMARY_VARIABLE]) if os.environ.get(SUMMARY_VARIABLE) else None)
     if named is None:
-        click.echo(job_summary(document), nl=False)
+        out_page(job_summary(document))
         return
     append_summary(named, job_summary(document))
     say(f"appended to {named}")
@@ -161,4 +161,4 @@ def _mlflow(document: dict[str, Any]) -> None:
         raise MissingExtraError("exporting to MLflow", "mlflow", "mlflow") from error
     with mlflow.start_run(run_name=str(document.get("title") or document["decision"]["policy"])) as run:
         log_certificate(document, mlflow)
-    click.echo(run.info.run_id)
+    out(run.info.run_id)

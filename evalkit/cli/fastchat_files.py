@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from evalkit.cli.options import F, existing_file, existing_folder, print_json, print_table, say
+from evalkit.cli.options import F, existing_file, existing_folder, out, print_json, print_table, say
 
 if TYPE_CHECKING:
     from evalkit.interop.fastchat_export import FastChatMean
@@ -110,10 +110,10 @@ def _show(imported: FastChatImport, shown: FastChatMean | None, output: Path, *,
         for name, found in imported.judgments.items()
     ]
     print_table(rows, ("judging", "planned", "imported", "by status"))
-    click.echo(f"answers: {len(imported.records)} of {len(imported.items)} questions, {failed} failed")
+    out(f"answers: {len(imported.records)} of {len(imported.items)} questions, {failed} failed")
     if shown is not None:
-        click.echo(_fastchat_line(shown))
-    click.echo(f"run folder: {output}")
+        out(_fastchat_line(shown))
+    out(f"run folder: {output}")
 
 
 def _fastchat_line(shown: FastChatMean) -> str:
@@ -159,4 +159,4 @@ def export_folder(source: Path, output: Path, tasks: Sequence[str], given: Mappi
         print_json({"files": [str(file) for file in done.files], **counts, "notes": list(done.notes)})
         return
     print_table([tuple(map(str, counts.values()))], tuple(counts))
-    click.echo(f"{len(done.files)} files in {output}")
+    out(f"{len(done.files)} files in {output}")

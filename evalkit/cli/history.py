@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from evalkit.cli.options import any_path, existing_file, json_option, print_json, say
+from evalkit.cli.options import any_path, existing_file, json_option, out_page, print_json, say
 from evalkit.errors import MissingExtraError, UsageError
+from evalkit.redaction import remember_url
 
 if TYPE_CHECKING:
     from evalkit.history import History
@@ -39,6 +40,7 @@ def command(url: str | None, as_json: bool, form: str, **given: Any) -> int:
     A change names the first night on which a measure was another one, and what changed in the environment then. Nights
     reuse the items of one list, so they are never pooled into one estimate.
     """
+    remember_url(url or "")  # before anything may fail and quote it
     try:
         from evalkit.history import open_history
     except ModuleNotFoundError as error:
@@ -58,7 +60,7 @@ def command(url: str | None, as_json: bool, form: str, **given: Any) -> int:
     if as_json:
         print_json(page_data(found, compared))
     else:
-        click.echo(page_text(found, compared, markdown=form == "markdown"), nl=False)
+        out_page(page_text(found, compared, markdown=form == "markdown"))
     return 0
 
 

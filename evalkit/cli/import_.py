@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, cast, get_args
 import click
 
 from evalkit.cli.fastchat_files import fastchat_import_options, import_folder
-from evalkit.cli.options import any_path, json_option, print_json, print_table, say
+from evalkit.cli.options import any_path, json_option, out, print_json, print_table, say
 from evalkit.records import Fidelity
 
 if TYPE_CHECKING:
@@ -79,4 +79,4 @@ def _show(imported: Imported, output: Path, *, as_json: bool) -> None:
         return
     rows = [(task, *map(str, count.values())) for task, count in counts.items()]
     print_table(rows, ("task", "metric", "planned", "scored", "failed", "missing"))
-    click.echo(f"run folder: {output}")
+    out(f"run folder: {output}")

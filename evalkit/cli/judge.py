@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from evalkit.cli.judging_options import judge_budget, judge_engine, judge_options, judged_tasks, workshop_of
-from evalkit.cli.options import definitions_option, json_option, print_json, print_table, quiet_option, with_urls
+from evalkit.cli.options import definitions_option, json_option, out, print_json, print_table, quiet_option, with_urls
 from evalkit.cli.remote import read_folder, with_places, written_folder
 
 if TYPE_CHECKING:
@@ -120,11 +120,9 @@ def _show_estimates(found: dict[str, JudgingEstimate], price: tuple[float, float
         print_json(rows)
         return
     for name, estimate in found.items():
-        click.echo(f"{name}: {estimate.text}")
+        out(f"{name}: {estimate.text}")
         if price is not None:
-            click.echo(
-                f"{name}: about {estimate.cost(*price):.2f} at {price[0]:g} and {price[1]:g} for a million tokens"
-            )
+            out(f"{name}: about {estimate.cost(*price):.2f} at {price[0]:g} and {price[1]:g} for a million tokens")
 
 
 def _show(runs: Sequence[Path], judgings: Sequence[str], *, as_json: bool) -> None:

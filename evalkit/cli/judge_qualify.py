@@ -18,6 +18,7 @@ from evalkit.cli.options import (
     definitions_option,
     existing_folder,
     json_option,
+    out,
     print_json,
     quiet_option,
     say,
@@ -121,11 +122,11 @@ def _show(found: Qualification, bars: JudgeBars, *, as_json: bool) -> bool:
         print_json({**found.summary, "sha256": found.sha256, "checks": to_plain(checks), "qualified": passed})
         return passed
     who = f"judge {found.judge['model']}, profile {found.profile}"
-    click.echo(f"{who}: {'qualified' if passed else 'NOT qualified'}")
+    out(f"{who}: {'qualified' if passed else 'NOT qualified'}")
     for check in checks:
-        click.echo(f"- {check.check}: {'passed' if check.passed else 'FAILED'}: {check.message}")
+        out(f"- {check.check}: {'passed' if check.passed else 'FAILED'}: {check.message}")
     for line in _more(found):
-        click.echo(line)
+        out(line)
     return passed
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import click
 
-from evalkit.cli.options import any_path
+from evalkit.cli.options import any_path, out
 from evalkit.errors import StoreError, UsageError
 
 PASSWORD_VARIABLE = "EVALKIT_SIGNING_KEY_PASSWORD"  # noqa: S105 (the name of a variable)
@@ -33,9 +33,9 @@ def command(private: Path) -> None:
     secret, shown = make_keys(os.environ.get(PASSWORD_VARIABLE) or None)
     _write(private, secret, 0o600)
     _write(public, shown, 0o644)
-    click.echo(f"private key: {private} (keep it; whoever has it can sign in your name)")
-    click.echo(f"public key:  {public} (give it to everyone who checks)")
-    click.echo(f"key id:      {key_id(read_public(shown, str(public)))}")
+    out(f"private key: {private} (keep it; whoever has it can sign in your name)")
+    out(f"public key:  {public} (give it to everyone who checks)")
+    out(f"key id:      {key_id(read_public(shown, str(public)))}")
 
 
 def _write(path: Path, text: str, mode: int) -> None:

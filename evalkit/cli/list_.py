@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from evalkit.cli.options import cache_folder, definitions_option, json_option, print_json, print_table
+from evalkit.cli.options import cache_folder, definitions_option, json_option, out, print_json, print_table
 from evalkit.definitions import Definitions
 
 KINDS = ("adapters", "recipes", "tasks", "judges", "policies", "assets")
@@ -30,7 +30,7 @@ def command(kinds: tuple[str, ...], definitions: Path | None, as_json: bool) -> 
         return
     for kind, lines in listed.items():
         print_table(list(lines.items()), (kind, ""))
-        click.echo()
+        out()
 
 
 def _lines(kind: str, definitions: Definitions) -> dict[str, str]:

@@ -23,12 +23,14 @@ from evalkit.cli.options import (
     existing_file,
     json_option,
     ledger_at,
+    out,
+    out_page,
     print_json,
     quiet_option,
     say,
 )
 from evalkit.errors import MissingExtraError, StoreError, UsageError
-from evalkit.redaction import remember
+from evalkit.redaction import remember, remember_url
 
 if TYPE_CHECKING:
     from evalkit.certify import Workshop
@@ -74,6 +76,7 @@ def command(suite_file: Path, as_json: bool, line: bool, **given: Any) -> int:
     from evalkit.nightly.report import night_sections, one_line, outcomes
     from evalkit.report import as_text
 
+    remember_url(given["url"] or "")  # before anything may fail and quote it
     night, workshop = _night(suite_file, given)
     secret = _secret(given)
     url = _address(given["url"], night)
@@ -84,7 +87,7 @@ def command(suite_file: Path, as_json: bool, line: bool, **given: Any) -> int:
         plan = _plan(night, workshop, url, given)
         lines = "\n".join(plan_lines(plan))
         if given["only_plan"]:
-            click.echo(lines) if not as_json else print_json(plan.to_dict())
+            out_page(lines) if not as_json else print_json(plan.to_dict())
             return 0
         workshop.say(lines)
         with workshop:
@@ -97,7 +100,7 @@ def command(suite_file: Path, as_json: bool, line: bool, **given: Any) -> int:
     if as_json:
         print_json(list(results))
     else:
-        click.echo(one_line(results) if line else as_text(night_sections(results)), nl=line)
+        out(one_line(results)) if line else out_page(as_text(night_sections(results)))
     say(f"written: {night.path}")
     return night_exit_code(outcomes(results))
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from evalkit.redaction import redact_text
+from evalkit.redaction import redact_text, redact_values
 
 if TYPE_CHECKING:
     from evalkit.ledger import Ledger
@@ -111,30 +111,49 @@ def say(message: str) -> None:
     if bars is not None and sys.stderr.isatty():
         bars.say_above_bars(line, sys.stderr)
     else:
-        click.echo(line, err=True)
+        try:
+            click.echo(line, err=True)
+        except BrokenPipeError:  # `2>&1 | head -1`
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
 
 
-def out(value: object) -> None:
+def out(value: object = "") -> None:
     r"""Write one line to stdout; it may quote what a file, a server or a model said.
 
     Whatever it quotes, it stays one line: line breaks and control characters are shown as codes, secrets are taken out,
-    and no line begins as a command to a build server does (`::error ...`).
+    and no line begins as a command to a build server does (`::error ...`). All of stdout goes through here, through
+    `out_page` or through `out_json`.
 
     >>> out("a\n::error title=x")
     a\x0a::error title=x
     >>> out("  ::add-mask::x")
       \x3a:add-mask::x
     """
-    from evalkit.report.sections import printable
+    _write(_line(redact_text(with_urls(value))) + "\n")
 
-    line = _BREAKS.sub(lambda found: f"\\x{ord(found[0]):02x}", redact_text(with_urls(value)))
-    line = _WORKFLOW.sub(lambda found: f"{found[1]}\\x{ord(found[2]):02x}", line)
-    click.echo(printable(line))
+
+def out_page(text: str) -> None:
+    """Write a text of several lines that evalkit laid out; each of them as in `out`."""
+    lines = redact_text(with_urls(text)).removesuffix("\n").split("\n")
+    _write("".join(f"{_line(line)}\n" for line in lines))
+
+
+def out_json(text: str) -> None:
+    """Write JSON to stdout without secrets, and so that nothing in it commands a terminal."""
+    _write(safe_json(redact_values(text)).removesuffix("\n") + "\n")
 
 
 def print_json(value: Mapping[str, Any] | Sequence[Any]) -> None:
     """Print a value as JSON; NaN is refused."""
-    click.echo(safe_json(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False, sort_keys=True)))
+    out_json(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False, sort_keys=True))
+
+
+def print_table(rows: Sequence[Sequence[Any]], headers: Sequence[str]) -> None:
+    """Print rows as a table; numbers are already text, and each cell is one line."""
+    from tabulate import tabulate
+
+    cells = [[_line(redact_text(with_urls(cell))) for cell in row] for row in rows]
+    out_page(tabulate(cells, headers=[_line(head) for head in headers], tablefmt="simple", disable_numparse=True))
 
 
 def safe_json(text: str) -> str:
@@ -149,11 +168,19 @@ def safe_json(text: str) -> str:
     return _COMMANDING.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
-def print_table(rows: Sequence[Sequence[Any]], headers: Sequence[str]) -> None:
-    """Print rows as a table; numbers are already text."""
-    from tabulate import tabulate
+def _line(text: str) -> str:
+    from evalkit.report.sections import printable
 
-    click.echo(tabulate(rows, headers=headers, tablefmt="simple", disable_numparse=True))
+    line = _BREAKS.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
+    return printable(_WORKFLOW.sub(lambda found: f"{found[1]}\\x{ord(found[2]):02x}", line))
+
+
+def _write(text: str) -> None:
+    """Write to stdout. A reader that has gone (`| head -1`) ends the writing, not the work and its exit code."""
+    try:
+        click.echo(text, nl=False)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 # Options that say where engines run.

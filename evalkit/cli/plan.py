@@ -14,7 +14,15 @@ from typing import TYPE_CHECKING, Any
 import click
 from tabulate import tabulate
 
-from evalkit.cli.options import definitions_option, existing_file, existing_folder, json_option, print_json, say
+from evalkit.cli.options import (
+    definitions_option,
+    existing_file,
+    existing_folder,
+    json_option,
+    out_page,
+    print_json,
+    say,
+)
 from evalkit.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
@@ -255,7 +263,7 @@ def command(context: click.Context, /, suite_file: Path | None, policy_name: str
         for line in (*cautions, *(f"WARNING: {warning}" for warning in planned.warnings)):
             say(line)
     else:
-        click.echo("\n".join((*cautions, *plan_lines(planned, found))))
+        out_page("\n".join((*cautions, *plan_lines(planned, found))))
     if planned.impossible:
         say(
             "evalkit: refused: under this policy, at this size, no recipe could ever be certified; next step: resolve "

@@ -11,7 +11,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from evalkit.cli.options import any_path, cache_folder, definitions_option, json_option, print_json, quiet_option, say
+from evalkit.cli.options import (
+    any_path,
+    cache_folder,
+    definitions_option,
+    json_option,
+    out,
+    print_json,
+    quiet_option,
+    say,
+)
 from evalkit.errors import UsageError, suggestion
 
 if TYPE_CHECKING:
@@ -89,15 +98,15 @@ def _show(output: Path, trace: Trace, *, as_json: bool) -> None:
         print_json({"checkpoint": str(output), "recipe_sha256": trace.recipe["sha256"], **found})
         return
     declared, exported = trace.declared, trace.exported
-    click.echo(f"{output}: {trace.source['model']}, recipe {trace.recipe['name']}")
-    click.echo(f"algorithm {declared['algorithm']}, key-value cache {declared['kv_cache']}")
-    click.echo(f"weights sha256 {trace.weights_sha256}")
+    out(f"{output}: {trace.source['model']}, recipe {trace.recipe['name']}")
+    out(f"algorithm {declared['algorithm']}, key-value cache {declared['kv_cache']}")
+    out(f"weights sha256 {trace.weights_sha256}")
     if exported["read_back"]:
-        click.echo(
+        out(
             f"read back: relative error of the logits {exported['logits_relative_error']:.2g} against the simulated "
             f"model, same likeliest token at {exported['same_choice']:.1%} of {exported['tokens']} places"
         )
     else:
-        click.echo(f"not read back: {exported['reason']}")
+        out(f"not read back: {exported['reason']}")
     for warning in trace.warnings:
-        click.echo(f"note: {warning}")
+        out(f"note: {warning}")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from evalkit.cli.options import any_path, existing_file, out, safe_json, say
+from evalkit.cli.options import any_path, existing_file, out, out_page, safe_json, say
 from evalkit.cli.remote import read_file, read_folder, with_places
 from evalkit.errors import DataError, StoreError
 
@@ -128,7 +128,7 @@ def command(certificate: Path, form: str, page: Path | None, evidence: bool, **g
         if form == "line":
             out(text.rstrip("\n"))
         else:
-            click.echo(text, nl=False)
+            out_page(text)
         return
     write_named(page, text)
     say(f"written: {page}")

@@ -24,6 +24,7 @@ from evalkit.cli.options import (
     ledger_at,
     ledger_option,
     on_options,
+    out,
     print_json,
     print_table,
     quiet_option,
@@ -188,15 +189,15 @@ def _show(path: Path, counts: list[TaskCount], *, as_json: bool) -> None:
         )
         return
     engine = manifest.engine
-    click.echo(f"{with_urls(path)}: {engine.model}, recipe {engine.recipe}, {engine.dtype}, fidelity {engine.fidelity}")
+    out(f"{with_urls(path)}: {engine.model}, recipe {engine.recipe}, {engine.dtype}, fidelity {engine.fidelity}")
     if not counts:
-        click.echo("complete before; nothing was run")
+        out("complete before; nothing was run")
         return
     rows = [(c.task, str(c.planned), str(c.found), str(c.written), str(c.failed)) for c in counts]
     print_table(rows, ("task", "planned records", "found", "written", "failed"))
     for c in counts:
         if c.batches is not None:
-            click.echo(f"{c.task}, asked again alone: {c.batches}")
+            out(f"{c.task}, asked again alone: {c.batches}")
 
 
 def _counted(count: TaskCount) -> dict[str, Any]:

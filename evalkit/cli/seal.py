@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from evalkit.cli.keygen import PASSWORD_VARIABLE
-from evalkit.cli.options import existing_file, json_option, ledger_at, ledger_option, print_json, with_urls
+from evalkit.cli.options import existing_file, json_option, ledger_at, ledger_option, out, print_json, with_urls
 from evalkit.cli.remote import opened, url_place, with_places
 
 if TYPE_CHECKING:
@@ -48,9 +48,9 @@ def command(policy: str, key: Path | None, ledger: Path | None, as_json: bool) -
         print_json(said)
         return
     whom = "bound to the suite's baseline and recipes" if bound else "bound to nobody"
-    click.echo(f"policy '{data['name']}', {whom}: sha256 {data['policy_sha256']}")
+    out(f"policy '{data['name']}', {whom}: sha256 {data['policy_sha256']}")
     by = f", signed by key {data['signers'][0][:16]}" if data["signers"] else ""
-    click.echo(f"sealed as entry {entry.sequence} of {with_urls(book.path)}{by}: sha256 {entry.sha256}")
+    out(f"sealed as entry {entry.sequence} of {with_urls(book.path)}{by}: sha256 {entry.sha256}")
 
 
 def _policy(given: str, ledger: Path | None) -> tuple[bool, dict[str, Any], Ledger]:

@@ -12,7 +12,7 @@ from pathlib import Path
 import click
 
 from evalkit.cli.keygen import PASSWORD_VARIABLE
-from evalkit.cli.options import existing_file, say, with_urls
+from evalkit.cli.options import existing_file, out, say, with_urls
 from evalkit.cli.remote import with_places, written_folder
 from evalkit.errors import UsageError
 
@@ -51,4 +51,4 @@ def command(folder: Path, key: Path | None) -> None:
         names = ", ".join(name[:16] for name in dropped)
         say(f"dropped, because it signed something else than what lies here now: key {names}")
     say(f"signed with key {key_id(private.public_key())[:16]}; signatures on it: {len(envelope.signatures)}")
-    click.echo(with_urls(folder / ENVELOPE))
+    out(with_urls(folder / ENVELOPE))

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import click
 
-from evalkit.cli.options import any_path, existing_file, json_option, print_json, print_table, say
+from evalkit.cli.options import any_path, existing_file, json_option, out, print_json, print_table, say
 
 
 @click.command(
@@ -68,9 +68,10 @@ def command(
         print_json(shown)
         return
     for table in shown["tables"]:
-        click.echo(f"\n{table['title']}\n")
+        for line in ("", table["title"], ""):
+            out(line)
         print_table(table["rows"], table["headers"])
-        click.echo(table["caption"])
+        out(table["caption"])
 
 
 def parse_lengths(text: str) -> tuple[int, int]:

@@ -314,6 +314,14 @@ class Comparison:
         """Differences that make the runs incomparable: not tolerated by name."""
         return tuple(found for found in self.differences if found.blocking and not found.tolerated)
 
+    @property
+    def estimated(self) -> bool:
+        """Whether some difference between the two runs could be estimated."""
+        rated = None if self.rating is None else self.rating.mean
+        means = (self.mean, self.soft, rated, *(one.net_win for one in self.pairwise))
+        right = self.proportion is not None and self.proportion.effects is not None
+        return right or any(mean is not None and mean.difference is not None for mean in means)
+
     def to_dict(self) -> dict[str, Any]:
         """Return the comparison as JSON data, unrounded."""
         plain: dict[str, Any] = to_plain(self)

@@ -38,6 +38,7 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlchemyError
 
 from evalkit.errors import MissingExtraError, StoreError, UsageError
+from evalkit.redaction import remember_url
 
 # The tables, as the newest migration leaves them.
 #
@@ -256,6 +257,7 @@ def open_history(url: str, *, revision: str | None = None) -> History:
         MissingExtraError: the driver is not installed.
         StoreError: the database cannot be reached, or was written by a newer evalkit.
     """
+    remember_url(url)
     address = _address(url)
     name = address.render_as_string(hide_password=True)
     try:

@@ -35,6 +35,8 @@ LIMIT_BYTES = 64 * 1024
 """GitHub drops a step's summary beyond 1 MiB."""
 
 _CUT = "\n\n*cut: the whole report is `report.md`*\n"
+_HIDDEN = ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")
+"""Unicode categories that command a terminal, turn the direction of writing, break a line or have no shape."""
 _ESCAPES = {ord(char): f"&#{ord(char)};" for char in "\\`*_{}[]<>#|@~$&"}
 
 
@@ -59,9 +61,7 @@ def escaped(text: str) -> str:
     >>> escaped("a|b <img> @all `x`")
     'a&#124;b &#60;img&#62; &#64;all &#96;x&#96;'
     """
-    line = " ".join(
-        "".join(char if unicodedata.category(char) not in ("Cc", "Cs", "Co", "Cn") else " " for char in text).split()
-    )
+    line = " ".join("".join(char if unicodedata.category(char) not in _HIDDEN else " " for char in text).split())
     return line.translate(_ESCAPES)
 
 
@@ -219,12 +219,17 @@ def suites_xml(name: str, suites: Mapping[str, Sequence[Case]]) -> str:
 
 
 def legal(text: str) -> str:
-    r"""Replace every character that XML 1.0 forbids by its code.
+    r"""Replace what XML 1.0 forbids, what commands a terminal and what turns the direction of writing by its code.
 
-    >>> legal("a" + chr(27) + "[31m" + chr(0xD800) + "b")
-    'a\\x1b[31m\\ud800b'
+    >>> legal("a" + chr(27) + "[31m" + chr(0xD800) + "b" + chr(0x202E) + "c")
+    'a\\x1b[31m\\ud800b\\u202ec'
     """
-    return _ILLEGAL.sub(lambda found: _code(ord(found.group())), text)
+    return "".join(
+        _code(ord(char))
+        if _ILLEGAL.match(char) or (char not in "\n\t" and unicodedata.category(char) in _HIDDEN)
+        else char
+        for char in text
+    )
 
 
 def _code(number: int) -> str:

@@ -149,3 +149,16 @@ def test_comparing_imports_no_engine_no_lm_eval_and_no_http_client(write: Write)
     argv = ["compare", write("official", 1), write("new", 2)]
     out = subprocess.run([sys.executable, "-c", code, *argv], capture_output=True, text=True, check=True)
     assert out.stdout.splitlines()[-1] == "exit 0, loaded []"
+
+
+def test_runs_whose_answers_nobody_rated_are_compared_but_give_no_estimate(
+    made: ModuleType, write: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = []
+    for name, seed in (("official", 1), ("new", 2)):
+        base = np.arange(8.0).reshape(4, 2, 1) % 5 + seed
+        run = made.make_run(name, seed=seed, marks=None, scores=base)
+        bare = replace(run, judgments={}, manifest=replace(run.manifest, judges={}))
+        runs.append(str(made.write_run(tmp_path / name, bare)))
+    assert cli.main(["compare", *runs]) == ExitCode.INVALID
+    assert "no estimate: nothing that both runs have was scored; next step" in capsys.readouterr().err

@@ -12,7 +12,7 @@ from lxml import etree
 
 from evalkit import cli
 from evalkit.errors import DataError
-from evalkit.interop.junit import Case, junit_xml, legal, suites_xml
+from evalkit.interop.junit import Case, escaped, junit_xml, legal, suites_xml
 
 SCHEMA = etree.XMLSchema(etree.parse(Path(__file__).parent / "junit.xsd"))
 
@@ -128,3 +128,11 @@ def test_a_run_against_published_numbers(published) -> None:
     root = parsed(junit_xml(published))
     assert fault(root, "verdict", "candidate") == ("failure", "inconclusive")
     assert fault(root, "mmlu", "candidate: mmlu") == ("failure", "inconclusive")
+
+
+@pytest.mark.parametrize("mark", ["\u202e", "\u2066", "\u200f", "\u2028", "\x85", "\x9b", "\x1b", "\u200b"])
+def test_marks_that_turn_or_hide_text_do_not_reach_a_build_server(mark: str) -> None:
+    shown = suites_xml("all", {f"s{mark}": [Case(name=f"int4{mark}", classname="verdict", message=f"m{mark}")]})
+    assert mark not in shown
+    parsed(shown)
+    assert mark not in escaped(f"int4{mark}cut")
