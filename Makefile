@@ -33,7 +33,7 @@ demo: $(VENV)/.run
 	esac
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 matrix: $(VENV)/.dev
 	$(BIN)/python benchmarks/matrix.py

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import signal
 import sys
 from pathlib import Path
@@ -20,10 +21,21 @@ def pytest_addoption(parser):
 def pytest_configure(config):
     """Hear Ctrl-C even in a job of the background, which begins with it ignored and hands that on to its children."""
     never_by_the_clock()
+    share_the_processor()
     if config.getoption("--other-processor"):
         simulate(config)
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def share_the_processor():
+    """Give each of several test processes its part of the processor, and the programs that it starts as well.
+
+    Two processes whose products of matrices each take every core wait for one another more than they compute.
+    """
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    if workers > 1:
+        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
 
 
 def never_by_the_clock():
