@@ -28,7 +28,7 @@ $(VENV)/.dev: $(VENV)/.run
 demo: $(VENV)/.run
 	@$(BIN)/evalkit certify examples/cpu-demo.yaml; code=$$?; \
 	case $$code in \
-	  0|1|3|4) echo "exit code $$code: a verdict, explained in README.md (0 certified, 1 rejected, 3 inconclusive, 4 invalid)";; \
+	  0|1|3|4) echo "exit code $$code: a verdict, explained in docs/demo.md (0 certified, 1 rejected, 3 inconclusive, 4 invalid)";; \
 	  *) exit $$code;; \
 	esac
 

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import ast
+import inspect
 import os
 import re
 import subprocess
@@ -14,9 +15,18 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import click
+import measure
+import reference
 import yaml
 
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))  # this checkout's evalkit, whichever one is installed
 BLOCK = re.compile(r"(<!-- begin: ([a-z]+)(?: ([^\n]*?))? -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 FOLDERS = ("evalkit", "tasks", "judges", "examples", "benchmarks", "docs", "tests")
 
@@ -47,24 +57,16 @@ def first_line(name: str) -> str:
 
 
 def house(_arguments: str) -> str:
-    """One line for each file of the house; tests are listed by folder."""
-    lines, folder = [], None
+    """One line for each file of the house; tests are listed by folder, decisions in an index of their own."""
+    folders: dict[str, list[str]] = {}
     for name in tracked():
-        top = name.split("/")[0]
-        if top not in FOLDERS or (name.endswith("__init__.py") and not (ROOT / name).read_text("utf-8").strip()):
+        if name.split("/")[0] not in FOLDERS or (name.endswith("__init__.py") and not first_line(name)):
             continue
         parent = str(Path(name).parent)
-        if top == "tests":
-            parent = "/".join(name.split("/")[:3]) if name.count("/") > 2 else parent
-            if parent == folder:
-                continue
-            lines.append(f"{parent}/")
-        else:
-            if parent != folder:
-                lines.append(f"{parent}/")
+        lines = folders.setdefault("/".join(name.split("/")[:3]) if name.startswith("tests/unit/") else parent, [])
+        if not name.startswith(("tests/", "docs/decisions/0")):
             lines.append(f"  {Path(name).name:<28} {first_line(name)}".rstrip())
-        folder = parent
-    return "```\n" + "\n".join(lines) + "\n```\n"
+    return "```\n" + "\n".join(line for name in sorted(folders) for line in (f"{name}/", *folders[name])) + "\n```\n"
 
 
 def help(arguments: str) -> str:  # noqa: A001 - the block's name in the documents
@@ -81,6 +83,71 @@ def shown(arguments: str) -> str:
     env = {**os.environ, "COLUMNS": "120"}
     out = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, env=env).stdout
     return f"```\n$ evalkit {arguments}\n{out.rstrip()}\n```\n"
+
+
+def excerpt(arguments: str) -> str:
+    """Return what a report says before its first heading: outcome, baseline and the table."""
+    text = shown(arguments).removeprefix("```\n").removesuffix("\n```\n")
+    return "```\n" + text.split("\nWhat this does not say:")[0].rstrip() + "\n```\n"
+
+
+def commands(_arguments: str) -> str:
+    """Return every command of the program with its one line."""
+    from evalkit.cli import program  # noqa: PLC0415 - only where the documents are written
+
+    with click.Context(program) as context:
+        names = program.list_commands(context)
+        lines = [f"| `evalkit {name}` | {_one_line(program.get_command(context, name))} |" for name in names]
+    return "| command | what it does |\n|---|---|\n" + "\n".join(lines) + "\n"
+
+
+def _one_line(command: click.Command | None) -> str:
+    """Return the first paragraph of a command's help, on one line."""
+    text = (command.help or "") if command is not None else ""
+    return " ".join(inspect.cleandoc(text).replace("\b", "").strip().split("\n\n")[0].split()).rstrip(".")
+
+
+def layers(_arguments: str) -> str:
+    """Return the layers that import-linter holds, high to low, each with what its rooms hold."""
+    with (ROOT / "pyproject.toml").open("rb") as file:
+        contracts = tomllib.load(file)["tool"]["importlinter"]["contracts"]
+    rows = next(contract["layers"] for contract in contracts if contract["type"] == "layers")
+    lines = ["| layer | room | what it holds |", "|---|---|---|"]
+    for number, row in enumerate(reversed(rows), 1):
+        for room in re.findall(r"\w+", row):
+            name = f"evalkit/{room}.py" if (ROOT / f"evalkit/{room}.py").is_file() else f"evalkit/{room}/__init__.py"
+            shown = name.removesuffix("__init__.py")
+            lines.append(f"| {number} | `{shown}` | {first_line(name)} |")
+    return "\n".join(lines[:2] + lines[2:][::-1]) + "\n"
+
+
+def contracts(_arguments: str) -> str:
+    """Return the other import contracts: what may never reach what."""
+    with (ROOT / "pyproject.toml").open("rb") as file:
+        rows = tomllib.load(file)["tool"]["importlinter"]["contracts"]
+    return "".join(f"* {row['name']}\n" for row in rows if row["type"] != "layers")
+
+
+def figures(_arguments: str) -> str:
+    """Return the figures of the house, rounded so that a small change leaves the page as it is, and their limits."""
+    now, limit, long = measure.figures(), measure.LIMITS, measure.LONG
+    rows = [
+        ("modules, package faces not counted", now.modules, limit["modules"]),
+        ("lines, docstrings and blank ones counted", f"{round(now.lines, -3):,}", ""),
+        ("lines of a module: median", round(now.median_file, -1), ""),
+        ("lines of a module: 90 % have at most", round(now.p90_file, -1), limit["p90_file"]),
+        ("lines of a module: most", round(now.largest_file, -1), limit["largest_file"]),
+        ("functions and methods", f"{round(now.functions, -2):,}", ""),
+        ("lines of a function: median", now.median_function, ""),
+        ("lines of a function: 95 % have at most", now.p95_function, ""),
+        ("lines of a function: most", now.longest_function, limit["longest_function"]),
+        (f"functions of more than {long} lines", now.long_functions, limit["long_functions"]),
+        ("modules in the longest chain of imports, package faces counted", now.longest_chain, limit["longest_chain"]),
+        ("import cycles", 0, 0),
+        ("lines of README.md", len((ROOT / "README.md").read_text("utf-8").splitlines()), 180),
+    ]
+    lines = [f"| {what} | {value} | {most} |" for what, value, most in rows]
+    return "| | now | limit |\n|---|---|---|\n" + "\n".join(lines) + "\n"
 
 
 def failclosed(_arguments: str) -> str:
@@ -113,7 +180,26 @@ def _value(node: ast.expr | None, names: dict[str, Any]) -> Any:
     return node.value if isinstance(node, ast.Constant) else None
 
 
-WRITERS = {"house": house, "help": help, "shown": shown, "failclosed": failclosed}
+WRITERS = {
+    "certificate": reference.certificate,
+    "commands": commands,
+    "contracts": contracts,
+    "errors": reference.errors,
+    "excerpt": excerpt,
+    "exits": reference.exits,
+    "failclosed": failclosed,
+    "fields": reference.fields,
+    "figures": figures,
+    "help": help,
+    "house": house,
+    "keys": reference.keys,
+    "modules": reference.modules,
+    "options": reference.options,
+    "reasons": reference.reasons,
+    "verbs": reference.verbs,
+    "layers": layers,
+    "shown": shown,
+}
 
 
 def built(text: str) -> str:

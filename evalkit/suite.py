@@ -142,7 +142,12 @@ _PATH_STARTS = ("./", "../", "/", "~")
 
 
 class EngineDefaults(Section):
-    """Settings of engines that need not be repeated: `engine:` in a suite."""
+    """Settings of engines that need not be repeated: `engine:` in a suite; those of `EngineSpec`, without a name.
+
+    Attributes:
+        adapter, model, recipe, dtype, device: taken for every engine that does not say its own.
+        options: merged key by key into the options of every engine.
+    """
 
     adapter: str | None = None
     model: str | None = None
@@ -185,7 +190,13 @@ class Rerun(Section):
 
 
 class Panelist(Section):
-    """One more judge: a profile (the words), an engine (the model), and how often it judges each answer."""
+    """One more judge.
+
+    Attributes:
+        profile: judge profile: the prompts, and how the judge's reply is read.
+        engine: the model that judges.
+        repeats: judgments of each answer.
+    """
 
     profile: Name
     engine: EngineSpec
@@ -244,7 +255,8 @@ class Suite(Section):
             without a chat template of their own; None for what tasks and tokenizers say.
         judge: needed by tasks that are judged.
         assets: asset name to the sources that replace its declared ones.
-        outputs: folder of the runs; relative to the working directory. In a file also a URL; see `load_suite`.
+        outputs: folder of the runs, relative to the working directory; in a file also a URL, and `outputs/<name>` where
+            it is left out.
         execution: where engines run; it changes no answer and is no part of what was asked for.
     """
 

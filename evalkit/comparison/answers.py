@@ -78,7 +78,12 @@ class LengthRow:
 
 @dataclass(frozen=True, kw_only=True)
 class GateComparison:
-    """All gates, and lengths."""
+    """All gates, and lengths.
+
+    Attributes:
+        gates: one row for each deterministic gate.
+        length: lengths of the answers.
+    """
 
     gates: tuple[GateRow, ...]
     length: LengthRow

@@ -130,7 +130,13 @@ class GroupMean:
 
 @dataclass(frozen=True, kw_only=True)
 class QuestionScore:
-    """One question's mean scores; None where a side has no judgment of it."""
+    """One question's mean scores.
+
+    Attributes:
+        subject, item_sha256, occurrence: the question.
+        baseline, candidate: mean score of each side; None where it has no judgment.
+        difference: candidate minus baseline; None where a side is None.
+    """
 
     subject: str
     item_sha256: str
@@ -155,7 +161,7 @@ class RatingComparison:
         generation_sd: spread of a question's mean over generations; None without several generations and repeats.
         bootstrap: interval of the mean difference from resampled questions (sensitivity), at the level of `mean`.
         unavailable: what could not be estimated, and why.
-        judge: name of the judge model; with `judge_profile` what the numbers depend on.
+        judge, judge_profile: judge model and profile, which the numbers depend on.
         bounds: how far missing judgments could move the means; None without a planned question.
         rule: what scoring unreadable answers by rule does; None where none was.
         variance: where the noise comes from; None without variation.

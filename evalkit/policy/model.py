@@ -125,6 +125,7 @@ class ProportionEndpoint(PointsSection):
     """Accuracy on items that are right or wrong, tested on pairs with Tango's score test.
 
     Attributes:
+        kind: this kind of endpoint.
         chance: accuracy of guessing; None for the task's own.
         recovery_min: share of the baseline's accuracy that must be kept as well (0.99), tested with Tang's score test
             at the same level: PASS needs both tests, FAIL one. None: not asked.
@@ -136,7 +137,11 @@ class ProportionEndpoint(PointsSection):
 
 
 class SoftAccuracyEndpoint(PointsSection):
-    """Mean probability given to the right choice, from 0 to 1, tested on pairs as every mean is."""
+    """Mean probability given to the right choice, from 0 to 1, tested on pairs as every mean is.
+
+    Attributes:
+        kind: this kind of endpoint.
+    """
 
     kind: Literal["soft_accuracy"]
 
@@ -145,6 +150,7 @@ class MeanEndpoint(EndpointSection):
     """A mean score for each question, tested on pairs.
 
     Attributes:
+        kind: this kind of endpoint.
         assumption: what the test may take for granted. "none": nothing, the largest possible loss of a question may
             have hit questions that were not asked. "no-rare-collapse": losses are spread over the questions, not
             hidden in a share so small that these questions may show none; certificates say which share that is.
@@ -296,7 +302,12 @@ class Multiplicity(Section):
 
 
 class Missing(Section):
-    """Shares of planned items, and of planned judgments, that may be missing on either side."""
+    """Shares of what was planned that may be missing on either side.
+
+    Attributes:
+        items_max: share of the items.
+        judgments_max: share of the judgments.
+    """
 
     items_max: Share = 0.005
     judgments_max: Share = 0.01
@@ -397,13 +408,25 @@ class Guards(Section):
 
 
 class Fidelity(Section):
-    """Whether a simulated run may be compared with one on real low-precision kernels."""
+    """Whether a simulated run may be compared with one on real low-precision kernels.
+
+    Attributes:
+        mixing: "refuse" makes runs of different fidelities not comparable; "allow" compares them.
+    """
 
     mixing: Literal["refuse", "allow"] = "refuse"
 
 
 class Nightly(Section):
-    """The sequential run: margin, evidence thresholds, cap and stakes."""
+    """The sequential check of a night.
+
+    Attributes:
+        margin_points: largest loss of accuracy taken for none, percentage points.
+        ok: evidence (e-value) against a loss as large as the margin from which the night ends as OK.
+        alarm: evidence (e-value) for a loss beyond the margin from which the night ends as ALARM.
+        cap: items asked at most.
+        grid: stakes of the betting test, as shares of the largest one allowed; their mean is the evidence.
+    """
 
     margin_points: Points = 1.0
     ok: Annotated[float, Field(gt=1)] = 20.0
@@ -429,7 +452,13 @@ class Planning(Section):
 
 
 class Seeds(Section):
-    """Seeds of everything random."""
+    """Seeds of everything random.
+
+    Attributes:
+        order: order of the items in the baseline's rerun.
+        bootstrap: simulations of planning, and resampling in comparisons.
+        nightly: order of the items of a night.
+    """
 
     order: int = 1
     bootstrap: int = 2
@@ -448,8 +477,16 @@ class Policy(Section):
         claims: what a certificate calls each margin, weakest first.
         release: who is compared; None until `bind` names them.
         endpoints: what is compared, by name.
+        multiplicity: corrections for several recipes and subjects.
+        missing: how much may be missing.
+        assay: what must be shown about the evaluation itself.
+        guards: tripwires that take a certificate away.
         judge: what is asked of judges before their word counts; None lets every judge count.
         overrides: differences between two runs that are tolerated, by name (`device`, `versions`, `options.scoring`).
+        fidelity: whether runs of different fidelities may be compared.
+        nightly: the sequential check of `evalkit nightly`.
+        planning: values to plan with while nothing is measured.
+        seeds: seeds of everything random.
     """
 
     policy_version: Literal[1]

@@ -118,7 +118,11 @@ class Turn:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TextReply:
-    """Generated answers of an item, one for each turn."""
+    """Generated answers of an item.
+
+    Attributes:
+        turns: one answer for each turn.
+    """
 
     turns: tuple[Turn, ...]
 

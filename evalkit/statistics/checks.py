@@ -162,6 +162,11 @@ class Interval:
     >>> Interval(lower=-0.006, upper=0.002, level=0.95, method="tango")
     Interval(lower=-0.006, upper=0.002, level=0.95, method='tango')
 
+    Attributes:
+        lower, upper: limits.
+        level: confidence level, in (0, 1).
+        method: how it was made ("tango", "wilson", ...).
+
     Raises:
         EstimateError: a limit is not finite, the limits are in the wrong order, or `level` is not inside (0, 1).
     """

@@ -74,8 +74,10 @@ class McNemar:
     Attributes:
         exact_p: binomial test.
         midp_p: mid-p version of the binomial test, the one to read.
-        chi2: (n10 - n01)^2 / (n10 + n01), asymptotic, with `chi2_p` on one degree of freedom.
-        chi2_cc: with continuity correction, with `chi2_cc_p`.
+        chi2: (n10 - n01)^2 / (n10 + n01), asymptotic.
+        chi2_p: its p-value, on one degree of freedom.
+        chi2_cc: the statistic with continuity correction.
+        chi2_cc_p: its p-value.
     """
 
     exact_p: float
