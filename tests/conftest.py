@@ -5,8 +5,6 @@ from __future__ import annotations
 import importlib.util
 import os
 import signal
-import sys
-from pathlib import Path
 
 
 def pytest_addoption(parser):
@@ -50,9 +48,6 @@ def never_by_the_clock():
 
 def simulate(config):
     """Compute on the simulated other processor until the session ends."""
-    spec = importlib.util.spec_from_file_location("other_processor", Path(__file__).with_name("other_processor.py"))
-    module = sys.modules["other_processor"] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    simulation = module.other_processor()
+    simulation = importlib.import_module("other_processor").other_processor()
     simulation.__enter__()
     config.add_cleanup(lambda: simulation.__exit__(None, None, None))

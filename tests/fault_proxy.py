@@ -1,6 +1,6 @@
 """A proxy between a client and a model server that breaks a share of the replies, as networks and servers do.
 
-Load it from a conftest.py with `importlib.util.spec_from_file_location`; tests do not import one another.
+Tests import it by its name: pytest has this folder on its path.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """llama.cpp's own HTTP server, started as the adapter `llama_cpp` starts it, with a key that tests know.
 
-Load it from a conftest.py with `importlib.util.spec_from_file_location`; tests do not import one another.
+Tests import it by its name: pytest has this folder on its path.
 """
 
 from __future__ import annotations

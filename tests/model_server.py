@@ -1,6 +1,6 @@
 """A double of OpenAI-compatible servers: a real HTTP server on a loopback port with the quirks of the real ones.
 
-Load it from a conftest.py with `importlib.util.spec_from_file_location`; tests do not import one another.
+Tests import it by its name: pytest has this folder on its path.
 
 `trtllm_serve()` are the quirks of TensorRT-LLM's server: unknown fields are refused with 400, no log-probabilities of
 the prompt, an `echo` that repeats the text and scores nothing, temperature 1.0 by default, candidates keyed by their

@@ -1,6 +1,6 @@
 """A small world for nights: a task of a few thousand questions, engines that are right where a test wants, a suite.
 
-Load it from a test or a conftest with `importlib.util.spec_from_file_location`; tests do not import one another.
+Tests import it by its name: pytest has this folder on its path.
 Everything goes through the real program: lm-eval's task code, the scripted adapter, real files.
 """
 

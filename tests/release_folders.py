@@ -1,13 +1,11 @@
 """A decided release on the disk: run folders with items and texts, a certificate, its reports.
 
-Load it from a conftest.py with `importlib.util.spec_from_file_location`; tests do not import one another. It needs
-`synthetic_runs`, which it loads in the same way.
+Tests import it by its name: pytest has this folder on its path. It needs `synthetic_runs`, which it imports likewise.
 """
 
 from __future__ import annotations
 
-import importlib.util
-import sys
+import importlib
 from collections.abc import Callable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, replace
@@ -26,13 +24,7 @@ from evalkit.store import RunFolder
 
 def synthetic() -> ModuleType:
     """Load the factory of synthetic runs."""
-    if "synthetic_runs" not in sys.modules:
-        file = Path(__file__).resolve().parent / "synthetic_runs.py"
-        spec = importlib.util.spec_from_file_location("synthetic_runs", file)
-        module = importlib.util.module_from_spec(spec)
-        sys.modules["synthetic_runs"] = module
-        spec.loader.exec_module(module)
-    return sys.modules["synthetic_runs"]
+    return importlib.import_module("synthetic_runs")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,6 +1,6 @@
 """Runs made of numbers: outcomes and scores become records, judgments and manifests, without files or models.
 
-Load it from a conftest.py with `importlib.util.spec_from_file_location`; tests do not import one another.
+Tests import it by its name: pytest has this folder on its path.
 """
 
 from __future__ import annotations

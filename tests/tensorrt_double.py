@@ -1,6 +1,6 @@
 """Makes the double of TensorRT-LLM importable, and real models in the folders it reads.
 
-Load it from a conftest.py with `importlib.util.spec_from_file_location`; tests do not import one another.
+Tests import it by its name: pytest has this folder on its path.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """A tiny random Llama with a tokenizer of its own, made in a second and the same every time.
 
-Load it from a conftest.py with `importlib.util.spec_from_file_location`; tests do not import one another.
+Tests import it by its name: pytest has this folder on its path.
 """
 
 from __future__ import annotations

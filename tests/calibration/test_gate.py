@@ -6,8 +6,7 @@ Guards are left out: they only demote.
 
 from __future__ import annotations
 
-import importlib.util
-import sys
+import importlib
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -156,14 +155,7 @@ FILE = Path(__file__).resolve().parents[1] / "synthetic_runs.py"
 @pytest.fixture(scope="module")
 def made() -> ModuleType:
     """The factory of synthetic runs."""
-    if "synthetic_runs" not in sys.modules:
-        spec = importlib.util.spec_from_file_location("synthetic_runs", FILE)
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        sys.modules["synthetic_runs"] = module
-        spec.loader.exec_module(module)
-    return sys.modules["synthetic_runs"]
+    return importlib.import_module("synthetic_runs")
 
 
 class Laboratory:

@@ -7,8 +7,7 @@ below alpha/m, so for independent recipes the family error is 1 - (1 - q)^m, q t
 
 from __future__ import annotations
 
-import importlib.util
-import sys
+import importlib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -175,14 +174,7 @@ def test_the_worst_shape_is_known_exactly(margin: float) -> None:
 @pytest.fixture(scope="module")
 def made() -> ModuleType:
     """The factory of synthetic runs."""
-    if "synthetic_runs" not in sys.modules:
-        spec = importlib.util.spec_from_file_location("synthetic_runs", FILE)
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        sys.modules["synthetic_runs"] = module
-        spec.loader.exec_module(module)
-    return sys.modules["synthetic_runs"]
+    return importlib.import_module("synthetic_runs")
 
 
 def bound(endpoint: dict[str, Any], recipes: int) -> ResolvedPolicy:

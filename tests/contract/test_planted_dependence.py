@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
+import importlib
 from types import ModuleType
 
 import numpy as np
@@ -22,10 +21,7 @@ real_models = pytest.mark.parametrize("engine", ["hf", "modelopt"], indirect=Tru
 
 @pytest.fixture(scope="module")
 def contract() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("contract", Path(__file__).with_name("test_engine_contract.py"))
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return importlib.import_module("contract")
 
 
 @real_models

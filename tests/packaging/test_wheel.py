@@ -1,6 +1,6 @@
 """The wheel in a clean environment, without extras, far from the checkout."""
 
-import importlib.util
+import importlib
 import json
 import shutil
 import subprocess
@@ -73,9 +73,7 @@ def test_doctor_names_the_missing_extras(clean: Path) -> None:
 def test_a_release_that_was_made_here_is_verified_there(clean: Path, tmp_path: Path) -> None:
     """No engine, no plots, another folder; for the signature only the extra `sign` is installed."""
     pytest.importorskip("cryptography")
-    spec = importlib.util.spec_from_file_location("release_folders", ROOT / "tests" / "release_folders.py")
-    folders = sys.modules.setdefault("release_folders", importlib.util.module_from_spec(spec))
-    spec.loader.exec_module(folders)
+    folders = importlib.import_module("release_folders")
     folders.make_release(tmp_path / "release", items=200).certify()
     assert cli.main(["keygen", str(tmp_path / "me.pem")]) == 0
     assert cli.main(["sign", str(tmp_path / "release"), "--key", str(tmp_path / "me.pem")]) == 0

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
+import importlib
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -33,14 +32,7 @@ many = settings(derandomize=True, deadline=None, max_examples=300)
 @cache
 def made() -> Any:
     """The factory of synthetic runs."""
-    if "synthetic_runs" not in sys.modules:
-        spec = importlib.util.spec_from_file_location("synthetic_runs", FILE)
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        sys.modules["synthetic_runs"] = module
-        spec.loader.exec_module(module)
-    return sys.modules["synthetic_runs"]
+    return importlib.import_module("synthetic_runs")
 
 
 @cache

@@ -7,10 +7,9 @@ refused, or with the weakness at the head of everything that anybody reads.
 from __future__ import annotations
 
 import base64
-import importlib.util
+import importlib
 import json
 import re
-import sys
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass, field
@@ -137,12 +136,7 @@ ATTACKS = {
 @pytest.fixture(scope="module")
 def folders() -> Any:
     """The factory of decided releases."""
-    if "release_folders" not in sys.modules:
-        spec = importlib.util.spec_from_file_location("release_folders", FILE)
-        module = importlib.util.module_from_spec(spec)
-        sys.modules["release_folders"] = module
-        spec.loader.exec_module(module)
-    return sys.modules["release_folders"]
+    return importlib.import_module("release_folders")
 
 
 def _evalkit(*argv: Any) -> int:

@@ -5,7 +5,7 @@ The template's text is FastChat's own, installed for these tests; none of it is 
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import json
 import shutil
 import subprocess
@@ -68,12 +68,7 @@ def mute_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def double() -> Any:
-    if "tensorrt_double" not in sys.modules:
-        spec = importlib.util.spec_from_file_location("tensorrt_double", ROOT / "tests" / "tensorrt_double.py")
-        module = importlib.util.module_from_spec(spec)
-        sys.modules["tensorrt_double"] = module
-        spec.loader.exec_module(module)
-    return sys.modules["tensorrt_double"]
+    return importlib.import_module("tensorrt_double")
 
 
 OPTIONS: dict[str, dict[str, Any]] = {

@@ -6,7 +6,7 @@ its validator runs all the same. Where the wheel cannot be had the test is skipp
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import json
 import subprocess
 import sys
@@ -38,13 +38,8 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    if "release_folders" not in sys.modules:
-        spec = importlib.util.spec_from_file_location("release_folders", FILE)
-        module = importlib.util.module_from_spec(spec)
-        sys.modules["release_folders"] = module
-        spec.loader.exec_module(module)
     root = tmp_path_factory.mktemp("exported")
-    release = sys.modules["release_folders"].make_release(root / "release", items=60)
+    release = importlib.import_module("release_folders").make_release(root / "release", items=60)
     done = export_eee(release.folder / "worse", root / "out", organization="An Organization", model="org/small-model")
     return done.files
 

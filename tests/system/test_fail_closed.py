@@ -5,9 +5,8 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import json
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -114,15 +113,7 @@ ROWS: dict[str, tuple[int, str]] = {
 @pytest.fixture(scope="module")
 def made() -> ModuleType:
     """The factory of synthetic runs."""
-    if "synthetic_runs" not in sys.modules:
-        file = Path(__file__).resolve().parents[1] / "synthetic_runs.py"
-        spec = importlib.util.spec_from_file_location("synthetic_runs", file)
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        sys.modules["synthetic_runs"] = module
-        spec.loader.exec_module(module)
-    return sys.modules["synthetic_runs"]
+    return importlib.import_module("synthetic_runs")
 
 
 @dataclass

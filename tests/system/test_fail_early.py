@@ -5,7 +5,7 @@ Every adapter must hand a NaN over as a failure of kind "non-finite"; the run st
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import math
 import sys
 from collections.abc import Iterator
@@ -75,12 +75,7 @@ class Questions:
 
 def loaded(name: str) -> Any:
     """Load a module of the tests' own folder once."""
-    if name not in sys.modules:
-        spec = importlib.util.spec_from_file_location(name, ROOT / "tests" / f"{name}.py")
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[name] = module
-        spec.loader.exec_module(module)
-    return sys.modules[name]
+    return importlib.import_module(name)
 
 
 def load(adapter: str, model: Path | str, device: str = "cpu", **options: Any) -> Any:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import json
 import re
-import sys
 import threading
 import time
 from collections import Counter
@@ -33,14 +32,7 @@ TEXTS = [f"Answer {at}. {SENTENCES} So much for {at}. It goes on a little, so th
 
 
 def loaded(name: str) -> ModuleType:
-    if name not in sys.modules:
-        spec = importlib.util.spec_from_file_location(name, ROOT / "tests" / f"{name}.py")
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[name] = module
-        spec.loader.exec_module(module)
-    return sys.modules[name]
+    return importlib.import_module(name)
 
 
 def judging_server(say: Any) -> Any:

@@ -6,10 +6,9 @@ any command and delete any file; what is asked is that the last certificate says
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import json
 import shutil
-import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -28,15 +27,7 @@ FIRST_SCREEN = 16
 
 
 def world_module() -> ModuleType:
-    if "nightly_world" not in sys.modules:
-        file = Path(__file__).resolve().parents[1] / "nightly_world.py"
-        spec = importlib.util.spec_from_file_location("nightly_world", file)
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        sys.modules["nightly_world"] = module
-        spec.loader.exec_module(module)
-    return sys.modules["nightly_world"]
+    return importlib.import_module("nightly_world")
 
 
 class Author:

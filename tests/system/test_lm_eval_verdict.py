@@ -6,7 +6,7 @@ three by its adapter. Both ways end in `evalkit certify`, and everything that is
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import json
 import sys
 from pathlib import Path
@@ -99,11 +99,7 @@ def models(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[
 
 
 def _tiny_models() -> Any:
-    spec = importlib.util.spec_from_file_location("tiny_models", ROOT / "tests" / "tiny_models.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["tiny_models"] = module
-    spec.loader.exec_module(module)
-    return module
+    return importlib.import_module("tiny_models")
 
 
 def _by_lm_eval(model: Path, tasks: Path, output: Path) -> None:

@@ -6,10 +6,9 @@ and once under one that requires three of them: INVALID there, and here a cautio
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import json
 import shutil
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -44,15 +43,7 @@ LAX = "aa, control, above_chance"
 @pytest.fixture(scope="module")
 def made() -> ModuleType:
     """The factory of synthetic runs."""
-    if "synthetic_runs" not in sys.modules:
-        file = Path(__file__).resolve().parents[1] / "synthetic_runs.py"
-        spec = importlib.util.spec_from_file_location("synthetic_runs", file)
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        sys.modules["synthetic_runs"] = module
-        spec.loader.exec_module(module)
-    return sys.modules["synthetic_runs"]
+    return importlib.import_module("synthetic_runs")
 
 
 @pytest.fixture(autouse=True)

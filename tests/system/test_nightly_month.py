@@ -6,7 +6,7 @@ folders, a PostgreSQL server. The "server" of the adapter says its version and m
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import json
 import os
 import signal
@@ -64,10 +64,7 @@ def load(spec, resources):
 
 
 def load(name: str):
-    spec = importlib.util.spec_from_file_location(name, ROOT / "tests" / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return importlib.import_module(name)
 
 
 class Month:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import functools
 import http.server
-import importlib.util
+import importlib
 import json
 import re
 import shutil
 import socket
-import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -43,12 +42,7 @@ class Seen:
 
 @pytest.fixture(scope="module")
 def folders() -> Any:
-    if "release_folders" not in sys.modules:
-        spec = importlib.util.spec_from_file_location("release_folders", FILE)
-        module = importlib.util.module_from_spec(spec)
-        sys.modules["release_folders"] = module
-        spec.loader.exec_module(module)
-    return sys.modules["release_folders"]
+    return importlib.import_module("release_folders")
 
 
 @pytest.fixture(scope="module")

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import base64
 import html
-import importlib.util
+import importlib
 import json
-import sys
 import threading
 import urllib.error
 import urllib.request
@@ -43,12 +42,7 @@ PLANTED = ("sk-configcanary0123456789", "urluser:urlpassword7", "querycanary8")
 
 
 def _loaded(name: str) -> Any:
-    if name not in sys.modules:
-        spec = importlib.util.spec_from_file_location(name, ROOT / "tests" / f"{name}.py")
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[name] = module
-        spec.loader.exec_module(module)
-    return sys.modules[name]
+    return importlib.import_module(name)
 
 
 class _Repeater(BaseHTTPRequestHandler):

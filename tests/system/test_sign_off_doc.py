@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import re
 import shlex
-import sys
 from pathlib import Path
 
 import pytest
@@ -24,12 +23,7 @@ EXPECTED = {"certify": 1}
 
 def test_every_command_does_what_the_page_says(tmp_path, monkeypatch, capsys) -> None:
     pytest.importorskip("cryptography")
-    spec = importlib.util.spec_from_file_location("release_folders", ROOT / "tests" / "release_folders.py")
-    folders = sys.modules.get("release_folders") or importlib.util.module_from_spec(spec)
-    if "release_folders" not in sys.modules:
-        sys.modules["release_folders"] = folders
-        spec.loader.exec_module(folders)
-    folders.make_release(tmp_path / "outputs" / "release", items=300)
+    importlib.import_module("release_folders").make_release(tmp_path / "outputs" / "release", items=300)
     row = "official,2048,128,maximum,10,a machine\nequal,2048,128,maximum,14,a machine\n"
     (tmp_path / "throughput.csv").write_text(
         f"recipe,input_tokens,output_tokens,mode,tokens_per_second,hardware\n{row}"

@@ -10,7 +10,6 @@ import copy
 import csv
 import gc
 import importlib
-import importlib.util
 import json
 import math
 import shutil
@@ -70,12 +69,7 @@ PROMPTS = [
 
 
 def _helper() -> Any:
-    if "tensorrt_double" not in sys.modules:
-        spec = importlib.util.spec_from_file_location("tensorrt_double", ROOT / "tests" / "tensorrt_double.py")
-        module = importlib.util.module_from_spec(spec)
-        sys.modules["tensorrt_double"] = module
-        spec.loader.exec_module(module)
-    return sys.modules["tensorrt_double"]
+    return importlib.import_module("tensorrt_double")
 
 
 @contextmanager

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-import importlib.util
+import importlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,8 +15,5 @@ def tiny_folder(tmp_path_factory) -> Iterator[Path]:
     pytest.importorskip("transformers")
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # waking a second thread takes longer than any product of matrices this small
-    spec = importlib.util.spec_from_file_location("tiny_models", FILE)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    yield module.write_tiny_llama(tmp_path_factory.mktemp("models") / "tiny-llama")
+    yield importlib.import_module("tiny_models").write_tiny_llama(tmp_path_factory.mktemp("models") / "tiny-llama")
     torch.set_num_threads(threads)

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
-import importlib.util
-import sys
+import importlib
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -15,12 +14,7 @@ FILE = Path(__file__).resolve().parents[2] / "release_folders.py"
 @pytest.fixture(scope="session")
 def folders() -> ModuleType:
     """The factory of decided releases."""
-    if "release_folders" not in sys.modules:
-        spec = importlib.util.spec_from_file_location("release_folders", FILE)
-        module = importlib.util.module_from_spec(spec)
-        sys.modules["release_folders"] = module
-        spec.loader.exec_module(module)
-    return sys.modules["release_folders"]
+    return importlib.import_module("release_folders")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import json
 import re
 import shutil
-import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
@@ -28,12 +27,7 @@ RECORDS, ITEMS, JUDGMENTS = "equal/records/mmlu.jsonl", "equal/items/mmlu.jsonl"
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[ModuleType, Any]:
-    if "release_folders" not in sys.modules:
-        spec = importlib.util.spec_from_file_location("release_folders", FILE)
-        module = importlib.util.module_from_spec(spec)
-        sys.modules["release_folders"] = module
-        spec.loader.exec_module(module)
-    folders = sys.modules["release_folders"]
+    folders = importlib.import_module("release_folders")
     said = folders.Texts(judged="It answers the question. Rating: [[{score}]]")
     release = folders.make_release(tmp_path_factory.mktemp("c") / "release", items=240, texts=said)
     for file in release.folder.glob("*/judgments/mt-bench.jsonl"):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import json
 import subprocess
 import sys
@@ -23,14 +23,7 @@ HTTP = ("requests", "httpx", "aiohttp", "urllib3", "openai", "http.client", "url
 @pytest.fixture(scope="module")
 def made() -> ModuleType:
     """The factory of synthetic runs."""
-    if "synthetic_runs" not in sys.modules:
-        spec = importlib.util.spec_from_file_location("synthetic_runs", FILE)
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        sys.modules["synthetic_runs"] = module
-        spec.loader.exec_module(module)
-    return sys.modules["synthetic_runs"]
+    return importlib.import_module("synthetic_runs")
 
 
 @pytest.fixture(scope="module")

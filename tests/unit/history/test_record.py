@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import json
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,12 +17,7 @@ ROOT = Path(__file__).resolve().parents[3]
 
 @pytest.fixture(scope="module")
 def made():
-    spec = importlib.util.spec_from_file_location("synthetic_runs", ROOT / "tests" / "synthetic_runs.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["synthetic_runs"] = module  # its dataclasses look their module up
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules["synthetic_runs"]
+    return importlib.import_module("synthetic_runs")
 
 
 def certificate(made, folder: Path, month: int, shift: float) -> Path:

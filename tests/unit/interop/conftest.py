@@ -1,8 +1,7 @@
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -227,12 +226,9 @@ def theirs(tmp_path) -> SimpleNamespace:
 @pytest.fixture(scope="session")
 def release(tmp_path_factory):
     """A small decided release: one candidate certified, one rejected."""
-    if "release_folders" not in sys.modules:
-        spec = importlib.util.spec_from_file_location("release_folders", RELEASE_FOLDERS)
-        module = importlib.util.module_from_spec(spec)
-        sys.modules["release_folders"] = module
-        spec.loader.exec_module(module)
-    made = sys.modules["release_folders"].make_release(tmp_path_factory.mktemp("interop") / "release", items=300)
+    made = importlib.import_module("release_folders").make_release(
+        tmp_path_factory.mktemp("interop") / "release", items=300
+    )
     assert made.certify() == 1
     return made.folder
 

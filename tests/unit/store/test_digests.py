@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
+import importlib
 import random
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -22,12 +21,7 @@ FLIPS = 60
 
 @pytest.fixture(scope="module")
 def stored(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    if "release_folders" not in sys.modules:
-        spec = importlib.util.spec_from_file_location("release_folders", FILE)
-        module = importlib.util.module_from_spec(spec)
-        sys.modules["release_folders"] = module
-        spec.loader.exec_module(module)
-    made = sys.modules["release_folders"].make_release(tmp_path_factory.mktemp("d") / "release", items=40)
+    made = importlib.import_module("release_folders").make_release(tmp_path_factory.mktemp("d") / "release", items=40)
     return made.folder / "equal"
 
 

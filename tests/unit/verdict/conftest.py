@@ -1,7 +1,6 @@
 from __future__ import annotations
 
-import importlib.util
-import sys
+import importlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -24,14 +23,7 @@ PUBLISHED = Reference(accuracy=0.74, source="a model card of the bench")
 @pytest.fixture(scope="session")
 def made() -> ModuleType:
     """The factory of synthetic runs."""
-    if "synthetic_runs" not in sys.modules:
-        spec = importlib.util.spec_from_file_location("synthetic_runs", FILE)
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        sys.modules["synthetic_runs"] = module
-        spec.loader.exec_module(module)
-    return sys.modules["synthetic_runs"]
+    return importlib.import_module("synthetic_runs")
 
 
 def flipped(marks: np.ndarray, *, losses: int, gains: int, seed: int = 5) -> np.ndarray:

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
-import importlib.util
-import sys
+import importlib
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
@@ -17,12 +16,7 @@ ROOT = Path(__file__).resolve().parents[4]
 
 def loaded(name: str) -> ModuleType:
     """Load a module of the tests' own folder once."""
-    if name not in sys.modules:
-        spec = importlib.util.spec_from_file_location(name, ROOT / "tests" / f"{name}.py")
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[name] = module
-        spec.loader.exec_module(module)
-    return sys.modules[name]
+    return importlib.import_module(name)
 
 
 @pytest.fixture(scope="session")
