@@ -3,13 +3,14 @@
 # make check  lint, types, layers, docs
 # make matrix run the numeric tests under other instruction sets, by hand (docs/performance.md)
 # make docs   write the generated blocks of the documents
+# make site   build the documents as a site in build/site, every link checked
 SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 .DELETE_ON_ERROR:
-.PHONY: demo test check matrix docs format clean help
+.PHONY: demo test check matrix docs site format clean help
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
@@ -23,6 +24,12 @@ $(VENV)/.run: pyproject.toml constraints.txt
 
 $(VENV)/.dev: $(VENV)/.run
 	$(PIP) install --constraint constraints.txt --editable '.[modelopt,llama,plots,sign,history,ray,remote]' --group dev
+	touch $@
+
+$(VENV)/.site: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) install --upgrade pip
+	$(PIP) install --constraint constraints.txt --group docs
 	touch $@
 
 demo: $(VENV)/.run
@@ -52,5 +59,9 @@ format: $(VENV)/.dev
 docs: $(VENV)/.dev
 	$(BIN)/python docs/build.py
 
+site: $(VENV)/.site
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	@echo "build/site/index.html; with search: $(PYTHON) -m http.server --directory build/site"
+
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis dist
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis build dist

@@ -150,6 +150,20 @@ def figures(_arguments: str) -> str:
     return "| | now | limit |\n|---|---|---|\n" + "\n".join(lines) + "\n"
 
 
+def decisions(arguments: str) -> str:
+    """Return a list of decisions by number: the title of each, which leads to its page."""
+    pages = {path.name[:4]: path for path in (ROOT / "docs" / "decisions").glob("[0-9]*.md")}
+    index = (ROOT / "docs" / "decisions" / "README.md").read_text("utf-8")
+    listed = " ".join(re.findall(r"<!-- begin: decisions (.*?) -->", index)).split()
+    wrong = sorted(set(pages) ^ set(listed)) or sorted(number for number in set(listed) if listed.count(number) > 1)
+    if wrong:
+        raise ValueError(f"docs/decisions/README.md: each decision stands in one list; look at {', '.join(wrong)}")
+    titles = {
+        number: pages[number].read_text("utf-8").split("\n")[0].removeprefix("# ") for number in arguments.split()
+    }
+    return "".join(f"* {number}: [{title}]({pages[number].name})\n" for number, title in titles.items())
+
+
 def failclosed(_arguments: str) -> str:
     """Return the rows of the fail-closed test as a table: what is wrong, exit code, reason code."""
     names: dict[str, Any] = {}
@@ -184,6 +198,7 @@ WRITERS = {
     "certificate": reference.certificate,
     "commands": commands,
     "contracts": contracts,
+    "decisions": decisions,
     "errors": reference.errors,
     "excerpt": excerpt,
     "exits": reference.exits,
@@ -212,7 +227,11 @@ def main() -> int:
     check, stale = "--check" in sys.argv[1:], []
     for path in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]:
         old = path.read_text("utf-8")
-        new = built(old)
+        try:
+            new = built(old)
+        except ValueError as fault:
+            print(f"{path.relative_to(ROOT)}: {fault}")
+            return 1
         if new != old:
             stale.append(str(path.relative_to(ROOT)))
             if not check:
