@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,15 +20,19 @@ from evalkit.attestation.envelope import Finding, parse_envelope, trusted_signer
 from evalkit.attestation.statement import STATEMENT_TYPE, plain_claim, policy_of, terms, verdicts
 from evalkit.errors import DataError, UsageError
 from evalkit.ledger import COPY, LEDGER, Entry, Ledger, parse_entries, place_of
+from evalkit.ledger.mirroring import concerns, missing, parse_row
+from evalkit.ledger.standing import BEGINNINGS, weights_of
 from evalkit.policy import Policy, load_policy, rules_sha256, standing
-from evalkit.records import canonical_json
+from evalkit.records import EngineIdentity, canonical_json
 from evalkit.store.door import exists, read_text
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
+    from evalkit.history import LedgerRow
 
-# The ledger that a certificate cites: its copy beside the certificate, and the ledger itself where it is at hand.
+
+# The ledger that a certificate cites: its copy beside it, the ledger itself where it is at hand, a history's copy.
 
 
 Data = Mapping[str, Any]
@@ -134,6 +139,89 @@ def _against(entries: Sequence[Entry], said: Data, where: str) -> list[Finding]:
         message = f"entry {n - 1} is {entries[n - 1].content}, the certificate cites {said['head']}"
         return [Finding(code="ledger-forked", where=where, message=message)]
     return []
+
+
+def history_findings(document: Data, folder: Path, rows: Sequence[LedgerRow]) -> tuple[list[Finding], list[str]]:
+    """Hold the ledger that a certificate cites against what a history remembers.
+
+    Args:
+        document: the certificate.
+        folder: where it lies.
+        rows: everything that the history knows of ledgers, in the order in which it came.
+
+    Raises:
+        DataError: the ledger's copy or the history is damaged.
+    """
+    copy = cited_ledger(document, folder) or ()
+    mine = {weights_of(EngineIdentity(**run["engine"])) for run in document["runs"].values()}
+    if not copy:
+        told = [parse_row(row) for row in rows]
+        return _unseen([one for one in told if concerns(one, mine)], mine), []
+    order = {row.sha256: n for n, row in enumerate(rows)}
+    own = [row for row in rows if row.ledger == copy[0].sha256]
+    if not own:
+        notes = [f"the history does not know the ledger that the certificate cites ({copy[0].sha256[:12]})"]
+        return _unseen([entry for one in missing(copy, rows, mine, None) for entry in one["entries"]], mine), notes
+    findings = _other_entries(copy, own)
+    place = place_of(folder, named=None, default=folder.absolute().parent / LEDGER)
+    live = Ledger(place).entries() if place.exists() else ()
+    notes = []
+    if live and live[0].sha256 != copy[0].sha256:
+        findings.append(_live("ledger-replaced", place, f"{len(own)} entries of the ledger that the certificate cites"))
+    elif live:
+        gone = {row.sha256 for row in own} - {entry.sha256 for entry in live}
+        if gone and not findings:
+            findings.append(_live("ledger-truncated", place, f"{len(gone)} entries of this ledger that are not in it"))
+    elif len(own) > len(copy):
+        notes.append(f"the history knows {len(own) - len(copy)} later entries of the ledger that the certificate cites")
+    last = order.get(copy[-1].sha256, len(rows))
+    before = missing(copy, rows[:last], mine, None)
+    unseen = [entry for one in before if one["ledger"] != copy[0].sha256 for entry in one["entries"]]
+    return [*findings, *_unseen(unseen, mine)], notes
+
+
+def _other_entries(copy: Sequence[Entry], own: Sequence[LedgerRow]) -> list[Finding]:
+    """Find the first entry of the copy in whose place the history knew another one before."""
+    first: dict[int, str] = {}
+    for row in own:
+        first.setdefault(row.sequence, row.sha256)
+    told = {sha for entry in copy if entry.kind == "recalled" for sha in _recalled(entry)}
+    for entry in copy:
+        other = first.get(entry.sequence, entry.sha256)
+        if other != entry.sha256 and other not in told:
+            message = f"entry {entry.sequence} is {entry.sha256}; the history knew {other} in its place before"
+            return [Finding(code="ledger-forked", where=COPY, message=message)]
+    return []
+
+
+def _recalled(entry: Entry) -> Iterator[str]:
+    for one in entry.data["ledgers"]:
+        yield from (row["sha256"] for row in one["entries"])
+
+
+def _live(code: str, place: Path, what: str) -> Finding:
+    return Finding(
+        code=code, where=place.name, message=f"the history remembers {what}: it was cut, rewritten or deleted"
+    )
+
+
+def _unseen(entries: Sequence[Data], mine: set[str]) -> list[Finding]:
+    """Say what was tried before with these weights, on record elsewhere, that the certificate does not count."""
+    runs = sum(entry["kind"] in BEGINNINGS for entry in entries)
+    outcomes = Counter(
+        verdict["outcome"]
+        for entry in entries
+        for verdict in (entry["data"].get("verdicts") or {}).values()
+        if verdict["weights"] in mine
+    )
+    if not runs and not outcomes:
+        return []
+    told = ", ".join(f"{n} {outcome}" for outcome, n in sorted(outcomes.items())) or "none"
+    message = (
+        f"the history remembers, in ledgers that the certificate does not cite, {runs} runs of these weights or the "
+        f"baseline's, and certificates: {told}; next step: certify with --history, so that they are counted"
+    )
+    return [Finding(code="ledger-incomplete", where=COPY, message=message)]
 
 
 SHA256 = re.compile(r"[0-9a-f]{64}")

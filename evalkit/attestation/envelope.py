@@ -51,6 +51,8 @@ FINDINGS: Mapping[str, str] = {
     "ledger-edited": "the ledger's entries are no chain: one was changed, taken out or put in",
     "ledger-truncated": "the ledger is shorter than the certificate that cites it",
     "ledger-forked": "the ledger holds other entries than the certificate cites",
+    "ledger-replaced": "another ledger lies where the one was that the certificate cites",
+    "ledger-incomplete": "the history remembers attempts with these weights that the certificate does not count",
     "seal-invalid": "the signature of a sealed policy does not fit what the ledger says of it",
     "report-differs": "a report says something else than the certificate",
     "report-unchecked": "a report could not be written again here, so nothing is known of what it says",

@@ -67,6 +67,12 @@ class RunSet:
     controls: Mapping[str, Path] = field(default_factory=dict)
     qualifications: tuple[Path, ...] = ()
 
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """Return the folders of all runs."""
+        rerun = (self.rerun,) if self.rerun is not None else ()
+        return (self.baseline, *rerun, *self.candidates.values(), *self.controls.values())
+
 
 @dataclass(frozen=True, kw_only=True)
 class Certificate:
@@ -269,8 +275,7 @@ def _check_folders(runs: RunSet) -> None:
     """Refuse a baseline that was not run, and a run that would be compared with itself."""
     if not runs.baseline.exists():
         raise UsageError(f"{runs.baseline}: the baseline has no run; next step: run it, or name its folder")
-    used = [runs.baseline, *([runs.rerun] if runs.rerun is not None else []), *runs.candidates.values()]
-    counts = Counter(path.resolve() for path in (*used, *runs.controls.values()))
+    counts = Counter(path.resolve() for path in runs.paths)
     twice = [str(path) for path, count in counts.items() if count > 1]
     if twice:
         raise UsageError(f"{', '.join(twice)}: one run folder is used twice; next step: name each run once")

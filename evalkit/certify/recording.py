@@ -1,4 +1,4 @@
-"""What is done is put on record before its result is known: runs, judgings, trials of judges, certificates.
+"""What is done is put on record before its result is known: runs, imports, nights, judgings, trials, certificates.
 
 In: a ledger, run folders. Out: entries, and their citations in the run folders.
 Must not depend on: what an entry means for a verdict.
@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evalkit.errors import StoreError, UsageError
-from evalkit.ledger import COPY, Ledger, citations, cite
+from evalkit.ledger import COPY, Entry, Ledger, citations, cite, recall
 from evalkit.ledger.standing import weights_of
-from evalkit.records import Manifest, digest, text_digest
+from evalkit.records import EngineIdentity, Manifest, canonical_json, digest, text_digest
 from evalkit.redaction import redact_values
 from evalkit.store import Run, RunFolder, read_judgments, read_manifest, read_records, record_keys
 
@@ -59,6 +59,49 @@ def records_sha256(path: Path, manifest: Manifest, task: str) -> str:
     )
 
 
+def record_import(ledger: Ledger, path: Path) -> None:
+    """Put an import on record and cite the entry in its folder; one that is there already is not again."""
+    manifest = read_manifest(path)
+    known = {one.sha256: one for one in ledger.entries() if one.kind == "import"}
+    data = {
+        **_run(path, manifest),
+        "tasks": _tasks(manifest, sorted(manifest.tasks)),
+        "records_sha256": {task: records_sha256(path, manifest, task) for task in sorted(manifest.tasks)},
+        "found": sum(len(record_keys(path, task)) for task in manifest.tasks),
+        "passed_over": ledger.passed_over is not None,
+    }
+    if not any(one.sha256 in known for one in citations(path)):
+        same = [one for one in known.values() if one.data == json.loads(canonical_json(data))]
+        cite(path, same[0] if same else ledger.append("import", data))
+
+
+def record_night_begun(ledger: Ledger, night: Mapping[str, str], manifest: Manifest) -> None:
+    """Put a night on record before its first question; one that goes on is on record.
+
+    Args:
+        ledger: where.
+        night: `suite`, `site`, `night` and `recipe`.
+        manifest: of the night's run.
+    """
+    data = {**night, **_engine(manifest), "tasks": _tasks(manifest, sorted(manifest.tasks))}
+    if not any(one.kind == "night-begun" and one.data == json.loads(canonical_json(data)) for one in ledger.entries()):
+        ledger.append("night-begun", data)
+
+
+def record_night(ledger: Ledger, result: Mapping[str, Any]) -> None:
+    """Put the result of a night on record, before it is shown; one that is on record already is not again."""
+    engine = EngineIdentity(**result["engine"]) if result["engine"] is not None else None
+    data = {
+        **{name: result[name] for name in ("suite", "site", "night", "recipe", "outcome", "records_sha256")},
+        "model": engine.model if engine is not None else None,
+        "weights": weights_of(engine) if engine is not None else None,
+        "identity_sha256": result["identity_sha256"],
+        "policy_sha256": result["policy"]["sha256"],
+    }
+    if not any(one.kind == "night" and one.data == json.loads(canonical_json(data)) for one in ledger.entries()):
+        ledger.append("night", data)
+
+
 def record_judging(
     ledger: Ledger | None, paths: Sequence[Path], task: str, judging: str, judge: Mapping[str, Any], *, begun: bool
 ) -> None:
@@ -87,6 +130,17 @@ def record_judging(
         )
     data = {"task": task, "judging": judging, **judge, "runs": sorted(rows, key=lambda row: row["identity_sha256"])}
     ledger.append("judging-begun" if begun else "judging-done", data)
+
+
+def recall_before(ledger: Ledger, paths: Sequence[Path]) -> tuple[Entry, ...]:
+    """Return the ledger as a decision on these runs is to see it, with what only the history still knows.
+
+    Raises:
+        StoreError: the history cannot be asked.
+        DataError: the ledger or the history is damaged.
+    """
+    recall(ledger, {weights_of(read_manifest(path).engine) for path in paths if path.exists()})
+    return ledger.opened()
 
 
 def record_certificate(ledger: Ledger, certificate: Certificate) -> dict[str, str]:
@@ -172,8 +226,11 @@ def _about(text: str) -> Any:
 def _run(path: Path, manifest: Manifest) -> dict[str, Any]:
     asked = manifest.requested.get("engine")
     name = asked.get("name") if isinstance(asked, Mapping) else None
+    return {"name": name or path.name, **_engine(manifest)}
+
+
+def _engine(manifest: Manifest) -> dict[str, Any]:
     return {
-        "name": name or path.name,
         "model": manifest.engine.model,
         "weights": weights_of(manifest.engine),
         "identity_sha256": manifest.engine.sha256,

@@ -103,6 +103,7 @@ def command(suite: Path | None, as_json: bool, output: Path | None, **given: Any
 
 def _by_suite(file: Path, given: dict[str, Any]) -> tuple[Certificate, Path, RunSet, Ledger]:
     from evalkit.certify.deciding import decide_runs, suite_runs
+    from evalkit.certify.recording import recall_before
     from evalkit.policy import bind, load_policy
     from evalkit.suite import load_suite
 
@@ -114,7 +115,7 @@ def _by_suite(file: Path, given: dict[str, Any]) -> tuple[Certificate, Path, Run
         [spec.name for spec in suite.candidates],
         [spec.name for spec in suite.controls],
     )
-    ledger = ledger_at(given["ledger"], suite.outputs)
+    ledger = ledger_at(given["ledger"], suite.outputs, given["history"])
     if given["from_runs"]:
         from evalkit.certify.reading import refuse_wrong_runs
         from evalkit.definitions import find_definitions
@@ -124,9 +125,8 @@ def _by_suite(file: Path, given: dict[str, Any]) -> tuple[Certificate, Path, Run
     else:
         _collect(suite, policy, ledger, given)
     runs = suite_runs(suite)
-    certificate = decide_runs(
-        policy, runs, title=suite.title, post_hoc=given["post_hoc"], ledger=ledger.opened() if _there(runs) else None
-    )
+    seen = recall_before(ledger, runs.paths) if _there(runs) else None
+    certificate = decide_runs(policy, runs, title=suite.title, post_hoc=given["post_hoc"], ledger=seen)
     return certificate, suite.outputs, runs, ledger
 
 
@@ -176,6 +176,7 @@ def _collect(suite: Suite, policy: Any, ledger: Ledger, given: dict[str, Any]) -
 
 def _by_folders(output: Path | None, given: dict[str, Any]) -> tuple[Certificate, Path, RunSet, Ledger]:
     from evalkit.certify.deciding import RunSet, decide_runs
+    from evalkit.certify.recording import recall_before
     from evalkit.policy import bind, load_policy
 
     if given["baseline"] is None or not given["candidates"] or given["policy"] is None:
@@ -190,13 +191,14 @@ def _by_folders(output: Path | None, given: dict[str, Any]) -> tuple[Certificate
         qualifications=given["qualifications"],
     )
     ledger = _ledger_of(given["candidates"][0], output, given)
-    certificate = decide_runs(policy, runs, post_hoc=given["post_hoc"], ledger=ledger.opened())
+    seen = recall_before(ledger, runs.paths)
+    certificate = decide_runs(policy, runs, post_hoc=given["post_hoc"], ledger=seen)
     return certificate, OUTPUTS, runs, ledger
 
 
 def _ledger_of(run: Path, output: Path | None, given: dict[str, Any]) -> Ledger:
     """Return the ledger of a run folder; a run that was only brought down has that of where the certificate goes."""
-    return ledger_at(given["ledger"], run if url_of(run) is None else output or OUTPUTS)
+    return ledger_at(given["ledger"], run if url_of(run) is None else output or OUTPUTS, given["history"])
 
 
 def _by_published(suite: Path | None, output: Path | None, given: dict[str, Any]) -> tuple[Certificate, Path, Ledger]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from evalkit.cli.options import F, existing_file, existing_folder, out, print_json, print_table, say
+from evalkit.cli.options import F, existing_file, existing_folder, ledger_at, out, print_json, print_table, say
 
 if TYPE_CHECKING:
     from evalkit.interop.fastchat_export import FastChatMean
@@ -50,6 +50,7 @@ def fastchat_export_options(verb: F) -> F:
 
 def import_folder(source: Path, output: Path, given: Mapping[str, Any], *, as_json: bool) -> None:
     """Read one model's run out of FastChat's folder, and say what is in it and what is wrong with it."""
+    from evalkit.certify.recording import record_import
     from evalkit.interop.fastchat_import import TASK, Choices, import_fastchat, write_fastchat_import
     from evalkit.store import read_run
 
@@ -67,6 +68,7 @@ def import_folder(source: Path, output: Path, given: Mapping[str, Any], *, as_js
     )
     imported = import_fastchat(source, choices)
     write_fastchat_import(imported, output)
+    record_import(ledger_at(given["ledger"], output, given["history"]), output)
     for note in imported.notes:
         say(f"{source}: {note}")
     _show(imported, _shown_by_fastchat(source, imported), output, as_json=as_json)

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from evalkit.cli.options import any_path, existing_file, json_option, out_page, print_json, say
-from evalkit.errors import MissingExtraError, UsageError
+from evalkit.cli.options import any_path, existing_file, json_option, out_page, place_name, print_json, print_table, say
+from evalkit.errors import UsageError
 from evalkit.redaction import remember_url
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ DEFAULT = Path("outputs/history.sqlite")
 @click.option("--recipe", help="Of this recipe only.")
 @click.option("--last", type=click.IntRange(min=1), default=60, show_default=True, help="The newest so many nights.")
 @click.option("--record", multiple=True, type=existing_file, help="Keep a certificate.json first; may be repeated.")
+@click.option("--ledgers", is_flag=True, help="List the copies of ledgers in place of trends.")
 @click.option("--svg", type=any_path, help="Also draw the trends into this file.")
 @click.option("--format", "form", type=click.Choice(("text", "markdown")), default="text", show_default=True)
 @json_option
@@ -41,19 +42,19 @@ def command(url: str | None, as_json: bool, form: str, **given: Any) -> int:
     reuse the items of one list, so they are never pooled into one estimate.
     """
     remember_url(url or "")  # before anything may fail and quote it
-    try:
-        from evalkit.history import open_history
-    except ModuleNotFoundError as error:
-        raise MissingExtraError("the history", str(error.name), "history") from error
+    from evalkit.cli.mirror import opened_history
     from evalkit.nightly.history_page import page_data, page_text
 
     if url is None and not DEFAULT.exists() and not given["record"]:
         raise UsageError(
             f"{DEFAULT}: there is no history yet; next step: run 'evalkit nightly', or name one: --history"
         )
-    with open_history(url or f"sqlite:///{DEFAULT}") as history:
+    with opened_history(url or f"sqlite:///{DEFAULT}") as history:
         for file in given["record"]:
             _record(history, file, given)
+        if given["ledgers"]:
+            _list_ledgers(history, as_json=as_json)
+            return 0
         found, compared = _read(history, given)
     if given["svg"] is not None:
         _draw(given["svg"], found, compared)
@@ -65,10 +66,12 @@ def command(url: str | None, as_json: bool, form: str, **given: Any) -> int:
 
 
 def _record(history: History, file: Path, given: dict[str, Any]) -> None:
+    from evalkit.cli.mirror import ledger_rows
     from evalkit.cli.report import read_certificate
     from evalkit.errors import EvalkitError
-    from evalkit.history import write_certificate_run
+    from evalkit.history import write_certificate_run, write_ledger
     from evalkit.history.entries import certified_runs
+    from evalkit.ledger import COPY, parse_entries
     from evalkit.store import read_manifest
 
     document = read_certificate(file)
@@ -78,10 +81,45 @@ def _record(history: History, file: Path, given: dict[str, Any]) -> None:
             begun[name] = read_manifest(file.parent / run["folder"]).created_at
         except EvalkitError:
             continue  # the certificate was moved away from its runs; then the order of recording stands in
+    copy = file.parent / COPY
+    if copy.exists():
+        entries = parse_entries(copy.read_text(encoding="utf-8"), copy)
+        write_ledger(history, ledger_rows(entries, place_name(copy)))
     suite = given["suite"] or file.resolve().parent.name
     for one in certified_runs(document, suite=suite, site=given["site"] or "default", begun=begun):
         written = write_certificate_run(history, one.run, one.comparisons, one.verdict)
         say(f"{file}: {one.run.name}: {written.value}")
+
+
+def _list_ledgers(history: History, *, as_json: bool) -> None:
+    """List each ledger that was copied here: where it lay, how much it holds, what its certificates say."""
+    from evalkit.history import read_ledgers
+    from evalkit.ledger.mirroring import parse_row
+
+    found: dict[str, dict[str, Any]] = {}
+    for row in read_ledgers(history):
+        entry = parse_row(row)
+        one = found.setdefault(row.ledger, {"ledger": row.ledger, "entries": 0, "runs": 0, "outcomes": {}})
+        one |= {"place": row.place, "last": entry["time"], "entries": one["entries"] + 1}
+        one["runs"] += row.kind in ("run-begun", "import", "night-begun")
+        for verdict in (entry["data"].get("verdicts") or {}).values() if row.kind == "certificate" else ():
+            one["outcomes"][verdict["outcome"]] = one["outcomes"].get(verdict["outcome"], 0) + 1
+    if as_json:
+        print_json(list(found.values()))
+        return
+    headers = ("ledger", "where", "entries", "runs begun", "certified, or not", "last entry")
+    rows = [
+        (
+            one["ledger"][:12],
+            one["place"],
+            str(one["entries"]),
+            str(one["runs"]),
+            ", ".join(f"{n} {outcome}" for outcome, n in sorted(one["outcomes"].items())) or "-",
+            one["last"],
+        )
+        for one in found.values()
+    ]
+    print_table(rows, headers)
 
 
 def _read(history: History, given: dict[str, Any]) -> tuple[list[Any], list[Any]]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, cast, get_args
 import click
 
 from evalkit.cli.fastchat_files import fastchat_import_options, import_folder
-from evalkit.cli.options import any_path, json_option, out, print_json, print_table, say
+from evalkit.cli.options import any_path, json_option, ledger_at, ledger_option, out, print_json, print_table, say
 from evalkit.records import Fidelity
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ FORMATS = ("lm-eval", "nel", "fastchat")
     "--fidelity", type=click.Choice(get_args(Fidelity)), default="engine", show_default=True, help="Kind of engine."
 )
 @fastchat_import_options
+@ledger_option
 @json_option
 def command(source: Path, form: str, output: Path, as_json: bool, **given: Any) -> None:
     """Read another tool's output as a run that can be compared and certified as far as its content allows.
@@ -44,6 +45,7 @@ def command(source: Path, form: str, output: Path, as_json: bool, **given: Any) 
     if form == "fastchat":
         import_folder(source, output, given, as_json=as_json)
         return
+    from evalkit.certify.recording import record_import
     from evalkit.interop import import_lm_eval, import_nel, write_imported
 
     declared: dict[str, Any] = {
@@ -58,6 +60,7 @@ def command(source: Path, form: str, output: Path, as_json: bool, **given: Any) 
     else:
         imported = import_lm_eval(source, tasks=given["tasks"] or None, **declared)
     write_imported(imported, output)
+    record_import(ledger_at(given["ledger"], output, given["history"]), output)
     for note in imported.notes:
         say(f"{source}: {note}")
     _show(imported, output, as_json=as_json)

@@ -134,7 +134,7 @@ def workshop_of(given: Mapping[str, Any], run: Path) -> Workshop:
         progress=not given["quiet"],
         command=command_line(),
         execution=execution_of(given, JUDGE),
-        ledger=ledger_at(given["ledger"], run),
+        ledger=ledger_at(given["ledger"], run, given["history"]),
     )
 
 

@@ -34,9 +34,9 @@ from evalkit.redaction import remember, remember_url
 
 if TYPE_CHECKING:
     from evalkit.certify import Workshop
-    from evalkit.history import History
     from evalkit.nightly import Night, NightPlan
     from evalkit.nightly.night import Known
+    from evalkit.suite import Suite
 
 COMMIT_VARIABLES = ("EVALKIT_COMMIT", "GITHUB_SHA", "CI_COMMIT_SHA", "GIT_COMMIT", "BUILDKITE_COMMIT")
 """Where CI servers say which commit is under test; the first that is set counts."""
@@ -79,7 +79,7 @@ def command(suite_file: Path, as_json: bool, line: bool, **given: Any) -> int:
     remember_url(given["url"] or "")  # before anything may fail and quote it
     night, workshop = _night(suite_file, given)
     secret = _secret(given)
-    url = _address(given["url"], night)
+    url = _address(given["url"], night.suite)
     results = None if given["only_plan"] else finished_night(night)
     if results is not None:
         say(f"night {night.settings.night}: finished before, results reused from {night.path}")
@@ -135,7 +135,7 @@ def _night(file: Path, given: Mapping[str, Any]) -> tuple[Night, Workshop]:
         command=command_line(),
         overrides=suite.assets,
         execution=suite.execution,
-        ledger=ledger_at(None, suite.outputs),
+        ledger=ledger_at(None, suite.outputs, _address(given["url"], suite)),
     )
     return open_night(suite, load_policy(given["policy"] or suite.policy), settings), workshop
 
@@ -162,7 +162,7 @@ def _secret(given: Mapping[str, Any]) -> str | None:
     return os.environ[name]
 
 
-def _address(url: str | None, night: Night) -> str | None:
+def _address(url: str | None, suite: Suite) -> str | None:
     """Return the database: as given, or one file beside the suite's outputs; None for none."""
     if url == "none":
         return None
@@ -175,7 +175,7 @@ def _address(url: str | None, night: Night) -> str | None:
         missing = MissingExtraError("the history of nights", str(error.name), "history")
         say(f"no history is kept: {missing}")
         return None
-    return f"sqlite:///{night.suite.outputs.parent / 'history.sqlite'}"
+    return f"sqlite:///{suite.outputs.parent / 'history.sqlite'}"
 
 
 @contextmanager
@@ -185,16 +185,6 @@ def _warned() -> Iterator[None]:
         yield
     except StoreError as error:
         say(f"WARNING: {error}")
-
-
-@contextmanager
-def _history(url: str) -> Iterator[History]:
-    try:
-        from evalkit.history import open_history
-    except ModuleNotFoundError as error:
-        raise MissingExtraError("the history of nights", str(error.name), "history") from error
-    with open_history(url) as history:
-        yield history
 
 
 def _plan(night: Night, workshop: Workshop, url: str | None, given: Mapping[str, Any]) -> NightPlan:
@@ -222,10 +212,11 @@ def _plan(night: Night, workshop: Workshop, url: str | None, given: Mapping[str,
 
 
 def _known(night: Night, url: str) -> dict[tuple[str, str], Known]:
+    from evalkit.cli.mirror import opened_history
     from evalkit.history import read_nights
     from evalkit.nightly.result import known_before
 
-    with _history(url) as history:
+    with opened_history(url) as history:
         rows = read_nights(history, suite=night.suite.name, site=night.settings.site, last=30)
     return known_before(rows, night.policy.planning.discordance)
 
@@ -277,9 +268,10 @@ def _keep(night: Night, url: str | None, workshop: Workshop) -> None:
 
     nights = night.suite.outputs / NIGHTS
     if url is not None:
+        from evalkit.cli.mirror import opened_history
         from evalkit.nightly.result import keep_nights, unfinished
 
-        with _history(url) as history:
+        with opened_history(url) as history:
             for told in keep_nights(history, nights, night.suite.name, night.settings.site):
                 workshop.say(f"history: {told}")
         for label in unfinished(nights, night.path, night.settings.site):

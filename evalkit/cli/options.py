@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import re
 import shlex
 import sys
@@ -28,6 +29,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 CACHE_VARIABLE = "EVALKIT_CACHE"
 LEDGER_VARIABLE = "EVALKIT_LEDGER"
+HISTORY_VARIABLE = "EVALKIT_HISTORY"
 
 existing_folder = click.Path(path_type=Path, exists=True, file_okay=False)
 existing_file = click.Path(path_type=Path, exists=True, dir_okay=False)
@@ -46,12 +48,24 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON i
 definitions_option = click.option(
     "--definitions", type=existing_folder, default=None, help="Folder with tasks/ and judges/ to use instead."
 )
-ledger_option = click.option(
-    "--ledger",
-    type=any_path,
-    help=f"File of the record of all attempts; ${LEDGER_VARIABLE} by default, else the nearest one above the outputs.",
+history_option = click.option(
+    "--history",
+    envvar=HISTORY_VARIABLE,
+    metavar="URL",
+    help=f"Database that the record of all attempts is copied to and held against; ${HISTORY_VARIABLE} by default.",
 )
 quiet_option = click.option("--quiet", is_flag=True, help="No progress on stderr.")
+
+
+def ledger_option(verb: F) -> F:
+    """Add the options that say where the record of all attempts is kept, and where it is copied to."""
+    file = click.option(
+        "--ledger",
+        type=any_path,
+        help=f"File of the record of all attempts; ${LEDGER_VARIABLE} by default, else the nearest one above the "
+        "outputs.",
+    )
+    return file(history_option(verb))
 
 
 def cache_folder() -> Path:
@@ -60,23 +74,35 @@ def cache_folder() -> Path:
     return Path(named).expanduser() if named else Path.home() / ".cache" / "evalkit"
 
 
-def ledger_at(named: Path | None, outputs: Path) -> Ledger:
+def ledger_at(named: Path | None, outputs: Path, history: str | None) -> Ledger:
     """Return the ledger of outputs: the one named, the nearest one above them, else a new one beside them.
 
     Args:
         named: what `--ledger` says.
         outputs: the folder of a suite's outputs, or of run folders.
+        history: what `--history` says: where the ledger is copied to; None or "none" for nowhere.
     """
+    from evalkit.cli.mirror import HistoryMirror
     from evalkit.ledger import LEDGER, Ledger, place_of
+
+    def made(path: Path, place: str, passed_over: Path | None = None) -> Ledger:
+        mirror = HistoryMirror(url=history, place=place) if history and history != "none" else None
+        return Ledger(path, passed_over=passed_over, mirror=mirror, warn=say)
 
     variable = os.environ.get(LEDGER_VARIABLE)
     named = named or (Path(variable).expanduser() if variable else None)
     if url_of(outputs) is not None:  # what lies above a spool is nobody's, and is not sent
-        return Ledger(named or outputs / LEDGER)
+        path = named or outputs / LEDGER
+        return made(path, with_urls(path) if named is None else place_name(path))
     nearest = place_of(outputs, named=None, default=outputs.absolute().parent / LEDGER)
     if named is None or named.absolute() == nearest.absolute():
-        return Ledger(nearest)
-    return Ledger(named, passed_over=nearest if nearest.exists() else None)
+        return made(nearest, place_name(nearest))
+    return made(named, place_name(named), nearest if nearest.exists() else None)
+
+
+def place_name(path: Path) -> str:
+    """Return where a ledger lies, for people of other machines too."""
+    return f"{platform.node()}:{path.absolute()}"
 
 
 def command_line() -> str:

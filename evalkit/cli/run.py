@@ -126,7 +126,7 @@ def command(suite_engine: str | None, output: Path | None, retry_failed: bool, *
         command=command_line(),
         overrides=overrides,
         execution=execution_of(given, spec.name, suite.execution if suite else None),
-        ledger=ledger_at(given["ledger"], path if output or suite is None else suite.outputs),
+        ledger=ledger_at(given["ledger"], path if output or suite is None else suite.outputs, given["history"]),
     )
     with workshop:
         counts = run_engine(

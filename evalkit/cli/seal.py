@@ -29,7 +29,7 @@ OUTPUTS = Path("outputs")
 @ledger_option
 @json_option
 @with_places
-def command(policy: str, key: Path | None, ledger: Path | None, as_json: bool) -> None:
+def command(policy: str, key: Path | None, as_json: bool, **given: Any) -> None:
     """Write a policy's digest into the ledger, before the runs.
 
     A suite's policy is bound to its baseline and recipes; a policy alone is sealed for whomever it will judge. A
@@ -37,7 +37,7 @@ def command(policy: str, key: Path | None, ledger: Path | None, as_json: bool) -
     """
     from evalkit.certify.recording import sealed
 
-    bound, document, book = _policy(policy, ledger)
+    bound, document, book = _policy(policy, given)
     data = sealed(document)
     if key is not None:
         data |= _signed(data, book, key)
@@ -53,17 +53,18 @@ def command(policy: str, key: Path | None, ledger: Path | None, as_json: bool) -
     out(f"sealed as entry {entry.sequence} of {with_urls(book.path)}{by}: sha256 {entry.sha256}")
 
 
-def _policy(given: str, ledger: Path | None) -> tuple[bool, dict[str, Any], Ledger]:
+def _policy(named: str, given: dict[str, Any]) -> tuple[bool, dict[str, Any], Ledger]:
     """Return whether the policy is bound, its document, and the ledger it belongs into."""
     from evalkit.configuration import read_yaml
     from evalkit.policy import bind, load_policy
     from evalkit.suite import load_suite
 
-    file = Path(given)
+    file = Path(named)
     row = read_yaml(file) if file.is_file() else None
     if not (isinstance(row, dict) and "baseline" in row and "endpoints" not in row):
-        loaded = load_policy(given)
-        return loaded.release is not None, loaded.model_dump(mode="json"), ledger_at(ledger, OUTPUTS / "policy")
+        loaded = load_policy(named)
+        book = ledger_at(given["ledger"], OUTPUTS / "policy", given["history"])
+        return loaded.release is not None, loaded.model_dump(mode="json"), book
     suite = load_suite(file, place=url_place)
     bound = bind(
         load_policy(suite.policy),
@@ -71,7 +72,7 @@ def _policy(given: str, ledger: Path | None) -> tuple[bool, dict[str, Any], Ledg
         [spec.name for spec in suite.candidates],
         [spec.name for spec in suite.controls],
     )
-    return True, dict(bound.document), ledger_at(ledger, opened(suite.outputs))
+    return True, dict(bound.document), ledger_at(given["ledger"], opened(suite.outputs), given["history"])
 
 
 def _signed(data: dict[str, Any], book: Ledger, key: Path) -> dict[str, Any]:

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from evalkit.cli.options import existing_file, json_option, out, print_json
+from evalkit.cli.options import existing_file, history_option, json_option, out, print_json
 from evalkit.cli.remote import read_folder, with_places
-from evalkit.errors import EvalkitError, ExitCode
+from evalkit.errors import DataError, EvalkitError, ExitCode
 
 if TYPE_CHECKING:
     from evalkit.attestation import Check
@@ -73,13 +73,15 @@ _POINTS = click.FloatRange(min=0, min_open=True)
     is_flag=True,
     help="Accept a certificate of another evalkit, whose reports cannot be checked here; they are named as unchecked.",
 )
+@history_option
 @json_option
 @with_places
 def command(folder: Path, keys: tuple[Path, ...], unsigned: bool, gate: bool, as_json: bool, **given: Any) -> int:
     """Check a signed certificate: signature, digests, and every number and verdict computed again from the records.
 
-    It needs no engine, no torch and no network, and runs on any machine that has the folder. Exit code 0 if everything
-    holds, whatever the verdict; 4 if anything does not, or could not be checked, with each place by name.
+    It needs no engine, no torch and no network but for a --history, and runs on any machine that has the folder. Exit
+    code 0 if everything holds, whatever the verdict; 4 if anything does not, or could not be checked, with each place
+    by name.
 
     With --gate the exit code of a certificate that holds is its verdict's: 0 only if every recipe is CERTIFIED. A
     certificate that holds is true, of whatever it is about; so a gate must be told which policy, build or margin it
@@ -99,6 +101,7 @@ def command(folder: Path, keys: tuple[Path, ...], unsigned: bool, gate: bool, as
         raise click.UsageError(f"--require {given['require']}: {named}; next step: name as many keys as must sign")
     check = check_folder(folder, None if unsigned else trusted, other_version=given["other_version"])
     check = _with_demands(check, demands, 0 if unsigned else given["require"])
+    check = _with_history(check, folder, given["history"])
     if as_json:
         print_json(_document(check, demands, gate=gate, any_certificate=given["gate_any"]))
     else:
@@ -164,6 +167,22 @@ def _with_demands(check: Check, demands: Demands, require: int) -> Check:
             message = f"what is asked of it cannot be looked up: {error!r}"
             found.append(Finding(code="certificate-format", where="certificate.json", message=message))
     return replace(check, findings=tuple(found))
+
+
+def _with_history(check: Check, folder: Path, url: str | None) -> Check:
+    """Add what a history remembers of the certificate's ledger, and of others with the same weights."""
+    from evalkit.attestation.demands import history_findings
+    from evalkit.attestation.envelope import Finding
+    from evalkit.cli.mirror import ledger_rows_of
+
+    if not url or url == "none" or check.document is None:
+        return check
+    try:
+        findings, notes = history_findings(check.document, folder, ledger_rows_of(url))
+    except (DataError, AttributeError, KeyError, TypeError) as error:
+        message = f"it cannot be held against the history: {error}"
+        findings, notes = [Finding(code="ledger-edited", where="certificate.ledger.jsonl", message=message)], []
+    return replace(check, findings=(*check.findings, *findings), notes=(*check.notes, *notes))
 
 
 def _document(check: Check, demands: Demands, *, gate: bool, any_certificate: bool) -> dict[str, Any]:

@@ -159,6 +159,19 @@ NIGHTS = Table(
     Index(None, "suite", "site", "recipe", "endpoint", "started_at"),
 )
 
+LEDGER_ENTRIES = Table(
+    "ledger_entries",
+    METADATA,
+    Column("id", Integer, primary_key=True),
+    Column("sha256", String(64), nullable=False, unique=True),
+    Column("ledger", String(64), nullable=False),
+    Column("place", Text, nullable=False),
+    Column("sequence", Integer, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("line", Text, nullable=False),
+    Index(None, "ledger", "sequence"),
+)
+
 
 # Bring a database to the newest tables, once, whoever comes first.
 #
@@ -166,7 +179,7 @@ NIGHTS = Table(
 # while the other waits; SQLite's own write lock does the same.
 
 
-HEAD = "0002"
+HEAD = "0003"
 """Revision of the newest migration; a test compares it with the files."""
 
 _SCRIPTS = Path(__file__).resolve().parent / "migrations"

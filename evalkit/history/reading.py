@@ -39,7 +39,7 @@ def write_night(history: History, entry: NightEntry) -> Written:
         key = {name: getattr(entry, name) for name in _NIGHT_KEY}
         there = and_(*(NIGHTS.c[name] == value for name, value in key.items()))
         found = connection.execute(select(NIGHTS).where(there).with_for_update()).mappings().first()
-        if found is None and _insert(connection, NIGHTS, {**key, **_night_values(connection, entry)}, _NIGHT_KEY):
+        if found is None and insert_once(connection, NIGHTS, {**key, **_night_values(connection, entry)}, _NIGHT_KEY):
             return Written.NEW
         if found is None:  # another machine wrote it since we looked
             found = connection.execute(select(NIGHTS).where(there).with_for_update()).mappings().one()
@@ -110,11 +110,11 @@ def _identities(connection: Connection, entries: Sequence[IdentityEntry | None])
     for sha256, entry in sorted({entry.sha256: entry for entry in entries if entry is not None}.items()):
         document = dict(entry.document)
         row = {"sha256": sha256, "document": document, **{name: document.get(name) for name in names}}
-        _insert(connection, IDENTITIES, row, ("sha256",))
+        insert_once(connection, IDENTITIES, row, ("sha256",))
 
 
 def _run(connection: Connection, entry: RunEntry) -> tuple[int, bool]:
-    new = _insert(connection, RUNS, {"key_sha256": entry.key_sha256, **_run_values(entry)}, ("key_sha256",))
+    new = insert_once(connection, RUNS, {"key_sha256": entry.key_sha256, **_run_values(entry)}, ("key_sha256",))
     found = connection.execute(select(RUNS.c.id).where(RUNS.c.key_sha256 == entry.key_sha256)).scalar_one()
     return int(found), new
 
@@ -135,15 +135,15 @@ def _comparison(connection: Connection, run: int, entry: ComparisonEntry) -> boo
     row.pop("baseline")
     row["baseline_sha256"] = baseline.sha256 if baseline is not None else None
     row |= dict(zip(("n11", "n10", "n01", "n00"), counts or (None,) * 4, strict=True))
-    return _insert(connection, COMPARISONS, {"run_id": run, **row}, ("run_id", "endpoint", "scope"))
+    return insert_once(connection, COMPARISONS, {"run_id": run, **row}, ("run_id", "endpoint", "scope"))
 
 
 def _verdict(connection: Connection, run: int, entry: VerdictEntry) -> bool:
     row = {**asdict(entry), "reasons": [dict(reason) for reason in entry.reasons]}
-    return _insert(connection, VERDICTS, {"run_id": run, **row}, ("run_id", "policy_sha256"))
+    return insert_once(connection, VERDICTS, {"run_id": run, **row}, ("run_id", "policy_sha256"))
 
 
-def _insert(connection: Connection, table: Table, row: Mapping[str, Any], key: Sequence[str]) -> bool:
+def insert_once(connection: Connection, table: Table, row: Mapping[str, Any], key: Sequence[str]) -> bool:
     """Insert a row unless its natural key is there; return whether it was new."""
     if connection.dialect.name == "postgresql":
         # Its driver gives no count of rows for such an insert, so the row says itself that it came in.

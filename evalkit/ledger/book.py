@@ -12,15 +12,18 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from evalkit.errors import DataError, StoreError
 from evalkit.records import canonical_json, digest, parse_object
 from evalkit.store.lines import acquire, append_lines, cut_torn_tail, read_lines, write_atomic
+
+if TYPE_CHECKING:
+    from evalkit.ledger.mirroring import Mirror
 
 LEDGER = "ledger.jsonl"
 COPY = "certificate.ledger.jsonl"
@@ -39,12 +42,16 @@ Kind = Literal[
     "trial",
     "certificate",
     "seal",
+    "import",
+    "night-begun",
+    "night",
+    "recalled",
 ]
 KINDS: tuple[str, ...] = get_args(Kind)
 
 _NOTHING = "0" * 64
 _WAIT_S = 30.0
-_FIELDS = {"sequence", "kind", "data", "time", "nonce", "before", "content", "sha256"}
+FIELDS = {"sequence", "kind", "data", "time", "nonce", "before", "content", "sha256"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +80,7 @@ class Entry:
 
     def to_json(self) -> str:
         """Return the entry's line."""
-        return canonical_json({name: getattr(self, name) for name in sorted(_FIELDS)})
+        return canonical_json({name: getattr(self, name) for name in sorted(FIELDS)})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,10 +97,19 @@ class Ledger:
     Args:
         path: its file; it is made by the first entry.
         passed_over: another ledger, which lies above the outputs and would have been theirs; None for none.
+        mirror: where every entry is copied to; None for nowhere.
+        warn: takes one line for people: an entry that could not be copied now is copied with the next one.
     """
 
-    def __init__(self, path: Path, *, passed_over: Path | None = None) -> None:
-        self.path, self.passed_over = path, passed_over
+    def __init__(
+        self,
+        path: Path,
+        *,
+        passed_over: Path | None = None,
+        mirror: Mirror | None = None,
+        warn: Callable[[str], None] | None = None,
+    ) -> None:
+        self.path, self.passed_over, self.mirror, self._warn = path, passed_over, mirror, warn
 
     def entries(self) -> tuple[Entry, ...]:
         """Read everything and check the chain.
@@ -130,9 +146,20 @@ class Ledger:
             if kind != "opened":
                 new = (*new, next_entry((*entries, *new)[-1], kind, data))
             append_lines(self.path, [entry.to_json() for entry in new])
-            return (*entries, *new)[-1]
         finally:
             lock.release()
+        self._copy((*entries, *new))
+        return (*entries, *new)[-1]
+
+    def _copy(self, entries: Sequence[Entry]) -> None:
+        """Bring everything that the mirror lacks; a mirror that is down costs a line, never an entry."""
+        if self.mirror is None:
+            return
+        try:
+            self.mirror.keep(entries)
+        except StoreError as error:
+            if self._warn is not None:
+                self._warn(f"WARNING: the ledger is not copied: {error}")
 
 
 def next_entry(last: Entry | None, kind: Kind, data: Mapping[str, Any]) -> Entry:
@@ -176,7 +203,7 @@ def _checked(where: str | Path, lines: Iterable[tuple[int, str]]) -> tuple[Entry
 
 def _wrong(row: Mapping[str, Any], sequence: int, before: str, content: str) -> str:
     """Say what is wrong with an entry in its place; "" for nothing."""
-    if set(row) != _FIELDS or row["kind"] not in KINDS or not isinstance(row["data"], dict):
+    if set(row) != FIELDS or row["kind"] not in KINDS or not isinstance(row["data"], dict):
         return "no entry of a ledger"
     if row["sequence"] != sequence:
         return f"entry {row['sequence']!r} stands where entry {sequence} belongs"

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from evalkit.ledger.book import Citation, Entry
+from evalkit.ledger.mirroring import RECALLED, concerns, with_recalled
 from evalkit.records import EngineIdentity, Manifest, digest
 
 Role = Literal["baseline", "rerun", "candidate", "control"]
@@ -19,6 +20,9 @@ Data = Mapping[str, Any]
 
 NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 ORDINALS = ("", "first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth")
+
+BEGINNINGS = ("run-begun", "import")
+"""Kinds of entries that a run folder cites."""
 
 _LEAVES = 3
 """Differences of two policies that a sentence names."""
@@ -130,10 +134,10 @@ class Trial:
 
 
 def trials_of(entries: Sequence[Entry]) -> tuple[Trial, ...]:
-    """Return every trial that was begun, each once: with its result where it has one."""
+    """Return every trial that was begun, each once: with its result where it has one; recalled ones too."""
     open_ones: list[Trial] = []
     done: dict[str, Trial] = {}
-    for entry in entries:
+    for entry in with_recalled(entries):
         if entry.kind not in ("trial-begun", "trial"):
             continue
         trial = Trial(**{**entry.data, "drawn": tuple(entry.data["drawn"])})
@@ -165,10 +169,14 @@ def _evidence_of(run: RunFacts) -> list[Any]:
 
 
 def up_to_decision(entries: Sequence[Entry], evidence: str) -> tuple[Entry, ...]:
-    """Return the entries that a decision sees: all, or those that the first decision on the same evidence saw."""
+    """Return the entries that a decision sees: all, or those that the first decision on the same evidence saw.
+
+    What the history recalled after that decision is seen too: it was there to be known.
+    """
+    recalled = max((entry.sequence for entry in entries if entry.kind == "recalled"), default=-1)
     for entry in entries:
         if entry.kind == "certificate" and entry.data["evidence_sha256"] == evidence:
-            return tuple(entries[: entry.data["head"] + 1])
+            return tuple(entries[: max(entry.data["head"], recalled) + 1])
     return tuple(entries)
 
 
@@ -185,15 +193,18 @@ def standing(entries: Sequence[Entry] | None, subject: Subject) -> Standing:
             "ledger-none", "no ledger was kept: earlier runs and certificates of these weights cannot be excluded"
         )
         return Standing(section={"policy": {"state": "unknown"}}, cautions=tuple(found.cautions))
-    began = _beginnings(entries, subject)
+    known = with_recalled(entries)
+    began = _beginnings(known, subject)
     section = {
         "entries": len(entries),
         "head": entries[-1].content if entries else None,
         "policy": _policy_state(entries, subject, began),
         "runs": {run.name: [one.sequence for one in began[run.name]] for run in subject.runs},
-        "certificates": _earlier(entries, subject, found),
-        "other_runs": _other_runs(entries, subject, began, found),
-        "judgings": _judgings(entries, subject, found),
+        "recalled": _recalled(entries, subject, found),
+        "certificates": _earlier(known, subject, found),
+        "other_runs": _other_runs(known, subject, began, found),
+        "nights": _nights(known, subject, found),
+        "judgings": _judgings(known, subject, found),
         "seals": _seals(entries, subject, found),
     }
     _citations(entries, subject, began, found)
@@ -202,7 +213,7 @@ def standing(entries: Sequence[Entry] | None, subject: Subject) -> Standing:
 
 def _beginnings(entries: Sequence[Entry], subject: Subject) -> dict[str, list[Entry]]:
     """Return the entries that each run cites and that are about it."""
-    known = {entry.sha256: entry for entry in entries if entry.kind == "run-begun"}
+    known = {entry.sha256: entry for entry in entries if entry.kind in BEGINNINGS}
     return {
         run.name: [
             known[one.sha256]
@@ -287,10 +298,11 @@ def _other_runs(
         others = [
             entry
             for entry in entries
-            if entry.kind == "run-begun"
+            if entry.kind in BEGINNINGS
             and entry.sha256 not in own
             and entry.data["weights"] == weights
             and _same_tasks(entry, run.manifest)
+            and not _same_import(entry, run)
         ]
         section[run.name] = [entry.sequence for entry in others]
         if not others:
@@ -305,6 +317,53 @@ def _other_runs(
             f"{'are' if many else 'is'} not part of this certificate",
             run.name if run.role == "candidate" else None,
         )
+    return section
+
+
+def _same_import(entry: Entry, run: RunFacts) -> bool:
+    """Say whether an import brought the very records of a run: bringing them again is no further attempt."""
+    return entry.kind == "import" and bool(entry.data["records_sha256"] == run.records_sha256)
+
+
+def _nights(entries: Sequence[Entry], subject: Subject, found: _Found) -> dict[str, list[dict[str, Any]]]:
+    """Find the nights that watched the weights of each candidate, and say if one of them gave the alarm."""
+    section: dict[str, list[dict[str, Any]]] = {}
+    for run in subject.of("candidate"):
+        weights = weights_of(run.manifest.engine)
+        last: dict[tuple[str, ...], dict[str, Any]] = {}
+        for entry in entries:
+            if entry.kind in ("night-begun", "night") and entry.data["weights"] == weights:
+                night = tuple(str(entry.data[name]) for name in ("suite", "site", "night", "recipe"))
+                last[night] = {"sequence": entry.sequence, "night": night[2], "outcome": entry.data.get("outcome")}
+        section[run.name] = list(last.values())
+        counts = Counter(one["outcome"] or "stopped without a result" for one in last.values())
+        if "ALARM" in counts:
+            told = ", ".join(f"{outcome}{_times(n)}" for outcome, n in counts.items())
+            nights = f"{_number(len(last))} night{'s' * (len(last) != 1)}"
+            found.add("earlier-nights", f"these weights were watched in {nights} before: {told}", run.name)
+    return section
+
+
+def _recalled(entries: Sequence[Entry], subject: Subject, found: _Found) -> list[dict[str, Any]]:
+    """Say what only the history still knows: a ledger that was cut, rewritten, or deleted and begun anew."""
+    mine = {weights_of(run.manifest.engine) for run in subject.runs}
+    section = []
+    for entry in entries:
+        for one in entry.data["ledgers"] if entry.kind == "recalled" else ():
+            n, about = len(one["entries"]), sum(concerns(row, mine) for row in one["entries"])
+            section.append(
+                {"sequence": entry.sequence, "ledger": one["ledger"], "state": one["state"], "entries": n, "own": about}
+            )
+            rows = f"{n} entr{'y' if n == 1 else 'ies'} of this ledger that {_is(n)} not in it"
+            message = {
+                "cut": f"the history remembers {rows}: it was cut",
+                "forked": f"the history remembers {rows}, and others stand in the place: it was rewritten, or went on "
+                "in two places",
+                "replaced": f"the history remembers another ledger at this place, of {one['known']} entries, {about} "
+                "of them about these weights: it was deleted and begun anew",
+            }
+            if one["state"] in message:
+                found.add(f"ledger-{one['state']}", message[one["state"]])
     return section
 
 
@@ -423,6 +482,8 @@ def _policy_state(entries: Sequence[Entry], subject: Subject, began: Mapping[str
     ):
         return {"state": "unknown"}
     first = min(entry.sequence for one in firsts for entry in one)
+    if first == RECALLED:
+        return {"state": "unknown"}
     seal = next(
         (e.sequence for e in entries if e.kind == "seal" and is_sealed(e, subject) and e.sequence < first), None
     )
@@ -433,7 +494,7 @@ def _policy_state(entries: Sequence[Entry], subject: Subject, began: Mapping[str
     older = [
         e
         for e in entries[: at["sequence"]]
-        if e.kind not in ("opened", "run-completed", "seal") and e.sha256 not in own
+        if e.kind not in ("opened", "run-completed", "seal", "recalled") and e.sha256 not in own
     ]
     return {"state": "fixed" if older else "began", **at}
 
@@ -441,12 +502,12 @@ def _policy_state(entries: Sequence[Entry], subject: Subject, began: Mapping[str
 def _under_another(entries: Sequence[Entry], run: RunFacts, subject: Subject, first: int) -> bool:
     weights = weights_of(run.manifest.engine)
     return any(
-        entry.kind == "run-begun"
+        entry.kind in BEGINNINGS
         and entry.sequence < first
         and entry.data["weights"] == weights
         and entry.data["policy_sha256"] != subject.policy_sha256
         and _same_tasks(entry, run.manifest)
-        for entry in entries
+        for entry in with_recalled(entries)
     )
 
 
@@ -465,6 +526,13 @@ def _citations(entries: Sequence[Entry], subject: Subject, began: Mapping[str, S
             "ledger-none",
             f"{_listed(never)} {_cites(never)} no ledger entry: when they began, and what was tried before, is not on "
             "record",
+        )
+    brought = [name for name, cited in began.items() if any(entry.kind == "import" for entry in cited)]
+    if brought:
+        found.add(
+            "ledger-none",
+            f"{_listed(brought)} {'was' if len(brought) == 1 else 'were'} imported: when the replies were made, and "
+            "what was tried before, is not on record",
         )
     if any(entry.data["passed_over"] for cited in began.values() for entry in cited):
         found.add(

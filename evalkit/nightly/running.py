@@ -17,6 +17,7 @@ from typing import Any
 
 from evalkit.certify import RunSet, Workshop, decide_runs, run_engine, suite_runs, write_certificate
 from evalkit.certify.reading import read_checked
+from evalkit.certify.recording import record_night, record_night_begun
 from evalkit.certify.running import engine_at_work
 from evalkit.comparison import Comparison, compare_endpoints, settings_for, to_plain
 from evalkit.comparison.answers import all_identical
@@ -73,6 +74,10 @@ def watch_recipe(
         questions: dict[str, Mapping[str, Item]] = {task: items_of(benchmarks[task]) for task in night.tasks}
         found: dict[str, Seen] = {}
         full = False
+        if workshop.ledger is not None:
+            settings = night.settings
+            named = {"suite": night.suite.name, "site": settings.site, "night": settings.night}
+            record_night_begun(workshop.ledger, {**named, "recipe": one.spec.name}, folder.manifest)
         if not faults:
             _prepare(one, baseline, folder)
             _refuse_unwatchable(one, baseline.manifest)
@@ -359,6 +364,8 @@ def run_night(night: Night, workshop: Workshop, plan: Mapping[str, Any]) -> list
         result = found[spec.name]
         if result is None:
             result = _watch(night, spec, workshop, ready)
+            if workshop.ledger is not None:
+                record_night(workshop.ledger, result)
             write_result(night.path / spec.name, result)
         results.append(result)
     return results

@@ -19,7 +19,9 @@ import yaml
 from evalkit import cli
 from evalkit.certify import running
 from evalkit.errors import ExitCode
-from evalkit.ledger import Ledger
+from evalkit.history import open_history, read_ledgers
+from evalkit.ledger import Ledger, parse_entries
+from evalkit.ledger.book import next_entry
 
 MARGIN = 6.0
 FIRST_SCREEN = 16
@@ -73,9 +75,9 @@ class Author:
         file = self.outputs / suite.stem / "certificate.json"
         return code, said.out, json.loads(file.read_text())
 
-    def verify(self, name: str = "trial") -> tuple[int, str]:
+    def verify(self, name: str = "trial", *more: str) -> tuple[int, str]:
         self._capsys.readouterr()
-        code = cli.main(["verify", str(self.outputs / name), "--unsigned"])
+        code = cli.main(["verify", str(self.outputs / name), "--unsigned", *more])
         return code, self._capsys.readouterr().out
 
 
@@ -88,7 +90,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 @pytest.fixture
 def author(tmp_path: Path, world: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Author:
-    monkeypatch.delenv("EVALKIT_LEDGER", raising=False)
+    for name in ("EVALKIT_LEDGER", "EVALKIT_HISTORY"):
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(running, "load_benchmark", lambda *_given: world.benchmark)
     return Author(tmp_path, world, capsys)
@@ -326,3 +329,136 @@ def test_a_signed_seal_is_told_and_a_forged_one_found(author: Author) -> None:
     assert code == ExitCode.CERTIFIED
     code, said = author.verify()
     assert (code, "seal-invalid" in said) == (ExitCode.INVALID, True)
+
+
+def history(author: Author) -> tuple[str, str]:
+    """Return the option that names a history in which no author deletes anything."""
+    return "--history", f"sqlite:///{author.folder / 'team' / 'history.sqlite'}"
+
+
+def failed_once(author: Author) -> Path:
+    """Let a candidate miss a narrow margin, on record in the history, and then widen the margin."""
+    author.policy(3.0)
+    suite = author.suite()
+    assert author.certify(suite, *history(author))[0] == ExitCode.INCONCLUSIVE
+    author.policy(MARGIN)
+    return suite
+
+
+def rows_of(author: Author) -> list[Any]:
+    with open_history(history(author)[1]) as opened:
+        return read_ledgers(opened)
+
+
+def test_the_history_remembers_a_ledger_of_which_everything_was_deleted(author: Author) -> None:
+    suite = failed_once(author)
+    before = rows_of(author)
+    shutil.rmtree(author.outputs)
+    code, screen, document = author.certify(suite, *history(author))
+    assert code == ExitCode.CERTIFIED
+    said = first_lines(screen)
+    assert (
+        f"the history remembers another ledger at this place, of {len(before)} entries, 5 of them about these" in said
+    )
+    assert "it was deleted and begun anew" in said
+    assert "second certificate for these weights; before: INCONCLUSIVE, under another policy" in said
+    assert "1 earlier run of these weights was begun" in said
+    assert "fixed before the runs" not in screen
+    # Whoever computes it again needs no database, and deciding again adds nothing.
+    assert author.verify()[0] == ExitCode.CERTIFIED
+    assert author.verify("trial", *history(author)) == author.verify()
+    there = rows_of(author)
+    assert there[: len(before)] == before
+    for _ in range(2):
+        assert author.certify(suite, *history(author))[2] == document
+    assert rows_of(author) == there
+
+
+def test_a_certificate_that_was_decided_without_the_history_is_found_out_by_it(author: Author) -> None:
+    suite = failed_once(author)
+    shutil.rmtree(author.outputs)
+    _, screen, document = author.certify(suite)
+    assert "INCONCLUSIVE" not in screen
+    assert author.verify()[0] == ExitCode.CERTIFIED
+    code, said = author.verify("trial", *history(author))
+    assert code == ExitCode.INVALID
+    assert "ledger-incomplete" in said
+    assert "2 runs of these weights or the baseline's, and certificates: 1 INCONCLUSIVE" in said
+    # The same evidence, now with the history: what there was to be known is known.
+    code, screen, again = author.certify(suite, *history(author))
+    assert "second certificate for these weights; before: INCONCLUSIVE" in first_lines(screen)
+    assert again != document
+    assert author.verify("trial", *history(author))[0] == ExitCode.CERTIFIED
+
+
+@pytest.mark.parametrize("rewritten", [False, True])
+def test_the_history_remembers_what_was_cut_off_a_ledger(author: Author, rewritten: bool) -> None:
+    suite = failed_once(author)
+    shutil.rmtree(author.outputs / "trial")
+    ledger = author.outputs / "ledger.jsonl"
+    lines = ledger.read_text().splitlines(keepends=True)
+    ledger.write_text(lines[0])
+    if rewritten:
+        for _ in range(2):
+            Ledger(ledger).append("run-completed", {"tasks": {}})
+    _, screen, _ = author.certify(suite, *history(author))
+    said = first_lines(screen)
+    assert f"the history remembers {len(lines) - 1} entries of this ledger that are not in it: it was" in said
+    assert "second certificate for these weights; before: INCONCLUSIVE" in said
+    assert "fixed before the runs" not in screen
+    assert author.verify("trial", *history(author))[0] == ExitCode.CERTIFIED
+
+
+def test_a_ledger_that_is_cut_deleted_or_forked_after_its_certificate(author: Author) -> None:
+    suite = author.suite()
+    author.certify(suite, *history(author))
+    assert author.verify("trial", *history(author))[0] == ExitCode.CERTIFIED
+    ledger, copy = author.outputs / "ledger.jsonl", author.outputs / "trial/certificate.ledger.jsonl"
+    live = ledger.read_text()
+    lines = live.splitlines(keepends=True)
+
+    def found() -> str:
+        code, said = author.verify("trial", *history(author))
+        assert code == ExitCode.INVALID
+        return said
+
+    ledger.write_text("".join(lines[:-1]))  # the certificate's own entry
+    assert author.verify()[0] == ExitCode.CERTIFIED
+    assert "ledger-truncated: ledger.jsonl: the history remembers 1 entries" in found()
+    ledger.unlink()
+    Ledger(ledger).append("run-completed", {"tasks": {}})
+    assert author.verify()[0] == ExitCode.CERTIFIED
+    assert "ledger-replaced: ledger.jsonl" in found()
+    # The whole of it computed anew, with another past: only the history can tell which was first.
+    ledger.unlink()
+    first = json.loads(lines[0])
+    entry = parse_entries(lines[0], "first")[0]
+    rebuilt = [entry]
+    for line in lines[1:]:
+        row = json.loads(line)
+        rebuilt.append(next_entry(rebuilt[-1], row["kind"], row["data"]))
+    assert [one.content for one in rebuilt] == [json.loads(line)["content"] for line in lines]
+    assert first["sha256"] == rebuilt[0].sha256
+    text = [one.to_json() + "\n" for one in rebuilt]
+    ledger.write_text("".join(text))
+    copy.write_text("".join(text[: len(copy.read_text().splitlines())]))
+    assert "ledger-forked: certificate.ledger.jsonl: entry 1" in found()
+
+
+def test_a_history_that_is_down_costs_a_line_and_the_next_entry_brings_the_rest(
+    author: Author, capsys: pytest.CaptureFixture[str]
+) -> None:
+    suite, where = author.suite(), author.folder / "team"
+    where.mkdir()
+    (where / "history.sqlite").write_text("no database " * 100)
+    assert cli.main(["run", str(suite), "--only", "official", "--quiet", *history(author)]) == 0
+    assert "WARNING: the ledger is not copied" in capsys.readouterr().err
+    # A decision could not say what came before it.
+    assert cli.main(["certify", str(suite), "--quiet", *history(author)]) == ExitCode.FAILED
+    assert "not a database" in capsys.readouterr().err
+    (where / "history.sqlite").unlink()
+    author.certify(suite, *history(author))
+    lines = (author.outputs / "ledger.jsonl").read_text().splitlines()
+    assert [row.line for row in rows_of(author)] == lines
+    assert cli.main(["history", *history(author), "--ledgers"]) == 0
+    assert "1 CERTIFIED" in capsys.readouterr().out

@@ -231,13 +231,13 @@ def test_a_file_that_is_no_database(tmp_path):
 def test_engines_are_inserted_in_one_order_by_all_writers(history, monkeypatch):
     """Two writers that insert the same two engines in opposite orders would wait for each other."""
     seen = []
-    insert = writing._insert
+    insert = writing.insert_once
 
     def watched(connection, table, row, key):
         seen.append(row.get("sha256") if table is IDENTITIES else None)
         return insert(connection, table, row, key)
 
-    monkeypatch.setattr(writing, "_insert", watched)
+    monkeypatch.setattr(writing, "insert_once", watched)
     write_night(history, night())
     write_night(
         history,
