@@ -10,12 +10,13 @@ import json
 import math
 import re
 import types
+import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, Union, cast, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails
 
 from evalkit.errors import ConfigError, suggestion
@@ -44,6 +45,71 @@ class Section(BaseModel):
     """Base of every model read from a configuration file: frozen, no unknown keys, no NaN, no silent conversion."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+MOST_TITLE = 200
+"""Characters of a title at most."""
+
+_INVISIBLE = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
+"""Unicode categories that command a terminal, hide text, turn its direction or break a line."""
+
+_LOOKALIKES = str.maketrans(
+    "\u0430\u0435\u043e\u0440\u0441\u0443\u0445\u0456\u0458\u0455\u0501\u0432\u043a\u043c\u043d\u0442"
+    "\u03b1\u03b5\u03b9\u03ba\u03bd\u03bf\u03c1\u03c4\u03c5\u03c7\u0131\u029f\u026a\u0280\u1d04\u1d07\u1d1b\u0493\u1d05",
+    "aeopcyxijsdbkmhtaeikvoptuxilircetfd",
+)
+"""Letters of other scripts, and small capitals, to the Latin letter that they look like."""
+
+_ALIKE = str.maketrans(
+    {"0": "o", "1": "l", "i": "l", "|": "l", "!": "l", "3": "e", "4": "a", "@": "a", "5": "s", "7": "t"}
+)
+
+OUTCOMES = ("certified", "rejected", "inconclusive", "approved")
+"""Words that only a verdict may say."""
+
+
+def skeleton(text: str) -> str:
+    """Return what a text looks like: letters that are taken for one another are one, all else is left out.
+
+    >>> skeleton("Near_L0ss1ess") == skeleton("near-lossless"), skeleton("CERT1F\u0406ED") == skeleton("certified")
+    (True, True)
+    """
+    folded = unicodedata.normalize("NFKD", text).casefold().translate(_LOOKALIKES).translate(_ALIKE)
+    plain = "".join(letter for letter in folded if letter.isalnum() and letter.isascii())
+    return plain.replace("rn", "m").replace("vv", "w")
+
+
+def spoken(text: str) -> str:
+    """Return a text that its author chose and that stands beside a verdict, if it is no verdict itself.
+
+    Raises:
+        ValueError: it holds, or looks like, the word of an outcome.
+    """
+    word = next((word for word in OUTCOMES if skeleton(word) in skeleton(text)), None)
+    if word is not None:
+        raise ValueError(f"{text[:_SHOWN]!r} says '{word}', and only a verdict may; choose other words")
+    return text
+
+
+def one_line(text: str) -> str:
+    """Return a title, if it is one line of visible text and no verdict.
+
+    Raises:
+        ValueError: it holds a control character, a line break or a mark that turns or hides text, begins as a command
+            to a build server does, is too long, or says an outcome.
+    """
+    bad = next((letter for letter in text if unicodedata.category(letter) in _INVISIBLE), None)
+    if bad is not None:
+        raise ValueError(f"a title is one line of visible text, without U+{ord(bad):04X}")
+    if text.lstrip().startswith(("::", "##[")):
+        raise ValueError(f"{text[:_SHOWN]!r} begins as a command to a build server does")
+    if len(text) > MOST_TITLE:
+        raise ValueError(f"a title has at most {MOST_TITLE} characters, this one has {len(text)}")
+    return spoken(text)
+
+
+Title = Annotated[str, AfterValidator(one_line)]
+"""One line for people, in its author's own words."""
 
 
 def read_yaml(path: Path) -> Any:

@@ -12,9 +12,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeGuard
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
-from evalkit.configuration import Section, read_yaml, validate
+from evalkit.configuration import Section, Title, read_yaml, spoken, validate
 from evalkit.errors import ConfigError, UsageError, suggestion
 from evalkit.redaction import redact_text
 
@@ -130,7 +130,7 @@ def placed_on(execution: Execution, on: str | None) -> Execution:
     return execution.model_copy(update={"on": RAY, "address": on})
 
 
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100), AfterValidator(spoken)]
 """A name that is also a folder name."""
 
 TaskName = Annotated[str, Field(pattern=r"^(lm_eval:)?[A-Za-z0-9][A-Za-z0-9._-]*$")]
@@ -261,7 +261,7 @@ class Suite(Section):
     """
 
     name: Name
-    title: str = ""
+    title: Title = ""
     definitions: Path | None = None
     policy: Annotated[str, Field(min_length=1)]
     engine: EngineDefaults = Field(default_factory=EngineDefaults)

@@ -20,7 +20,7 @@ from evalkit.attestation.envelope import Finding, parse_envelope, trusted_signer
 from evalkit.attestation.statement import STATEMENT_TYPE, plain_claim, policy_of, terms, verdicts
 from evalkit.errors import DataError, UsageError
 from evalkit.ledger import COPY, LEDGER, Entry, Ledger, parse_entries, place_of
-from evalkit.ledger.mirroring import concerns, missing, parse_row
+from evalkit.ledger.mirroring import concerns, missing, parse_row, recalled, with_recalled
 from evalkit.ledger.standing import BEGINNINGS, weights_of
 from evalkit.policy import Policy, load_policy, rules_sha256, standing
 from evalkit.records import EngineIdentity, canonical_json
@@ -169,7 +169,7 @@ def history_findings(document: Data, folder: Path, rows: Sequence[LedgerRow]) ->
     if live and live[0].sha256 != copy[0].sha256:
         findings.append(_live("ledger-replaced", place, f"{len(own)} entries of the ledger that the certificate cites"))
     elif live:
-        gone = {row.sha256 for row in own} - {entry.sha256 for entry in live}
+        gone = {row.sha256 for row in own} - {entry.sha256 for entry in with_recalled(live)}
         if gone and not findings:
             findings.append(_live("ledger-truncated", place, f"{len(gone)} entries of this ledger that are not in it"))
     elif len(own) > len(copy):
@@ -185,18 +185,13 @@ def _other_entries(copy: Sequence[Entry], own: Sequence[LedgerRow]) -> list[Find
     first: dict[int, str] = {}
     for row in own:
         first.setdefault(row.sequence, row.sha256)
-    told = {sha for entry in copy if entry.kind == "recalled" for sha in _recalled(entry)}
+    told = {entry.sha256 for entry in recalled(copy)}
     for entry in copy:
         other = first.get(entry.sequence, entry.sha256)
         if other != entry.sha256 and other not in told:
             message = f"entry {entry.sequence} is {entry.sha256}; the history knew {other} in its place before"
             return [Finding(code="ledger-forked", where=COPY, message=message)]
     return []
-
-
-def _recalled(entry: Entry) -> Iterator[str]:
-    for one in entry.data["ledgers"]:
-        yield from (row["sha256"] for row in one["entries"])
 
 
 def _live(code: str, place: Path, what: str) -> Finding:

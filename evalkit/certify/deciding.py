@@ -19,6 +19,7 @@ from evalkit import __version__
 from evalkit.certify.reading import read_checked
 from evalkit.comparison import PublishedAccuracy, compare_endpoints
 from evalkit.comparison.runs import citable_judge, citable_task
+from evalkit.configuration import one_line
 from evalkit.errors import ExitCode, StoreError, UsageError
 from evalkit.ledger import Entry, citations
 from evalkit.ledger.standing import (
@@ -39,6 +40,7 @@ from evalkit.store import Run
 from evalkit.store.door import open_plain
 from evalkit.suite import Suite
 from evalkit.verdict import Decision, Evidence, Reason, Tried, decide, decide_unpaired
+from evalkit.verdict.words import title_cautions
 
 CERTIFICATE_VERSION = 1
 
@@ -143,6 +145,7 @@ def decide_runs(
         DataError: a folder is damaged; names file and line.
     """
     _check_folders(runs)
+    _check_title(title)
     baseline = read_checked(runs.baseline)
     others = {name: read_checked(path) for name, path in {**runs.candidates, **runs.controls}.items()}
     rerun = read_checked(runs.rerun) if runs.rerun is not None else None
@@ -164,6 +167,7 @@ def decide_runs(
         ),
     )
     before = standing(seen, subject)
+    decision = replace(decision, cautions=(*title_cautions(policy.policy, title), *decision.cautions))
     decision = _with_cautions(decision, before.cautions)
     everything = {**compared, **({"rerun": again} if again is not None else {})}
     document = {
@@ -271,6 +275,14 @@ def _as_written(document: Mapping[str, Any]) -> dict[str, Any]:
     return written
 
 
+def _check_title(title: str) -> None:
+    """Refuse a title that is no line, or says a verdict: it stands above the verdict in every report."""
+    try:
+        one_line(title)
+    except ValueError as error:
+        raise UsageError(f"title: {error}") from error
+
+
 def _check_folders(runs: RunSet) -> None:
     """Refuse a baseline that was not run, and a run that would be compared with itself."""
     if not runs.baseline.exists():
@@ -297,6 +309,7 @@ def decide_published(
         UsageError: a number belongs to no accuracy endpoint.
         DataError: the folder is damaged; names file and line.
     """
+    _check_title(title)
     run = read_checked(path)
     decision = decide_unpaired(policy, published, run, recipe)
     plain = policy.model_dump(mode="json")

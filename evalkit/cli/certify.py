@@ -104,6 +104,7 @@ def command(suite: Path | None, as_json: bool, output: Path | None, **given: Any
 def _by_suite(file: Path, given: dict[str, Any]) -> tuple[Certificate, Path, RunSet, Ledger]:
     from evalkit.certify.deciding import decide_runs, suite_runs
     from evalkit.certify.recording import recall_before
+    from evalkit.planning import refuse_impossible
     from evalkit.policy import bind, load_policy
     from evalkit.suite import load_suite
 
@@ -115,6 +116,7 @@ def _by_suite(file: Path, given: dict[str, Any]) -> tuple[Certificate, Path, Run
         [spec.name for spec in suite.candidates],
         [spec.name for spec in suite.controls],
     )
+    refuse_impossible(policy.policy, {}, recipes=len(suite.candidates))
     ledger = ledger_at(given["ledger"], suite.outputs, given["history"])
     if given["from_runs"]:
         from evalkit.certify.reading import refuse_wrong_runs
@@ -177,12 +179,14 @@ def _collect(suite: Suite, policy: Any, ledger: Ledger, given: dict[str, Any]) -
 def _by_folders(output: Path | None, given: dict[str, Any]) -> tuple[Certificate, Path, RunSet, Ledger]:
     from evalkit.certify.deciding import RunSet, decide_runs
     from evalkit.certify.recording import recall_before
+    from evalkit.planning import refuse_impossible
     from evalkit.policy import bind, load_policy
 
     if given["baseline"] is None or not given["candidates"] or given["policy"] is None:
         raise click.UsageError("name a suite, or --baseline, at least one --candidate and a --policy")
     candidates, controls = _named(given["candidates"]), _named(given["controls"])
     policy = bind(load_policy(given["policy"]), _name(given["baseline"]), list(candidates), list(controls))
+    refuse_impossible(policy.policy, {}, recipes=len(candidates))
     runs = RunSet(
         baseline=given["baseline"],
         rerun=given["rerun"],

@@ -30,6 +30,9 @@ if TYPE_CHECKING:
     from evalkit.qualification import Qualification
     from evalkit.qualification.agreement import Votes
 
+TRIAL_ANSWERS = 30
+"""Answers that a judge is tried on unless another number is asked for."""
+
 
 @click.command(
     epilog="Example: evalkit judge qualify outputs/cpu-demo/official-fp8 --profile evalkit-rating-logprob "
@@ -39,7 +42,11 @@ if TYPE_CHECKING:
 @judge_options
 @click.option("--task", help="Judged task; by default the only conversation of the run.")
 @click.option(
-    "--answers", type=click.IntRange(min=2), default=30, show_default=True, help="Answers to make probes from."
+    "--answers",
+    type=click.IntRange(min=2),
+    default=TRIAL_ANSWERS,
+    show_default=True,
+    help="Answers to make probes from.",
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the choice of answers and pairs.")
 @click.option("--policy", default="release", show_default=True, help="Policy whose bars are applied.")

@@ -165,6 +165,8 @@ def _cell(truth: TruePoint, row: int) -> str:
 
 
 def _outcome(plan: Plan) -> Iterator[str]:
+    from evalkit.planning.simulation import LENGTH_CV, UNREADABLE
+
     yield from (f"TAKEN FOR GRANTED: {assumption}" for assumption in plan.assumptions)
     bound = "-" if plan.certify_power is None else _probability(plan.certify_power)
     all_of_them = "An equal recipe is" if plan.recipes == 1 else f"If all {plan.recipes} recipes are equal, all are"
@@ -177,7 +179,15 @@ def _outcome(plan: Plan) -> Iterator[str]:
         guarded = f", {plan.reach.guarded:.3f} are kept from it by a guard alone" if plan.reach.guarded else ""
         yield (
             f"Drawn {plan.reach.draws} times: the whole verdict, Holm and guards included; each equal recipe is "
-            f"certified with probability {_probability(plan.reach.each)}{guarded}."
+            f"certified with probability {_probability(plan.reach.each)}{guarded}; written answers are taken to be "
+            f"unreadable in {UNREADABLE:.2%} and to vary in length by {LENGTH_CV:.0%}."
+        )
+    if plan.trial is not None:
+        missed = ", ".join(f"{name} {share:.3f}" for name, share in plan.trial.missed.items() if share)
+        yield (
+            f"That takes a qualified judge: one that {plan.trial.judge} qualifies with probability "
+            f"{_probability(plan.trial.qualifies)} on {plan.trial.answers} answers"
+            f"{f' (misses: {missed})' if missed else ''}."
         )
     for warning in plan.warnings:
         yield f"WARNING: {warning}"
@@ -234,8 +244,9 @@ def command(context: click.Context, /, suite_file: Path | None, policy_name: str
     A plan rests on the share of items that flip: the policy's assumption, --discordance, or measured --from two runs.
     The flips of the baseline run twice are only a lower bound, and never lower the policy's own.
     """
+    from evalkit.cli.judge_qualify import TRIAL_ANSWERS
     from evalkit.cli.remote import url_place
-    from evalkit.planning import measure, plan, suite_gaps
+    from evalkit.planning import NO_CERTIFICATE, measure, plan, suite_gaps
     from evalkit.policy import load_policy, standing
     from evalkit.store import read_run
     from evalkit.suite import load_suite
@@ -256,6 +267,8 @@ def command(context: click.Context, /, suite_file: Path | None, policy_name: str
         judgments=suite.judge.repeats if suite and suite.judge else None,
         gaps=suite_gaps(policy, suite) if suite else (),
         ranges=_ranges(policy, suite, given["definitions"]),
+        written=_written(policy, suite, given["definitions"]),
+        trial=(suite.judge.qualify if suite.judge else None) if suite else TRIAL_ANSWERS,
     )
     cautions = [f"CAUTION, {one.code}: {one.message}" for one in standard_cautions(policy, standing(policy))]
     if given["as_json"]:
@@ -266,8 +279,8 @@ def command(context: click.Context, /, suite_file: Path | None, policy_name: str
         out_page("\n".join((*cautions, *plan_lines(planned, found))))
     if planned.impossible:
         say(
-            "evalkit: refused: under this policy, at this size, no recipe could ever be certified; next step: resolve "
-            "the warnings above before a run is paid for"
+            f"evalkit: refused: {NO_CERTIFICATE}: {'; '.join(planned.impossible)}; next step: resolve this before a "
+            "run is paid for"
         )
         context.exit(ExitCode.USAGE)
     if given["strict"] and not planned.promises:
@@ -314,6 +327,14 @@ def _ranges(policy: Policy, suite: Suite | None, definitions: Path | None) -> di
             declared = (float(scale[0]), float(scale[1]))
         ranges.update({} if declared is None else {name: declared})
     return ranges
+
+
+def _written(policy: Policy, suite: Suite | None, definitions: Path | None) -> list[str]:
+    """Return the accuracy endpoints whose answers are written and then read."""
+    from evalkit.definitions import find_definitions
+
+    found = find_definitions(definitions or (suite.definitions if suite else None))
+    return [name for name, endpoint in policy.endpoints.items() if found.task(endpoint.task).kind == "text"]
 
 
 def _task_size(task: TaskDefinition) -> int | None:

@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, PrivateAttr, model_validator
 
-from evalkit.configuration import Section, content_sha256
+from evalkit.configuration import Section, Title, content_sha256
 from evalkit.definitions.task import Name
 
 ASSET_PREFIX = "asset:"
@@ -97,7 +97,7 @@ class JudgeProfile(Section):
     """
 
     name: Name
-    title: str = ""
+    title: Title = ""
     mode: Mode = "single"
     answer: Literal["rating_text", "rating_json", "rating_logprob", "choice_text", "choice_json", "choice_logprob"]
     scale: tuple[int, int] = (1, 10)

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, PrivateAttr, SerializerFunctionWrapHandler, model_serializer, model_validator
 
-from evalkit.configuration import Section, content_sha256
+from evalkit.configuration import Section, Title, content_sha256
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 """A name that is also a file name."""
@@ -108,7 +108,7 @@ class TaskDefinition(Section):
     """
 
     name: Annotated[str, Field(pattern=rf"^({LM_EVAL_PREFIX})?[A-Za-z0-9][A-Za-z0-9._-]*$")]
-    title: str = ""
+    title: Title = ""
     kind: Literal["choice", "text", "conversation"]
     benchmark: Literal["lm_eval", "mt_bench"]
     protocol: Name

@@ -7,18 +7,33 @@ Must not depend on: engines, benchmarks, clocks, or how a plan is shown.
 from __future__ import annotations
 
 from evalkit.planning.designs import ControlPlan, EndpointPlan, JudgingPlan, MarginPlan, TruePoint
-from evalkit.planning.plan import Measured, Plan, measure, plan, planned_sizes, suite_gaps
+from evalkit.planning.plan import (
+    NO_CERTIFICATE,
+    Measured,
+    Plan,
+    impossible,
+    measure,
+    plan,
+    planned_sizes,
+    refuse_impossible,
+    suite_gaps,
+)
+from evalkit.planning.simulation import TrialReach
 
 __all__ = [
+    "NO_CERTIFICATE",
     "ControlPlan",
     "EndpointPlan",
     "JudgingPlan",
     "MarginPlan",
     "Measured",
     "Plan",
+    "TrialReach",
     "TruePoint",
+    "impossible",
     "measure",
     "plan",
     "planned_sizes",
+    "refuse_impossible",
     "suite_gaps",
 ]

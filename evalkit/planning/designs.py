@@ -173,13 +173,6 @@ class EndpointPlan:
     faults: tuple[str, ...]
     notes: tuple[str, ...]
 
-    @property
-    def possible(self) -> bool:
-        """Whether a perfect copy could pass the deciding margin at all, at the first step of Holm's correction."""
-        first = self.margins[0]
-        least = max(first.minimum or 0, first.minimum_first_step or 0)
-        return self.size >= least
-
 
 POINT = 0.01
 """One point of accuracy."""

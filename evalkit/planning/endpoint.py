@@ -51,13 +51,9 @@ class Words:
 def margin_shortfalls(margin: MarginPlan, words: Words, power_min: float) -> tuple[str, ...]:
     """Return why an equal candidate may miss a margin: too few items for anyone, or too little power."""
     wanted = f"a margin of {margin.margin:g}{words.unit}"
-    for fewest, where in ((margin.minimum, ""), (margin.minimum_first_step, _HOLM)):
-        if fewest is not None and words.size < fewest:
-            sentence = (
-                f"with {words.size} {words.units} even a perfect copy cannot pass {wanted}{where}; "
-                f"at least {fewest} are needed"
-            )
-            return (sentence,)
+    few = _too_few(margin.margin, (margin.minimum, margin.minimum_first_step), words)
+    if few:
+        return (few,)
     levels = (
         (margin.equal.passes, margin.needed, ""),
         (margin.equal.passes_first_step, margin.needed_first_step, _HOLM),
@@ -70,6 +66,40 @@ def margin_shortfalls(margin: MarginPlan, words: Words, power_min: float) -> tup
             )
             return (sentence,)
     return ()
+
+
+def _too_few(margin: float, fewest: tuple[int | None, int | None], words: Words) -> str:
+    """Say that not even a perfect copy can pass, at the endpoint's level or at Holm's first step; "" if it can."""
+    for least, where in zip(fewest, ("", _HOLM), strict=True):
+        if least is not None and words.size < least:
+            return (
+                f"with {words.size} {words.units} even a perfect copy cannot pass a margin of {margin:g}{words.unit}"
+                f"{where}; at least {least} are needed"
+            )
+    return ""
+
+
+def never_passes(policy: Policy, name: str, given: Given) -> str:
+    """Say why a perfect copy could not pass a gating endpoint, whatever is measured; "" if it could, or nobody knows.
+
+    Raises:
+        UsageError: a planning value that makes no sense, by name.
+    """
+    endpoint = policy.endpoints[name]
+    if isinstance(endpoint, MeanEndpoint) and (
+        mean_range(endpoint, given) is None or endpoint.low_power_choice == "advisory"
+    ):
+        return ""  # nobody knows; or it decides nothing where it could not pass
+    if not endpoint.gating:
+        return ""
+    spread, strict = _spread(policy, name, endpoint, given), endpoint.alpha / given.recipes
+    design, margin = _design(endpoint, given, spread, strict, policy.planning.power), _margins(endpoint)[0]
+    fewest = design.minimum(margin, endpoint.alpha), design.minimum(margin, strict)
+    few = _too_few(margin, fewest, _words(endpoint, given.size, spread))
+    low, high = policy.guards.length_ratio
+    if not few and isinstance(endpoint, MeanEndpoint) and not low <= 1.0 <= high:
+        return f"answers of the baseline's own length breach guards.length_ratio, {low:g} to {high:g}"
+    return few
 
 
 def _needed(needed: int | None, words: Words, *, exact: bool) -> str:

@@ -7,7 +7,7 @@ Must not depend on: engines, benchmarks, clocks, or how a plan is shown.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -15,9 +15,17 @@ import numpy as np
 
 from evalkit.errors import UsageError, suggestion
 from evalkit.planning.designs import POINT, EndpointPlan
-from evalkit.planning.endpoint import Given, control_shortfall, mean_range, plan_endpoint, planned_rule
-from evalkit.planning.simulation import Drawn, Reach, simulate
-from evalkit.policy import MeanEndpoint, Policy, ProportionEndpoint, rules_sha256
+from evalkit.planning.endpoint import (
+    TURNS,
+    Given,
+    control_shortfall,
+    mean_range,
+    never_passes,
+    plan_endpoint,
+    planned_rule,
+)
+from evalkit.planning.simulation import Drawn, Reach, TrialReach, simulate, simulate_trial
+from evalkit.policy import Endpoint, MeanEndpoint, Policy, ProportionEndpoint, rules_sha256
 from evalkit.records import ChoiceReply, Manifest, Record
 from evalkit.statistics.checks import Floats
 from evalkit.statistics.distributions import soft_accuracy
@@ -251,6 +259,8 @@ class Plan:
         assumptions: what deciding endpoints take for granted, in sentences.
         warnings: every reason not to promise a verdict, then whatever else falls short.
         promises: whether there is no such reason.
+        impossible: why not even a perfect copy could be certified; empty if one could.
+        trial: what a good judge's trial promises; None where no judge must be tried.
     """
 
     policy: str
@@ -264,11 +274,8 @@ class Plan:
     assumptions: tuple[str, ...]
     warnings: tuple[str, ...]
     promises: bool
-
-    @property
-    def impossible(self) -> bool:
-        """Whether the policy certifies, and yet at these sizes not even a perfect copy could be certified."""
-        return self.certifies and any(one.decides and not one.possible for one in self.endpoints)
+    impossible: tuple[str, ...] = ()
+    trial: TrialReach | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data, nothing rounded."""
@@ -286,6 +293,8 @@ def plan(  # noqa: PLR0913 - every planning value by its name
     gaps: Sequence[str] = (),
     ranges: Mapping[str, tuple[float, float]] | None = None,
     simulated: bool = True,
+    written: Collection[str] | None = None,
+    trial: int | None = None,
 ) -> Plan:
     """Plan a release.
 
@@ -300,6 +309,8 @@ def plan(  # noqa: PLR0913 - every planning value by its name
         gaps: further reasons not to promise, such as those of `suite_gaps`.
         ranges: endpoint to lowest and highest score of its mean, as tasks and judges declare it.
         simulated: draw whole verdicts; False where only the curves are wanted.
+        written: accuracy endpoints whose answers are written and read, so that they can be unreadable; None for none.
+        trial: answers that a judge is tried on; None where it is not tried.
 
     Raises:
         UsageError: an unknown endpoint, a missing size, or a planning value that makes no sense; names it.
@@ -319,14 +330,19 @@ def plan(  # noqa: PLR0913 - every planning value by its name
         for name in policy.endpoints
     }
     planned = tuple(plan_endpoint(policy, name, given[name]) for name in policy.endpoints)
-    drawn = {one.name: _drawn(policy, one, given[one.name]) for one in planned if one.decides}
+    drawn = {
+        one.name: _drawn(policy, one, given[one.name], written=one.name in (written or ()))
+        for one in planned
+        if one.decides
+    }
     capped = any(one.decides and one.power == 0.0 for one in planned)
-    possible = all(one.possible for one in planned if one.decides)
+    never = impossible(policy, {one.name: one.size for one in planned if one.decides}, recipes=recipes, ranges=ranges)
     reach = (
-        simulate(policy, list(drawn.values()), recipes, capped=capped or not possible) if simulated and drawn else None
+        simulate(policy, list(drawn.values()), recipes, capped=capped or bool(never)) if simulated and drawn else None
     )
     power = reach.every if reach is not None else _certify_power(planned)
-    reasons = (*gaps, *_reasons(policy, planned, power))
+    tried = _trial(policy, [policy.endpoints[one.name] for one in planned if one.decides], trial)
+    reasons = (*gaps, *_reasons(policy, planned, power), *_trial_reasons(policy, tried))
     return Plan(
         policy=policy.name,
         policy_sha256=rules_sha256(policy),
@@ -339,10 +355,79 @@ def plan(  # noqa: PLR0913 - every planning value by its name
         assumptions=tuple(_assumptions(policy, given, [one for one in planned if one.decides])),
         warnings=(*reasons, *_remarks(planned)),
         promises=not reasons,
+        impossible=never,
+        trial=tried,
     )
 
 
-def _drawn(policy: Policy, one: EndpointPlan, given: Given) -> Drawn:
+def _trial(policy: Policy, deciding: Sequence[Endpoint], answers: int | None) -> TrialReach | None:
+    """Draw the trial of a good judge, where its word counts only if it is qualified."""
+    judged = any(isinstance(one, MeanEndpoint) and one.metric == "rating" for one in deciding)
+    if policy.judge is None or policy.judge.qualification == "none" or answers is None or not judged:
+        return None
+    return simulate_trial(policy.judge.bars, answers, policy.seeds.bootstrap)
+
+
+def _trial_reasons(policy: Policy, trial: TrialReach | None) -> Iterator[str]:
+    required = policy.judge is not None and policy.judge.qualification == "required"
+    if required and trial is not None and trial.qualifies < policy.planning.power:
+        yield (
+            f"a judge that {trial.judge} qualifies with probability {trial.qualifies:.3f} when it is tried on "
+            f"{trial.answers} answers, less than {policy.planning.power:g}; next step: try it on more answers, in the "
+            "suite by 'judge: {qualify: N}'"
+        )
+
+
+NO_CERTIFICATE = "under this policy, at this size, no recipe could ever be certified"
+"""What `plan` and `certify` refuse with the same words."""
+
+
+def impossible(
+    policy: Policy,
+    items: Mapping[str, int],
+    *,
+    recipes: int,
+    ranges: Mapping[str, tuple[float, float]] | None = None,
+) -> tuple[str, ...]:
+    """Return why not even a perfect copy could be certified; nothing for a policy that certifies nothing.
+
+    Args:
+        policy: the rules.
+        items: endpoint to number of items or questions; endpoints without one, or one of the policy's, are passed over.
+        recipes: number of candidates.
+        ranges: as in `plan`.
+    """
+    sizes = {name: items.get(name, endpoint.size) for name, endpoint in policy.endpoints.items()}
+    given = {
+        name: Given(size=size, spread=None, recipes=max(recipes, 1), scale=(ranges or {}).get(name))
+        for name, size in sizes.items()
+        if size is not None
+    }
+    found = [(name, never_passes(policy, name, one)) for name, one in given.items()] if policy.certifies else []
+    return tuple(f"{name}: {why}" for name, why in found if why)
+
+
+def refuse_impossible(
+    policy: Policy,
+    items: Mapping[str, int],
+    *,
+    recipes: int,
+    ranges: Mapping[str, tuple[float, float]] | None = None,
+) -> None:
+    """Refuse a policy under which nobody can be certified, before a run is paid for.
+
+    Raises:
+        UsageError: `impossible` says why.
+    """
+    why = impossible(policy, items, recipes=recipes, ranges=ranges)
+    if why:
+        raise UsageError(
+            f"policy '{policy.name}': {NO_CERTIFICATE}: {'; '.join(why)}; next step: more items, a wider margin or "
+            "guard, or 'certifies: false'"
+        )
+
+
+def _drawn(policy: Policy, one: EndpointPlan, given: Given, *, written: bool) -> Drawn:
     endpoint = policy.endpoints[one.name]
     unit = 1.0 if isinstance(endpoint, MeanEndpoint) else POINT
     if isinstance(endpoint, ProportionEndpoint):
@@ -358,7 +443,14 @@ def _drawn(policy: Policy, one: EndpointPlan, given: Given) -> Drawn:
         rule=rule,
         rating=isinstance(endpoint, MeanEndpoint),
         scale=scale,
+        answers=_answers(endpoint, one.size, written=written),
     )
+
+
+def _answers(endpoint: Endpoint, size: int, *, written: bool) -> int:
+    if isinstance(endpoint, MeanEndpoint) and endpoint.metric == "rating":
+        return size * TURNS * endpoint.generations
+    return size if written else 0
 
 
 def _assumptions(policy: Policy, given: Mapping[str, Given], deciding: Sequence[EndpointPlan]) -> Iterator[str]:

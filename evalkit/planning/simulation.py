@@ -5,20 +5,21 @@ Must not depend on: runs, records.
 
 Every draw is a release whose recipes are as good as the baseline. It goes through the functions that `decide` uses:
 statistics at every level, one p-value for each recipe, Holm over all of them, guards, caps. Recipes are drawn
-independently; that they share a baseline makes it likelier that all pass, or none. Differences of means are normal.
-Guards on the length of answers and on unreadable ones are left out, since an equal recipe has the baseline's.
+independently; that they share a baseline makes it likelier that all pass, or none. Differences of means are normal. An
+equal recipe's written answers are as long and as often unreadable as the baseline's, but for chance.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from scipy.special import bdtrc, ndtr, ndtri, stdtrit
 
-from evalkit.policy import Policy
+from evalkit.policy import JudgeBars, Policy
 from evalkit.statistics.checks import Floats
+from evalkit.statistics.clusters import cluster_wilson
 from evalkit.statistics.tango import tango_scores
 from evalkit.verdict import Outcome
 from evalkit.verdict.outcome import (
@@ -70,6 +71,7 @@ class Drawn:
         rule: how a mean is tested; None for right or wrong.
         rating: the guards of ratings apply.
         scale: lowest and highest difference of a mean.
+        answers: written answers that are read, of each run; 0 where continuations are scored.
     """
 
     size: int
@@ -79,6 +81,18 @@ class Drawn:
     rule: MeanRule | None
     rating: bool
     scale: float
+    answers: int = 0
+
+
+UNREADABLE = 0.0025
+"""Assumed share of a good model's answers that cannot be read or are cut off. At 1 % the guard on unreadable answers of
+judged questions, which takes the share of one rerun for known, keeps 4 % of equal recipes from a certificate."""
+
+LENGTH_CV = 0.3
+"""Assumed standard deviation of the length of one model's answers to the same question, over their mean."""
+
+_QUESTIONS_CV = 1.0
+"""The same between questions: the longer ones weigh more in the ratio."""
 
 
 def simulate(policy: Policy, endpoints: Sequence[Drawn], recipes: int, *, capped: bool) -> Reach:
@@ -96,7 +110,9 @@ def simulate(policy: Policy, endpoints: Sequence[Drawn], recipes: int, *, capped
     found = [_drawn(policy, one, (draws, recipes), rng) for one in endpoints]
     p = recipe_p(np.stack([each[0] for each in found], axis=-1), [one.alpha for one in endpoints], _family(policy))
     states = np.stack([each[1] for each in found], axis=-1)
-    breached = np.any([each[2] for each in found], axis=0)
+    chance = np.random.default_rng([policy.seeds.bootstrap, 1])
+    written = [_answers_breached(policy, one, (draws, recipes), chance) for one in endpoints if one.answers]
+    breached = np.any([*(each[2] for each in found), *written], axis=0)
     rejected = holm_rejections(p, _family(policy))
     certified = OUTCOMES.index(Outcome.CERTIFIED)
     forbidden = capped or not policy.certifies
@@ -145,3 +161,93 @@ def _mean(policy: Policy, one: Drawn, rule: MeanRule, shape: tuple[int, int], rn
         p = np.where(drops > 0, bdtrc(np.maximum(drops - 1, 0), one.size, usual), 1.0)
         breached |= p < guards.catastrophic_p
     return mean_p(certifying, one.size), states, breached
+
+
+def _answers_breached(policy: Policy, one: Drawn, shape: tuple[int, int], rng: np.random.Generator) -> Booleans:
+    """Do the guards on unreadable answers and on length fire for answers that differ by chance alone?"""
+    guards = policy.guards
+    breached: Booleans = rng.binomial(one.answers, UNREADABLE, size=shape) > guards.unreadable_max * one.answers
+    if not one.rating:
+        half = UNREADABLE * (1.0 - UNREADABLE)
+        counts = rng.multinomial(one.answers, [half, half, 1.0 - 2.0 * half], size=shape)
+        limit, z = guards.invalid_points / 100.0, float(ndtri(0.975))
+        surely_more = tango_scores(counts[..., 0], counts[..., 1], one.answers, 0.0) > z
+        return breached | (surely_more & (tango_scores(counts[..., 0], counts[..., 1], one.answers, limit) >= -z))
+    share = 1.0 - (1.0 - UNREADABLE) ** (one.answers / one.size)
+    count, normal = (rng.binomial(one.size, share, size=shape) for _ in range(2))
+    usual = np.maximum((normal + 0.5) / (one.size + 1), guards.catastrophic_floor)
+    p = np.where(count > 0, bdtrc(np.maximum(count - 1, 0), one.size, usual), 1.0)
+    spread = LENGTH_CV * np.sqrt(2.0 * (1.0 + _QUESTIONS_CV**2) / one.answers)
+    ratio = np.exp(spread * rng.standard_normal(shape))
+    low, high = guards.length_ratio
+    return np.asarray(breached | (p < guards.catastrophic_p) | (ratio < low) | (ratio > high))
+
+
+RANKING, RESISTANCE, NOISE_SD, AGREEMENT = 0.95, 0.97, 0.5, 0.85
+"""A good judge: how often it puts an answer above its corrupted twin and is not moved by a plant, the standard
+deviation of one rating, and its agreement with people, ties left out. The last is GPT-4's on MT-Bench (Zheng et al.
+2023, section 4.2: 85 %); the others are assumed."""
+
+_TWINS, _PLANTS, _ICC, _VOTES = 5, 4, 0.3, 80
+"""Probes made of one answer, the likeness of their results, and voted pairs of a trial."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrialReach:
+    """How often a good judge is qualified.
+
+    Attributes:
+        qualifies: share of trials in which every bar is reached.
+        answers: answers it is tried on.
+        judge: how good it is, in words.
+        missed: bar to the share of trials that miss it.
+        draws: trials drawn.
+    """
+
+    qualifies: float
+    answers: int
+    judge: str
+    missed: Mapping[str, float]
+    draws: int
+
+
+def simulate_trial(bars: JudgeBars, answers: int, seed: int) -> TrialReach:
+    """Draw trials of a good judge and hold each against the bars, as `check_qualification` does.
+
+    Args:
+        bars: what is wanted.
+        answers: answers of different questions that probes are made from, at least 2.
+        seed: the same gives the same numbers.
+    """
+    rng = np.random.default_rng([seed, 2])
+    missed = {"questions": np.full(DRAWS, answers < bars.questions_min)}
+    missed["ranking"] = ~_above(_share(RANKING, answers, _TWINS, rng), answers, _TWINS, bars.ranking_lower_min)
+    missed["resistance"] = ~_above(
+        _share(RESISTANCE, answers, _PLANTS, rng), answers, _PLANTS, bars.resistance_lower_min
+    )
+    noise = NOISE_SD * np.sqrt(rng.chisquare(answers, size=DRAWS) / answers)
+    missed["noise"] = noise > bars.noise_sd_max
+    if bars.agreement_lower_min is not None:
+        agreed = rng.binomial(_VOTES, AGREEMENT, size=DRAWS)
+        missed["agreement"] = ~_above(agreed, _VOTES, 1, bars.agreement_lower_min)
+    return TrialReach(
+        qualifies=float(np.mean(~np.any(list(missed.values()), axis=0))),
+        answers=answers,
+        judge=f"ranks {RANKING:.0%} of corrupted answers lower and resists {RESISTANCE:.0%} of planted verdicts",
+        missed={name: float(each.mean()) for name, each in missed.items()},
+        draws=DRAWS,
+    )
+
+
+def _share(rate: float, answers: int, probes: int, rng: np.random.Generator) -> np.ndarray:
+    """Draw how many probes succeed: those of one answer are alike."""
+    scale = (1.0 - _ICC) / _ICC
+    own = rng.beta(rate * scale, (1.0 - rate) * scale, size=(DRAWS, answers))
+    return np.asarray(rng.binomial(probes, own).sum(axis=-1))
+
+
+def _above(successes: np.ndarray, answers: int, probes: int, least: float) -> Booleans:
+    found, place = np.unique(successes, return_inverse=True)
+    sizes = [probes] * answers
+    lower = np.array([cluster_wilson(float(one) / (answers * probes), sizes).lower for one in found])
+    return np.asarray(lower[place] > least)

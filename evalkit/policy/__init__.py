@@ -17,7 +17,7 @@ from evalkit.policy.model import (
     Reference,
     SoftAccuracyEndpoint,
 )
-from evalkit.policy.standard import Standing, Weakness, standing, weaknesses
+from evalkit.policy.standard import Standing, Weakness, standing, title_words, weaknesses
 
 __all__ = [
     "Endpoint",
@@ -36,5 +36,6 @@ __all__ = [
     "policy_names",
     "rules_sha256",
     "standing",
+    "title_words",
     "weaknesses",
 ]

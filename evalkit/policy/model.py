@@ -12,6 +12,7 @@ from itertools import pairwise
 from typing import Annotated, Any, Literal
 
 from pydantic import (
+    AfterValidator,
     BeforeValidator,
     Field,
     SerializerFunctionWrapHandler,
@@ -20,7 +21,7 @@ from pydantic import (
     model_validator,
 )
 
-from evalkit.configuration import Section
+from evalkit.configuration import Section, Title, spoken
 from evalkit.records import digest
 
 # Endpoints: one task, one number, one margin each.
@@ -251,7 +252,7 @@ class JudgeRules(Section):
 
 
 Share = Annotated[float, Field(ge=0, lt=1)]
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$"), AfterValidator(spoken)]
 Check = Literal[
     "aa", "control", "near_control", "above_chance", "headroom", "readable", "anchor", "origin", "baseline_recipe"
 ]
@@ -491,7 +492,7 @@ class Policy(Section):
 
     policy_version: Literal[1]
     name: Name
-    title: str = ""
+    title: Title = ""
     tier: Name
     certifies: bool = True
     claims: Annotated[tuple[Name, ...], Field(min_length=1)] = ("comparable", "near-lossless")

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from evalkit.configuration import Section
+from evalkit.configuration import Section, skeleton
 from evalkit.policy.binding import UNSTATED, load_policy, rule_of, rules_sha256
 from evalkit.policy.model import Endpoint, JudgeRules, MeanEndpoint, Policy
 
@@ -105,18 +105,25 @@ def _standard_sha256() -> str:
 # Words
 
 
-_ALIKE = str.maketrans({"0": "o", "1": "l", "i": "l", "|": "l", "3": "e", "4": "a", "5": "s", "7": "t"})
+_GRADES = ("release-grade", "release-ready", "release-quality", "release-level", "release-standard")
+"""How a title speaks of the standard beside its claims; the word `release` alone says nothing of it."""
 
 
-@lru_cache(maxsize=1024)
-def _skeleton(word: str) -> str:
-    """Return what a word looks like: names are ASCII, and in ASCII these characters are taken for one another.
+def title_words(title: str, policy: Policy) -> tuple[str, ...]:
+    """Return the standard's words that a title uses, under a policy that is not the standard; they promise nothing.
 
-    >>> _skeleton("Near_L0ss1ess") == _skeleton("near-lossless")
-    True
+    >>> title_words("Lossless: release grade", load_policy("demo"))
+    ('lossless', 'release-grade')
     """
-    plain = "".join(letter for letter in word.lower() if letter not in "._-").translate(_ALIKE)
-    return plain.replace("rn", "m").replace("vv", "w")
+    standard = shipped_standard()
+    if policy.model_copy(update={"release": None}) == standard:
+        return ()
+    words = (*standard.claims, "lossless", *_GRADES)
+    used = [word for word in words if _skeleton(word) in _skeleton(title)]
+    return tuple(word for word in used if not (word == "lossless" and "near-lossless" in used))
+
+
+_skeleton = lru_cache(maxsize=1024)(skeleton)
 
 
 def _uses(word: str, standard: Policy) -> bool:

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from evalkit.configuration import Section, read_yaml, validate
+from evalkit.configuration import Section, Title, read_yaml, validate
 from evalkit.errors import ConfigError, UsageError, suggestion
 from evalkit.records import digest
 
@@ -77,7 +77,7 @@ class Expectation(Section):
     """
 
     declared: bool = True
-    title: str
+    title: Title
     algorithm: str
     kv_cache: Literal["none", "FP8", "NVFP4"] | None = "none"
     enabled_quantizers: EnabledQuantizers | None = None

@@ -94,6 +94,7 @@ REASONS: Mapping[str, str] = {
 CAUTIONS: Mapping[str, str] = {
     "weaker-than-standard": "the policy uses the standard's words and asks less than the standard",
     "not-the-standard": "the policy bears the standard's name and has other rules",
+    "title-words": "a title uses the standard's words, and the policy is another",
     "other-task": "a task bears the name of one that comes with evalkit, and is defined otherwise",
     "local-items": "the items come from a local copy, which no published source stands for",
     "earlier-certificates": "the same weights had certificates before",

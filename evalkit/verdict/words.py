@@ -12,7 +12,7 @@ from functools import lru_cache
 from evalkit.comparison import Comparison
 from evalkit.definitions import find_definitions
 from evalkit.errors import EvalkitError
-from evalkit.policy import Policy, Standing
+from evalkit.policy import Policy, Standing, title_words
 from evalkit.signed import signed
 from evalkit.verdict.assay import NoiseFloor
 from evalkit.verdict.endpoints import EndpointResult
@@ -109,6 +109,16 @@ def standard_cautions(policy: Policy, found: Standing | None) -> tuple[Reason, .
         )
         return (Reason(code="not-the-standard", message=message),)
     return ()
+
+
+def title_cautions(policy: Policy, title: str) -> tuple[Reason, ...]:
+    """Say where a title, of the suite or of the policy, uses the standard's words under another policy."""
+    found = {"the title": title_words(title, policy), "the policy's title": title_words(policy.title, policy)}
+    told = [f"{whose} says {', '.join(repr(word) for word in words)}" for whose, words in found.items() if words]
+    if not told:
+        return ()
+    message = f"{' and '.join(told)}: words of the standard, and policy '{policy.name}' is not it"
+    return (Reason(code="title-words", message=message),)
 
 
 def task_cautions(

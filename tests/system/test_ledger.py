@@ -345,6 +345,11 @@ def failed_once(author: Author) -> Path:
     return suite
 
 
+def cautions(screen: str) -> str:
+    """Return what stands above the line that names the baseline."""
+    return " ".join(screen.partition("Baseline: ")[0].split())
+
+
 def rows_of(author: Author) -> list[Any]:
     with open_history(history(author)[1]) as opened:
         return read_ledgers(opened)
@@ -356,7 +361,7 @@ def test_the_history_remembers_a_ledger_of_which_everything_was_deleted(author: 
     shutil.rmtree(author.outputs)
     code, screen, document = author.certify(suite, *history(author))
     assert code == ExitCode.CERTIFIED
-    said = first_lines(screen)
+    said = cautions(screen)
     assert (
         f"the history remembers another ledger at this place, of {len(before)} entries, 5 of them about these" in said
     )
@@ -402,8 +407,9 @@ def test_the_history_remembers_what_was_cut_off_a_ledger(author: Author, rewritt
         for _ in range(2):
             Ledger(ledger).append("run-completed", {"tasks": {}})
     _, screen, _ = author.certify(suite, *history(author))
-    said = first_lines(screen)
-    assert f"the history remembers {len(lines) - 1} entries of this ledger that are not in it: it was" in said
+    said = cautions(screen)
+    assert f"the history remembers {len(lines) - 1} entries of this ledger that are not in it, and others" in said
+    assert "it was rewritten" in said
     assert "second certificate for these weights; before: INCONCLUSIVE" in said
     assert "fixed before the runs" not in screen
     assert author.verify("trial", *history(author))[0] == ExitCode.CERTIFIED
@@ -451,7 +457,7 @@ def test_a_history_that_is_down_costs_a_line_and_the_next_entry_brings_the_rest(
     suite, where = author.suite(), author.folder / "team"
     where.mkdir()
     (where / "history.sqlite").write_text("no database " * 100)
-    assert cli.main(["run", str(suite), "--only", "official", "--quiet", *history(author)]) == 0
+    assert cli.main(["run", f"{suite}#official", "--quiet", *history(author)]) == 0
     assert "WARNING: the ledger is not copied" in capsys.readouterr().err
     # A decision could not say what came before it.
     assert cli.main(["certify", str(suite), "--quiet", *history(author)]) == ExitCode.FAILED
@@ -462,3 +468,20 @@ def test_a_history_that_is_down_costs_a_line_and_the_next_entry_brings_the_rest(
     assert [row.line for row in rows_of(author)] == lines
     assert cli.main(["history", *history(author), "--ledgers"]) == 0
     assert "1 CERTIFIED" in capsys.readouterr().out
+
+
+def test_a_night_that_gave_the_alarm_for_these_weights_is_told(author: Author) -> None:
+    author.certify(author.suite())
+    ledger = Ledger(author.outputs / "ledger.jsonl")
+    begun = next(one for one in ledger.entries() if one.kind == "run-begun" and one.data["name"] == "candidate")
+    night = {"suite": "s", "site": "default", "recipe": "candidate", "weights": begun.data["weights"]}
+    for label, outcome in (("n1", "OK"), ("n2", "ALARM"), ("n3", None)):
+        ledger.append("night-begun", {**night, "night": label})
+        if outcome is not None:
+            ledger.append("night", {**night, "night": label, "outcome": outcome})
+    shutil.rmtree(author.outputs / "trial/candidate")
+    _, screen, document = author.certify(author.suite())
+    told = "these weights were watched in three nights before: OK, ALARM, stopped without a result"
+    assert told in cautions(screen)
+    assert [one["outcome"] for one in document["ledger"]["nights"]["candidate"]] == ["OK", "ALARM", None]
+    assert author.verify()[0] == ExitCode.CERTIFIED

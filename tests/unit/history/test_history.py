@@ -11,6 +11,7 @@ from evalkit.errors import DataError, MissingExtraError, StoreError, UsageError
 from evalkit.history import (
     ComparisonEntry,
     IdentityEntry,
+    LedgerRow,
     NightEntry,
     RunEntry,
     VerdictEntry,
@@ -19,8 +20,10 @@ from evalkit.history import (
     known_nights,
     open_history,
     read_comparisons,
+    read_ledgers,
     read_nights,
     write_certificate_run,
+    write_ledger,
     write_night,
 )
 from evalkit.history import reading as writing
@@ -187,6 +190,26 @@ def test_an_old_database_is_brought_up_with_its_rows(tmp_path):
             with new.transaction() as connection:
                 migrate(connection)
         assert counts(new)["nights"] == 1
+
+
+def test_entries_of_ledgers_are_kept_once_in_their_order_and_never_changed(tmp_path):
+    url = f"sqlite:///{tmp_path / 'old.sqlite'}"
+    with open_history(url, revision="0002") as old:
+        write_night(old, night())
+        with old.transaction() as connection:
+            assert "ledger_entries" not in inspect(connection).get_table_names()
+
+    def row(ledger, sequence, sha256, line="{}"):
+        return LedgerRow(sha256=sha256, ledger=ledger, place="h:/o", sequence=sequence, kind="run-begun", line=line)
+
+    first = [row("a", 0, "0" * 64), row("a", 1, "1" * 64), row("b", 0, "2" * 64)]
+    forked = row("a", 1, "3" * 64)
+    with open_history(url) as new:
+        assert counts(new)["nights"] == 1
+        assert [write_ledger(new, first), write_ledger(new, first), write_ledger(new, [])] == [3, 0, 0]
+        assert write_ledger(new, [*first, forked]) == 1
+        assert write_ledger(new, [replace(first[0], line="changed")]) == 0
+        assert read_ledgers(new) == [*first, forked]
 
 
 def test_a_newer_database_is_left_alone(tmp_path):

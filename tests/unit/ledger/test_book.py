@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -11,8 +13,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from evalkit.cli.mirror import ledger_rows
 from evalkit.errors import DataError, StoreError
-from evalkit.ledger import COPY, SIDECAR, Ledger, citations, cite, parse_entries, place_of
+from evalkit.history import LedgerRow
+from evalkit.ledger import COPY, SIDECAR, Entry, Ledger, citations, cite, parse_entries, place_of, recall
+from evalkit.ledger.mirroring import recalled
 from evalkit.store.lines import acquire
 
 
@@ -148,3 +153,92 @@ def test_a_new_ledger_names_what_cites_an_earlier_one(ledger: Ledger, tmp_path: 
     (run / SIDECAR).write_text('{"entries": [7]}')
     with pytest.raises(DataError, match="no list of ledger entries"):
         citations(run)
+
+
+class Kept:
+    """A mirror in memory, which keeps entries as a history does."""
+
+    def __init__(self, place: str, there: list[LedgerRow] | None = None) -> None:
+        self.place, self.down, self.there = place, False, [] if there is None else there
+
+    def keep(self, entries: Sequence[Entry]) -> None:
+        if self.down:
+            raise StoreError("down")
+        known = {row.sha256 for row in self.there}
+        self.there += [row for row in ledger_rows(entries, self.place) if row.sha256 not in known]
+
+    def rows(self) -> list[LedgerRow]:
+        return list(self.there)
+
+
+def begun(weights: str, **more: object) -> dict[str, object]:
+    return {"weights": weights, "tasks": {}, "policy_sha256": None, "identity_sha256": weights, **more}
+
+
+def told(ledger: Ledger) -> list[tuple[str, int]]:
+    """Return state and number of entries of everything that a ledger recalls."""
+    entries = [entry for entry in ledger.entries() if entry.kind == "recalled"]
+    return [(one["state"], len(one["entries"])) for entry in entries for one in entry.data["ledgers"]]
+
+
+def test_what_was_cut_is_recalled_once_and_a_whole_ledger_recalls_nothing(tmp_path: Path) -> None:
+    mirror = Kept("here")
+    ledger = Ledger(tmp_path / "ledger.jsonl", mirror=mirror)
+    for name in ("a", "b", "c"):
+        ledger.append("run-begun", begun(name))
+    recall(ledger, {"a"})
+    assert told(ledger) == []
+    lines = ledger.path.read_text().splitlines(keepends=True)
+    ledger.path.write_text("".join(lines[:2]))
+    recall(ledger, {"a"})
+    assert told(ledger) == [("cut", 2)]
+    assert [entry.data["weights"] for entry in recalled(ledger.entries())] == ["b", "c"]
+    recall(ledger, {"a"})
+    assert told(ledger) == [("cut", 2)]
+    assert [row.line for row in mirror.there if row.kind == "run-begun"] == [line.rstrip() for line in lines[1:]]
+
+
+def test_a_ledger_elsewhere_is_recalled_as_far_as_it_concerns_the_weights(tmp_path: Path) -> None:
+    mirror = Kept("there")
+    other = Ledger(tmp_path / "other.jsonl", mirror=mirror)
+    other.append("run-begun", begun("mine"))
+    other.append("run-begun", begun("strange"))
+    ledger = Ledger(tmp_path / "ledger.jsonl", mirror=Kept("here", mirror.there))
+    recall(ledger, {"nothing"})
+    assert told(ledger) == []
+    recall(ledger, {"mine"})
+    assert told(ledger) == [("elsewhere", 1)]
+    other.append("certificate", {"verdicts": {"r": {"weights": "mine", "outcome": "REJECTED"}}})
+    recall(ledger, {"mine"})
+    assert told(ledger) == [("elsewhere", 1), ("elsewhere", 1)]
+
+
+def test_another_ledger_at_the_same_place_is_named_though_it_concerns_nothing(tmp_path: Path) -> None:
+    mirror = Kept("here")
+    Ledger(tmp_path / "ledger.jsonl", mirror=mirror).append("run-begun", begun("strange"))
+    (tmp_path / "ledger.jsonl").unlink()
+    ledger = Ledger(tmp_path / "ledger.jsonl", mirror=mirror)
+    for _ in range(3):
+        recall(ledger, {"mine"})
+    assert told(ledger) == [("replaced", 0)]
+
+
+def test_a_mirror_that_is_down_is_brought_up_to_date_by_the_next_entry(tmp_path: Path) -> None:
+    said: list[str] = []
+    mirror = Kept("here")
+    ledger = Ledger(tmp_path / "ledger.jsonl", mirror=mirror, warn=said.append)
+    mirror.down = True
+    ledger.append("run-begun", begun("a"))
+    assert said == ["WARNING: the ledger is not copied: down"]
+    assert mirror.there == []
+    mirror.down = False
+    ledger.append("run-begun", begun("b"))
+    assert [row.sha256 for row in mirror.there] == [entry.sha256 for entry in ledger.entries()]
+
+
+def test_a_history_that_was_edited_is_not_believed(tmp_path: Path) -> None:
+    mirror = Kept("there")
+    Ledger(tmp_path / "other.jsonl", mirror=mirror).append("run-begun", begun("mine"))
+    mirror.there[-1] = replace(mirror.there[-1], line=mirror.there[-1].line.replace("mine", "yours"))
+    with pytest.raises(DataError, match="another digest than its content"):
+        recall(Ledger(tmp_path / "ledger.jsonl", mirror=mirror), {"mine"})

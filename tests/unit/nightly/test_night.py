@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from evalkit.ledger import Ledger
+from evalkit.ledger.standing import weights_of
 from evalkit.store import read_records, read_run
 from evalkit.store.lines import SUMS
 
@@ -43,6 +45,22 @@ def test_a_good_night_and_a_bad_one(night):
     (verdict,) = certificate["decision"]["verdicts"]
     assert verdict["outcome"] == "REJECTED"
     assert not (night.nights / "2026-03-01" / "good" / "certificate.json").exists()
+
+
+def test_a_night_is_on_record_before_its_first_question_and_with_its_result(night):
+    file = night.suite({"good": night.candidate("good"), "bad": night.candidate("bad", seed=3, recipe="int4-awq")})
+    for _ in range(2):
+        night.run(file)
+    entries = Ledger(night.outputs.parent / "ledger.jsonl").entries()
+    told = [(entry.kind, entry.data["recipe"], entry.data.get("outcome")) for entry in entries if "night" in entry.kind]
+    assert told == [
+        ("night-begun", "good", None),
+        ("night", "good", "OK"),
+        ("night-begun", "bad", None),
+        ("night", "bad", "ALARM"),
+    ]
+    engine = read_run(night.nights / "2026-03-01" / "bad").manifest.engine
+    assert entries[-1].data["weights"] == entries[-2].data["weights"] == weights_of(engine)
 
 
 def test_the_first_night_runs_the_baseline(night):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from evalkit.errors import UsageError
-from evalkit.planning import Plan, plan
+from evalkit.planning import NO_CERTIFICATE, Plan, impossible, plan, refuse_impossible
 from evalkit.policy import Policy
 from evalkit.statistics.tango import tango_scores
 
@@ -83,7 +83,7 @@ def test_a_discordance_smaller_than_a_loss_leaves_that_loss_out(make_policy: Mak
 
 
 def test_a_sound_plan_promises(make_policy: MakePolicy) -> None:
-    planned = plan(make_policy(), {}, discordance={"mmlu": 0.03})
+    planned = plan(make_policy(guards={"length_ratio": [0.5, 2.0]}), {}, discordance={"mmlu": 0.03})
     assert planned.promises
     assert planned.warnings == ()
     mt_bench = only(planned, "mt_bench")
@@ -144,7 +144,7 @@ def test_judge_calls_count_questions_turns_generations_judgments_and_runs(make_p
 
 def test_endpoints_are_bounded_together(make_policy: MakePolicy) -> None:
     """Each passes often enough; both together need not. Drawn, they pass together as often as independent ones do."""
-    policy = make_policy(mmlu={"margins_points": [1.0]})
+    policy = make_policy(mmlu={"margins_points": [1.0]}, guards={"length_ratio": [0.5, 2.0]})
     planned = plan(policy, {"mmlu": 5000}, discordance={"mmlu": 0.06})
     powers = [one.power for one in planned.endpoints]
     assert min(powers) > 0.8
@@ -178,7 +178,7 @@ def test_soft_accuracy_is_planned_in_points_by_its_standard_deviation(make_polic
 
 def test_all_recipes_together_are_drawn_through_holm_and_guards(make_policy: MakePolicy) -> None:
     """Two independent recipes pass Holm together if both are below alpha and one below half of it."""
-    policy = make_policy(mt_bench={"planning_sd": 0.9})
+    policy = make_policy(mt_bench={"planning_sd": 0.9}, guards={"length_ratio": [0.5, 2.0]})
     planned = plan(policy, {}, discordance={"mmlu": 0.03}, recipes=2)
     t = np.random.default_rng(3).normal(0.0, 0.9, (20_000, 80))
     t = (t.mean(axis=1) + 0.3) / (t.std(axis=1, ddof=1) / math.sqrt(80))
@@ -215,6 +215,69 @@ def test_what_is_taken_for_granted_is_said_in_numbers(make_policy: MakePolicy) -
     (said,) = plan(make_policy(), {}, recipes=2).assumptions
     assert f"up to {100 * (1 - 0.025 ** (1 / 80)):.1f} % of the answers have collapsed" in said
     assert plan(make_policy(mt_bench={"assumption": "none"}), {"mt_bench": 300}).assumptions == ()
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"mmlu": {"items": 300}}, "mmlu: with 300 items even a perfect copy cannot pass a margin of 1 points"),
+        ({"mt_bench": {"assumption": "none"}}, "mt_bench: with 80 questions even a perfect copy cannot pass"),
+        ({"guards": {"length_ratio": [0.5, 0.9]}}, "mt_bench: answers of the baseline's own length breach"),
+    ],
+)
+def test_what_nobody_could_pass_is_refused_at_the_policys_own_size(
+    changes: dict[str, object], why: str, make_policy: MakePolicy
+) -> None:
+    policy = make_policy(**changes)
+    with pytest.raises(UsageError, match=f"{NO_CERTIFICATE}: {why}"):
+        refuse_impossible(policy, {}, recipes=1)
+    assert impossible(policy, {}, recipes=1) == plan(policy, {}).impossible
+    refuse_impossible(make_policy(**changes, certifies=False), {}, recipes=1)
+    refuse_impossible(make_policy(), {}, recipes=1)
+
+
+def test_one_recipe_can_be_certified_and_many_never(make_policy: MakePolicy) -> None:
+    policy = make_policy(mmlu={"items": 500})
+    refuse_impossible(policy, {}, recipes=1)
+    with pytest.raises(UsageError, match="first step of Holm's correction"):
+        refuse_impossible(policy, {}, recipes=8)
+
+
+@pytest.mark.parametrize(("answers", "lowest", "highest"), [(10, 0.0, 0.0), (20, 0.33, 0.45), (30, 0.84, 0.93)])
+def test_a_good_judge_qualifies_as_often_as_an_independent_simulation_says(
+    answers: int, lowest: float, highest: float, make_policy: MakePolicy
+) -> None:
+    """Ranking 95 %, resistance 97 %: 39 % at 20 questions and 91 % at 30 in a simulation that is not ours."""
+    judged = make_policy(judge={"qualification": "required"}, mt_bench={"planning_sd": 0.6})
+    planned = plan(judged, {}, discordance={"mmlu": 0.03}, trial=answers)
+    assert planned.trial is not None
+    assert lowest <= planned.trial.qualifies <= highest
+    assert planned.promises == (planned.trial.qualifies >= 0.8)
+    assert any("qualifies with probability" in line for line in planned.warnings) == (not planned.promises)
+    assert plan(judged, {}, discordance={"mmlu": 0.03}, trial=answers) == planned
+
+
+def test_a_stricter_bar_costs_a_good_judge_its_qualification(make_policy: MakePolicy) -> None:
+    bars = {"noise_sd_max": 0.4, "ranking_lower_min": 0.5, "resistance_lower_min": 0.5}
+    planned = plan(make_policy(judge={"qualification": "required", "bars": bars}), {}, trial=30)
+    assert planned.trial.missed["noise"] > 0.5 > planned.trial.missed["ranking"]
+    with_people = {"agreement_lower_min": 0.85}
+    planned = plan(make_policy(judge={"qualification": "required", "bars": with_people}), {}, trial=30)
+    assert planned.trial.missed["agreement"] > 0.9
+    assert plan(make_policy(judge=None), {}, trial=30).trial is None
+
+
+def test_guards_on_length_and_on_unreadable_answers_are_in_the_drawn_verdict(make_policy: MakePolicy) -> None:
+    flips = {"mmlu": 0.03}
+    as_shipped = plan(make_policy(), {}, discordance=flips).reach
+    narrow = plan(make_policy(guards={"length_ratio": [0.99, 1.01]}), {}, discordance=flips).reach
+    assert narrow.guarded > as_shipped.guarded + 0.3
+    strict = plan(make_policy(guards={"unreadable_max": 0.005}), {}, discordance=flips).reach
+    assert strict.guarded > as_shipped.guarded + 0.002
+    marked = make_policy(mt_bench=None, mmlu={"items": 2000}, guards={"invalid_points": 0.1})
+    scored = plan(marked, {}, discordance=flips).reach
+    written = plan(marked, {}, discordance=flips, written=["mmlu"]).reach
+    assert scored.guarded == 0 < written.guarded < 0.1
 
 
 def test_a_mean_without_a_range_is_refused(make_policy: MakePolicy) -> None:
