@@ -5,8 +5,8 @@ their order, and what a certificate must say of what came before it.
 Must not depend on: how anything is run or decided.
 """
 
-from evalkit.ledger.book import COPY, LEDGER, SIDECAR, Entry, Ledger, citations, cite, parse_entries, place_of
-from evalkit.ledger.mirroring import Mirror, recall
+from evalkit.ledger.book import COPY, LEDGER, SIDECAR, Entry, Ledger, Mirror, citations, cite, parse_entries, place_of
+from evalkit.ledger.mirroring import recall
 
 __all__ = [
     "COPY",

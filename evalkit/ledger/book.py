@@ -16,14 +16,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
 
 from evalkit.errors import DataError, StoreError
 from evalkit.records import canonical_json, digest, parse_object
 from evalkit.store.lines import acquire, append_lines, cut_torn_tail, read_lines, write_atomic
 
 if TYPE_CHECKING:
-    from evalkit.ledger.mirroring import Mirror
+    from evalkit.history import LedgerRow
 
 LEDGER = "ledger.jsonl"
 COPY = "certificate.ledger.jsonl"
@@ -89,6 +89,28 @@ class Citation:
 
     sequence: int
     sha256: str
+
+
+class Mirror(Protocol):
+    """Where a ledger is copied to."""
+
+    @property
+    def place(self) -> str:
+        """Return where the ledger lies, as the history is to know it."""
+
+    def keep(self, entries: Sequence[Entry]) -> None:
+        """Copy every entry of a ledger that is not there yet.
+
+        Raises:
+            StoreError: the history cannot be written; nothing was.
+        """
+
+    def rows(self) -> Sequence[LedgerRow]:
+        """Return everything that the history knows of ledgers, in the order in which it came.
+
+        Raises:
+            StoreError: the history cannot be read.
+        """
 
 
 class Ledger:

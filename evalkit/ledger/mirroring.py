@@ -12,7 +12,7 @@ database.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from evalkit.errors import DataError
 from evalkit.ledger.book import FIELDS, Entry, Ledger
@@ -23,28 +23,6 @@ if TYPE_CHECKING:
 
 RECALLED = -1
 """`Entry.sequence` of an entry that only the history still has."""
-
-
-class Mirror(Protocol):
-    """Where a ledger is copied to."""
-
-    @property
-    def place(self) -> str:
-        """Return where the ledger lies, as the history is to know it."""
-
-    def keep(self, entries: Sequence[Entry]) -> None:
-        """Copy every entry of a ledger that is not there yet.
-
-        Raises:
-            StoreError: the history cannot be written; nothing was.
-        """
-
-    def rows(self) -> Sequence[LedgerRow]:
-        """Return everything that the history knows of ledgers, in the order in which it came.
-
-        Raises:
-            StoreError: the history cannot be read.
-        """
 
 
 def parse_row(row: LedgerRow) -> dict[str, Any]:
