@@ -92,15 +92,27 @@ def _files(name: str, path: Path, source: str, kinds: tuple[Kind, ...], known: s
     if kind_of(path) in ("original", *kinds):  # the others are refused whatever their headers say
         check_headers(path)
     refuse_kinds(path, kinds)
-    weights_of = sorted(path.glob("*.safetensors"))
-    if not weights_of:
+    if not any(path.glob("*.safetensors")):
         found = sorted(item.name for item in path.glob("*.gguf"))
         hint = (
             f"next step: name the file {path / found[0]}" if found else "next step: convert the weights to safetensors"
         )
         raise UsageError(f"{path}: no *.safetensors file (pickled weights are never loaded); {hint}")
-    weights = digest([[shard.name, file_sha256(shard)] for shard in weights_of])
-    return ModelFiles(name=name, folder=path, gguf=None, source=source, weights_sha256=weights)
+    return ModelFiles(name=name, folder=path, gguf=None, source=source, weights_sha256=stored_weights(path))
+
+
+def stored_weights(path: Path) -> str:
+    """Return the digest of the weights that lie in a folder, or in a GGUF file, whatever they are.
+
+    Raises:
+        UsageError: there are none.
+    """
+    if path.is_file():
+        return file_sha256(path)
+    files = sorted(path.glob("*.safetensors"))
+    if not files:
+        raise UsageError(f"{path}: no *.safetensors file; next step: name the folder of the checkpoint, or a GGUF file")
+    return digest([[shard.name, file_sha256(shard)] for shard in files])
 
 
 def check_headers(folder: Path) -> None:

@@ -23,7 +23,7 @@ from evalkit.ledger import COPY, LEDGER, Entry, Ledger, parse_entries, place_of
 from evalkit.ledger.mirroring import concerns, missing, parse_row, recalled, with_recalled
 from evalkit.ledger.standing import BEGINNINGS, weights_of
 from evalkit.policy import Policy, load_policy, rules_sha256, standing
-from evalkit.records import EngineIdentity, canonical_json
+from evalkit.records import EngineIdentity, canonical_json, origin_of
 from evalkit.store.door import exists, read_text
 
 if TYPE_CHECKING:
@@ -233,7 +233,8 @@ class Demands:
         policy: name of a shipped policy, a policy file, or a digest: of the policy bound to its release
             (`policy_sha256`), or of its rules alone (`rules_sha256`). The name inside a certificate is never an answer.
         tier: tier of the policy; one that has a standard must also be at least as strict as the standard.
-        weights: recipe to the digest of its weights.
+        weights: recipe to the digest of the checkpoint that ships: the weights after the recipe, as they were loaded.
+        source: recipe to the digest of the weights before the recipe.
         baseline: digest of the baseline's weights.
         margin_points, margin_rating: largest loss that a certified recipe may have, accuracy and rating.
         alpha: largest one-sided error rate of an endpoint, and of the family, beside a margin.
@@ -242,6 +243,7 @@ class Demands:
     policy: str | None = None
     tier: str | None = None
     weights: Mapping[str, str] = field(default_factory=dict)
+    source: Mapping[str, str] = field(default_factory=dict)
     baseline: str | None = None
     margin_points: float | None = None
     margin_rating: float | None = None
@@ -250,7 +252,8 @@ class Demands:
     def asked(self) -> dict[str, str]:
         """Return the demands in words, by option."""
         said = {"policy": self.policy, "tier": self.tier}
-        said["weights"] = ", ".join(f"{name}={sha}" for name, sha in self.weights.items()) or None
+        for name, asked in (("weights", self.weights), ("source", self.source)):
+            said[name] = ", ".join(f"{recipe}={sha}" for recipe, sha in asked.items()) or None
         said["baseline"] = self.baseline
         for name, value in (("max-margin", self.margin_points), ("max-rating-margin", self.margin_rating)):
             said[name] = None if value is None else f"{value:g}"
@@ -261,7 +264,8 @@ class Demands:
     def not_asked(self) -> list[str]:
         """Return the options that ask nothing."""
         asked = self.asked()
-        return [name for name in ("policy", "tier", "weights", "baseline", "max-margin") if name not in asked]
+        told = [name for name in ("policy", "tier", "weights", "baseline", "max-margin") if name not in asked]
+        return [name for name in told if name != "weights" or "source" not in asked]
 
     @property
     def largest_alpha(self) -> float:
@@ -280,6 +284,7 @@ def unmet(document: Data, demands: Demands) -> list[Finding]:
         *_policy(document, demands.policy),
         *_tier(document, demands.tier),
         *_weights(document, demands.weights),
+        *_source(document, demands.source),
         *_baseline(document, demands.baseline),
         *_margins(document, demands),
     ]
@@ -335,16 +340,44 @@ def _tier(document: Data, asked: str | None) -> Iterator[Finding]:
 
 
 def _weights(document: Data, asked: Mapping[str, str]) -> Iterator[Finding]:
-    recipes = [str(verdict["recipe"]) for verdict in verdicts(document)]
+    """Ask for the checkpoint that ships: a recipe that was computed in memory measured none."""
     for recipe, sha256 in asked.items():
-        if recipe not in recipes or recipe not in document["runs"]:
-            message = f"no run of '{recipe}' is judged; those that are: {', '.join(recipes) or 'none'}"
-            yield _finding("other-weights", f"runs.{recipe}", message)
+        engine, fault = _judged(document, recipe)
+        if engine is None:
+            yield fault
             continue
-        seen = document["runs"][recipe]["engine"]["weights_sha256"]
+        seen, where = engine["weights_sha256"], f"runs.{recipe}.engine.weights_sha256"
+        if engine["fidelity"] == "simulated":
+            message = (
+                f"no checkpoint was measured: recipe '{engine['recipe']}' was computed in memory, and {seen} are the "
+                "weights before it; next step: export the checkpoint that ships (evalkit quantize) and certify its "
+                "run, or ask for the weights before the recipe: --source"
+            )
+            yield _finding("other-weights", where, message)
+        elif seen != sha256:
+            yield _finding("other-weights", where, f"weights {sha256} are asked for, the run was made with {seen}")
+
+
+def _source(document: Data, asked: Mapping[str, str]) -> Iterator[Finding]:
+    """Ask for the weights that a recipe was applied to."""
+    for recipe, sha256 in asked.items():
+        engine, fault = _judged(document, recipe)
+        if engine is None:
+            yield fault
+            continue
+        seen = origin_of(EngineIdentity(**engine)).weights_sha256
         if seen != sha256:
-            message = f"weights {sha256} are asked for, the run was made with {seen}"
-            yield _finding("other-weights", f"runs.{recipe}.engine.weights_sha256", message)
+            message = f"weights {sha256} before the recipe are asked for, the run says {seen or 'nothing of them'}"
+            yield _finding("other-weights", f"runs.{recipe}.engine", message)
+
+
+def _judged(document: Data, recipe: str) -> tuple[Data | None, Finding]:
+    """Return the engine of a recipe that is judged; None, and why, where there is none."""
+    recipes = [str(verdict["recipe"]) for verdict in verdicts(document)]
+    message = f"no run of '{recipe}' is judged; those that are: {', '.join(recipes) or 'none'}"
+    known = recipe in recipes and recipe in document["runs"]
+    engine = document["runs"][recipe]["engine"] if known else None
+    return engine, _finding("other-weights", f"runs.{recipe}", message)
 
 
 def _baseline(document: Data, asked: str | None) -> Iterator[Finding]:

@@ -7,7 +7,7 @@ Must not depend on: how anything is checked.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -55,8 +55,15 @@ _POINTS = click.FloatRange(min=0, min_open=True)
 @click.option(
     "--weights",
     multiple=True,
-    metavar="RECIPE=SHA256",
-    help="This recipe was judged, with weights of this digest (its run's weights_sha256); repeatable.",
+    metavar="RECIPE=SHA256|FOLDER",
+    help="This recipe was judged, on the checkpoint that ships: its folder, or the digest of its weights after the "
+    "recipe (evalkit quantize prints it); repeatable.",
+)
+@click.option(
+    "--source",
+    multiple=True,
+    metavar="RECIPE=SHA256|FOLDER",
+    help="This recipe was judged, applied to these original weights; for recipes that are computed in memory.",
 )
 @click.option("--baseline", metavar="SHA256", help="The baseline's weights have this digest.")
 @click.option("--max-margin", type=_POINTS, metavar="POINTS", help="No larger loss of accuracy may be certified.")
@@ -116,14 +123,6 @@ def _demands(given: dict[str, Any]) -> Demands:
     """Return what the command line asks of the certificate; refuse what cannot be asked before anything is read."""
     from evalkit.attestation.demands import SHA256, Demands, demanded_policy
 
-    weights: dict[str, str] = {}
-    for text in given["weights"]:
-        recipe, found, sha256 = text.rpartition("=")
-        if not found or not recipe or not SHA256.fullmatch(sha256):
-            raise click.UsageError(f"--weights {text}: RECIPE=SHA256 is wanted, the digest in 64 hexadecimal digits")
-        if weights.get(recipe, sha256) != sha256:
-            raise click.UsageError(f"--weights names two digests for '{recipe}'")
-        weights[recipe] = sha256
     if given["baseline"] is not None and not SHA256.fullmatch(given["baseline"]):
         raise click.UsageError(f"--baseline {given['baseline']}: a digest in 64 hexadecimal digits is wanted")
     if given["policy"] is not None:
@@ -131,12 +130,35 @@ def _demands(given: dict[str, Any]) -> Demands:
     return Demands(
         policy=given["policy"],
         tier=given["tier"],
-        weights=weights,
+        weights=_digests("--weights", given["weights"]),
+        source=_digests("--source", given["source"]),
         baseline=given["baseline"],
         margin_points=given["max_margin"],
         margin_rating=given["max_rating_margin"],
         alpha=given["max_alpha"],
     )
+
+
+def _digests(option: str, given: Sequence[str]) -> dict[str, str]:
+    """Return recipe to digest; of a folder, or a GGUF file, that of the weights that lie there."""
+    from evalkit.attestation.demands import SHA256
+
+    found: dict[str, str] = {}
+    for text in given:
+        recipe, equals, value = text.partition("=")
+        if recipe and equals and not SHA256.fullmatch(value) and Path(value).exists():
+            from evalkit.adapters.source import stored_weights
+
+            value = stored_weights(Path(value))
+        if not recipe or not SHA256.fullmatch(value):
+            raise click.UsageError(
+                f"{option} {text}: RECIPE=SHA256 is wanted, the digest in 64 hexadecimal digits, or RECIPE=FOLDER of a "
+                "checkpoint"
+            )
+        if found.get(recipe, value) != value:
+            raise click.UsageError(f"{option} names two digests for '{recipe}'")
+        found[recipe] = value
+    return found
 
 
 def _check_gate(demands: Demands, *, gate: bool, any_certificate: bool) -> None:

@@ -234,10 +234,10 @@ def test_last_month_s_certificate_opens_no_gate_for_this_month_s_build(folders: 
     written = json.loads((release.folder / "certificate.json").read_text("utf-8"))
     engine = written["runs"]["int4"]["engine"]
     gate = ("verify", release.folder, "--key", tmp_path / "me.pub.pem", "--gate")
-    mine = ("--policy", release.policy_file, "--weights", f"int4={engine['weights_sha256']}")
+    mine = ("--policy", release.policy_file, "--source", f"int4={engine['weights_sha256']}")
     assert _evalkit(*gate, *mine) == 0
     today = f"int4={'5' * 64}"
-    assert _evalkit(*gate, "--policy", release.policy_file, "--weights", today) == ExitCode.INVALID
+    assert _evalkit(*gate, "--policy", release.policy_file, "--source", today) == ExitCode.INVALID
     edited = deepcopy(document)
     edited["endpoints"]["mmlu"]["margins_points"] = [2.4]
     other = tmp_path / "policy.yaml"

@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,13 @@ import yaml
 pytest.importorskip("cryptography")
 
 from evalkit import cli
+from evalkit.adapters.source import stored_weights
 from evalkit.attestation import ENVELOPE
+from evalkit.attestation.demands import Demands, unmet
 from evalkit.attestation.statement import terms
 from evalkit.errors import ExitCode
 from evalkit.policy import load_policy, rules_sha256
+from evalkit.records import digest
 
 OTHER = "0123456789abcdef" * 4
 
@@ -76,7 +80,7 @@ def test_any_certificate_opens_only_a_gate_that_says_so_loudly(made: Gate, capsy
 
 def test_every_demand_that_is_met_opens_the_gate_and_is_printed(made: Gate, capsys) -> None:
     sha = terms(made.document)["rules_sha256"]
-    argv = ["--gate", "--policy", sha, "--tier", "demo", "--weights", f"equal={weights(made.document, 'equal')}"]
+    argv = ["--gate", "--policy", sha, "--tier", "demo", "--source", f"equal={weights(made.document, 'equal')}"]
     argv += ["--baseline", weights(made.document, "baseline"), "--max-margin", "3"]
     assert made.run(*argv) == 0
     out = capsys.readouterr().out
@@ -148,6 +152,54 @@ def test_a_policy_file_that_names_its_runs_is_met_by_these_alone(made: Gate, tmp
     other.write_text(yaml.safe_dump({**document, "release": {**names, "recipes": ["equal", "another"]}}))
     assert made.run("--gate", "--policy", mine) == 0
     assert made.run("--gate", "--policy", other) == ExitCode.INVALID
+
+
+def engine(document: dict[str, Any], **changes: Any) -> dict[str, Any]:
+    """Return a certificate whose recipe 'equal' was run by another engine."""
+    runs = {**document["runs"], "equal": {**document["runs"]["equal"]}}
+    runs["equal"]["engine"] = {**runs["equal"]["engine"], **changes}
+    return {**document, "runs": runs}
+
+
+def codes(document: dict[str, Any], **asked: str) -> list[str]:
+    demands = Demands(**{name: {"equal": sha} for name, sha in asked.items()})
+    return [f"{found.code}: {found.message}" for found in unmet(document, demands)]
+
+
+def test_weights_that_were_quantized_in_memory_are_no_checkpoint_that_ships(made: Gate, capsys) -> None:
+    sha = weights(made.document, "equal")
+    assert made.run("--gate", "--weights", f"equal={sha}") == ExitCode.INVALID
+    said = capsys.readouterr().out
+    assert "no checkpoint was measured" in said
+    assert "--source" in said
+    assert codes(made.document, source=sha) == []
+    assert "other-weights" in codes(made.document, source=OTHER)[0]
+
+
+def test_a_packed_checkpoint_has_a_digest_after_and_one_before_its_recipe(made: Gate) -> None:
+    before, after = "1" * 64, "2" * 64
+    trace = {"source": "tiny", "source_weights_sha256": before}
+    packed = engine(made.document, fidelity="engine", weights_sha256=after, quantization={"trace": trace})
+    assert codes(packed, weights=after) == codes(packed, source=before) == []
+    assert codes(packed, weights=before) != []
+    assert codes(packed, source=after) != []
+    unknown = engine(made.document, fidelity="engine", weights_sha256=after, quantization={})
+    assert "says nothing of them" in codes(unknown, source=before)[0]
+
+
+def test_a_folder_stands_for_the_digest_of_what_lies_in_it(made: Gate, tmp_path: Path, capsys) -> None:
+    ships = tmp_path / "ships"
+    ships.mkdir()
+    assert made.run("--gate", "--source", f"equal={ships}") == ExitCode.USAGE
+    assert "no *.safetensors file" in capsys.readouterr().err
+    for name in ("model-2.safetensors", "model-1.safetensors"):
+        (ships / name).write_bytes(name.encode())
+    shards = [[name, sha256(name.encode()).hexdigest()] for name in ("model-1.safetensors", "model-2.safetensors")]
+    expected = digest(shards)
+    assert made.run("--gate", "--source", f"equal={ships}") == ExitCode.INVALID
+    assert f"weights {expected} before the recipe are asked for" in capsys.readouterr().out
+    packed = engine(made.document, fidelity="engine", weights_sha256=expected)
+    assert codes(packed, weights=stored_weights(ships)) == []
 
 
 def test_the_baseline_is_no_candidate_of_its_own_release(made: Gate) -> None:
