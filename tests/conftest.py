@@ -5,6 +5,9 @@ from __future__ import annotations
 import importlib.util
 import os
 import signal
+from types import ModuleType
+
+import pytest
 
 
 def pytest_addoption(parser):
@@ -51,3 +54,9 @@ def simulate(config):
     simulation = importlib.import_module("other_processor").other_processor()
     simulation.__enter__()
     config.add_cleanup(lambda: simulation.__exit__(None, None, None))
+
+
+@pytest.fixture(scope="session")
+def other_processor() -> ModuleType:
+    pytest.importorskip("torch")
+    return importlib.import_module("other_processor")

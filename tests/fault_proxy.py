@@ -10,7 +10,6 @@ import random
 import socket
 import struct
 import threading
-import time
 import urllib.error
 import urllib.request
 from collections import Counter
@@ -30,7 +29,6 @@ class FaultProxy:
         target: address of the real server.
         share: of the requests that are broken.
         seed: of the dice.
-        silent_s: seconds of silence before a reply that comes too late.
         faults: kinds of faults.
         done: how many of each kind were made; "none" for requests that were passed on.
     """
@@ -38,7 +36,6 @@ class FaultProxy:
     target: str
     share: float = 0.3
     seed: int = 20240824
-    silent_s: float = 0.6
     faults: tuple[str, ...] = FAULTS
     done: Counter[str] = field(default_factory=Counter)
 
@@ -93,8 +90,7 @@ class _Handler(BaseHTTPRequestHandler):
         elif fault == "storm":
             self._send(429, b'{"error": {"message": "Too many requests"}}', {"retry-after": "0"})
         elif fault == "silence":
-            time.sleep(self.owner.silent_s)
-            self.close_connection = True
+            self.close_connection = True  # without a word; one that stays open is a matter of `timeout_s` alone
         elif fault == "garbage":
             self._send(200, b'{"choices": [{"text": " Paris", "logpro')
         elif fault == "empty":

@@ -15,7 +15,7 @@ import math
 import runpy
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
 from typing import Any
@@ -25,8 +25,8 @@ import torch
 from threadpoolctl import threadpool_limits
 
 NAME = "simulated other processor"
-VARIANTS = 3
-"""Ways of cutting; each is another processor."""
+FACTOR = 10.0
+"""What sums in another order do to a number, times this, is taken for rounding; see `tolerance`."""
 
 _LEAST = 16
 """Products whose summed dimension is shorter are not cut."""
@@ -46,7 +46,7 @@ def blocks(rows: int, summed: int, variant: int = 0) -> int:
 
 @contextmanager
 def other_processor(variant: int = 0) -> Iterator[None]:
-    """Compute on another processor inside; one inside another takes its place until it ends."""
+    """Compute on another processor inside, each variant another one; the innermost is in force."""
     _active.append(variant)
     library = _installed() if len(_active) == 1 else None
     try:
@@ -56,6 +56,20 @@ def other_processor(variant: int = 0) -> Iterator[None]:
         _active.pop()
         if library is not None:
             library._destroy()
+
+
+def tolerance(numbers: Callable[[], Sequence[float]]) -> float:
+    """Return how far rounding alone may move any of the numbers: `FACTOR` times what sums in another order do to them.
+
+    Raises:
+        AssertionError: nothing moved, so nothing was measured.
+    """
+    here = numbers()
+    with other_processor(1):  # not 0, which `pytest --other-processor` is
+        there = numbers()
+    moved = max(abs(one - two) for one, two in zip(here, there, strict=True))
+    assert moved > 0.0, "sums in another order round otherwise, or nothing was measured"
+    return FACTOR * moved
 
 
 def _installed() -> Any:

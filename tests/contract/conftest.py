@@ -71,9 +71,6 @@ of `modelopt` runs in float64: in fp32 as in bf16, one sum that falls on the oth
 follows, up to 1.2 nats in these requests, which is as much as a fault does.
 """
 
-FACTOR = 10.0
-"""What sums in another order do to a log-probability, times this, is taken for rounding; see `rounding`."""
-
 _SYSTEM = [pytest.mark.system, pytest.mark.filterwarnings("ignore")]
 
 
@@ -142,13 +139,8 @@ def loaded(name: str) -> ModuleType:
 
 
 @pytest.fixture(scope="session")
-def other_processor() -> ModuleType:
-    return loaded("other_processor")
-
-
-@pytest.fixture(scope="session")
 def rounding(engine: Engine, other_processor: ModuleType) -> Callable[[Sequence[ScoreRequest]], float]:
-    """How far rounding may move a log-probability of these requests, nats: `FACTOR` times what it does here.
+    """How far rounding may move a log-probability of these requests, nats: a stated factor of what it does here.
 
     Measured, not remembered: the same requests, in the same batches, with their sums taken in other orders.
     """
@@ -157,21 +149,12 @@ def rounding(engine: Engine, other_processor: ModuleType) -> Callable[[Sequence[
     def logprobs(requests: Sequence[ScoreRequest]) -> list[float]:
         return [value for _, reply in sorted(engine.score(requests)) for value in reply.logprobs]
 
-    def measure(requests: Sequence[ScoreRequest]) -> float:
-        here, moved = logprobs(requests), 0.0
-        for variant in range(1, 1 + other_processor.VARIANTS):
-            with other_processor.other_processor(variant):
-                there = logprobs(requests)
-            moved = max(moved, *(abs(one - two) for one, two in zip(here, there, strict=True)))
-        assert moved > 0.0, "sums in another order round otherwise, or nothing was measured"
-        return FACTOR * moved
-
     def tolerance(requests: Sequence[ScoreRequest]) -> float:
         if not ADAPTERS[engine.identity.adapter].get("rounds"):
             return 0.0
         key = tuple(requests)
         if key not in known:
-            known[key] = measure(key)
+            known[key] = other_processor.tolerance(lambda: logprobs(key))
         return known[key]
 
     return tolerance

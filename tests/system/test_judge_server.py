@@ -6,7 +6,6 @@ import importlib
 import json
 import re
 import threading
-import time
 from collections import Counter
 from pathlib import Path
 from types import ModuleType
@@ -50,7 +49,7 @@ def judging_server(say: Any) -> Any:
             if said in (429, 500):
                 raise servers.HttpError(said, "not now")
             if said == "silence":
-                time.sleep(6)
+                return b""
             if said == "nothing":
                 return {**reply, "choices": [], "usage": USAGE}
             message = {"role": "assistant", "content": None if said == "refused" else said}
@@ -148,7 +147,7 @@ def test_no_judgment_is_lost_on_a_broken_line(answers, monkeypatch):
             return "I would rather not say a number."
         return rated(text, messages)
 
-    quick = ["retries=1", "backoff_s=0", "timeout_s=5", "concurrency=4", "scoring=none"]
+    quick = ["retries=1", "backoff_s=0", "timeout_s=600", "concurrency=4", "scoring=none"]
     options = [word for one in quick for word in ("--option", one)]
     with judging_server(say) as server:
         monkeypatch.setenv("OPENAI_BASE_URL", server.url)

@@ -29,7 +29,6 @@ pytestmark = [pytest.mark.system, pytest.mark.filterwarnings("ignore")]
 
 PATHS = ("flat", "packed", "packed-full", "plain")
 SHOTS = "".join(f"Question: what is {n} and {n}?\nAnswer: {2 * n}\n\n" for n in range(9))
-TOLERANCE = 1e-4
 SMALL = {
     "vocab_size": 256,
     "hidden_size": 32,
@@ -116,15 +115,31 @@ def furthest(left, right):
     )
 
 
+@pytest.fixture(scope="module")
+def tolerance(model, tokenizer, expected, other_processor):
+    """Nats that rounding may move these numbers; what this machine's own rounding does to them, measured."""
+
+    def numbers():
+        return [
+            one_by_one(model, encoded.context.tolist(), list(tokens))[0]
+            for encoded in encode_requests(tokenizer, REQUESTS)
+            for tokens in encoded.continuations
+        ]
+
+    return other_processor.tolerance(numbers)
+
+
 def greedy(replies):
     return [reply.greedy for reply in replies]
 
 
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("max_batch_tokens", [1, 90, 5000])
-def test_every_path_gives_the_numbers_of_one_forward_pass_for_each_text(score, expected, path, max_batch_tokens):
+def test_every_path_gives_the_numbers_of_one_forward_pass_for_each_text(
+    score, expected, tolerance, path, max_batch_tokens
+):
     replies = score(path, max_batch_tokens=max_batch_tokens)
-    assert furthest(replies, expected) < TOLERANCE
+    assert furthest(replies, expected) < tolerance
     assert greedy(replies) == greedy(expected)
     assert [reply.tokens for reply in replies] == [reply.tokens for reply in expected]
 
@@ -134,19 +149,19 @@ def test_the_requests_of_these_tests_share_a_prefix(tokenizer):
     assert sorted((len(batch.prefix) > 100, len(batch.rows)) for batch in batches) == [(False, 3), (True, 4)]
 
 
-def test_the_numbers_of_these_tests_are_not_all_alike(expected):
+def test_the_numbers_of_these_tests_are_not_all_alike(expected, tolerance):
     values = [value for reply in expected for value in reply.logprobs]
     assert max(values) - min(values) > 10.0
-    assert abs(expected[0].logprobs[0] - expected[0].logprobs[1]) > 100 * TOLERANCE
+    assert abs(expected[0].logprobs[0] - expected[0].logprobs[1]) > 100 * tolerance
 
 
-def test_a_continuation_is_scored_as_if_it_were_alone(score, expected):
+def test_a_continuation_is_scored_as_if_it_were_alone(score, expected, tolerance):
     requests = [
         ScoreRequest(context=one.context, continuations=(text,)) for one in REQUESTS for text in one.continuations
     ]
     alone = [reply.logprobs[0] for reply in score(requests=requests)]
     together = [value for reply in expected for value in reply.logprobs]
-    assert max(abs(a - b) for a, b in zip(alone, together, strict=True)) < TOLERANCE
+    assert max(abs(a - b) for a, b in zip(alone, together, strict=True)) < tolerance
 
 
 @pytest.mark.parametrize("path", PATHS)
@@ -159,7 +174,7 @@ def test_the_limit_is_the_last_token_that_is_fed(score, tokenizer, path):
 
 
 @pytest.mark.parametrize("path", PATHS)
-def test_where_memory_runs_out_halves_are_run_and_nothing_is_lost(score, expected, model, path, monkeypatch):
+def test_where_memory_runs_out_halves_are_run_and_nothing_is_lost(score, expected, tolerance, model, path, monkeypatch):
     scorer, sizes = Scorer(model, path), []
     run = scorer.run
 
@@ -171,12 +186,12 @@ def test_where_memory_runs_out_halves_are_run_and_nothing_is_lost(score, expecte
 
     monkeypatch.setattr(scorer, "run", cramped)
     replies = score(requests=REQUESTS, scorer=scorer, max_batch_tokens=5000)
-    assert furthest(replies, expected) < TOLERANCE
+    assert furthest(replies, expected) < tolerance
     assert max(sizes) > 1
     assert sizes.count(1) == len(REQUESTS)
 
 
-def test_a_single_request_that_does_not_fit_fails_alone(score, expected, model, monkeypatch):
+def test_a_single_request_that_does_not_fit_fails_alone(score, expected, tolerance, model, monkeypatch):
     scorer = Scorer(model, "packed")
     run = scorer.run
 
@@ -188,7 +203,7 @@ def test_a_single_request_that_does_not_fit_fails_alone(score, expected, model, 
     monkeypatch.setattr(scorer, "run", cramped)
     replies = score(scorer=scorer, max_batch_tokens=5000)
     assert replies.pop(1) == Failure(kind="out-of-memory", message="no room")
-    assert furthest(replies, [reply for index, reply in enumerate(expected) if index != 1]) < TOLERANCE
+    assert furthest(replies, [reply for index, reply in enumerate(expected) if index != 1]) < tolerance
 
 
 def test_any_other_error_is_not_taken_for_a_lack_of_memory(score, model, monkeypatch):
@@ -202,7 +217,7 @@ def test_any_other_error_is_not_taken_for_a_lack_of_memory(score, model, monkeyp
         score(scorer=scorer)
 
 
-def test_a_number_that_is_not_finite_fails_its_request_alone(score, expected, model, monkeypatch):
+def test_a_number_that_is_not_finite_fails_its_request_alone(score, expected, tolerance, model, monkeypatch):
     scorer = Scorer(model, "packed")
     run = scorer.run
 
@@ -217,7 +232,7 @@ def test_a_number_that_is_not_finite_fails_its_request_alone(score, expected, mo
     replies = score(scorer=scorer)
     assert replies[3].kind == "non-finite"
     assert "(first: nan)" in replies[3].message
-    assert furthest(replies[:3] + replies[4:], expected[:3] + expected[4:]) < TOLERANCE
+    assert furthest(replies[:3] + replies[4:], expected[:3] + expected[4:]) < tolerance
 
 
 def test_a_llama_is_scored_flat(model):

@@ -55,7 +55,7 @@ def connect():
     made = []
 
     def load(url: str, *, model: str = "toy", recipe: str = "none", **options):
-        given = {"base_url": url, "backoff_s": 0.001, "timeout_s": 20.0, "retries": 2, "concurrency": 4, **options}
+        given = {"base_url": url, "backoff_s": 0.001, "timeout_s": 600.0, "retries": 2, "concurrency": 4, **options}
         spec = EngineSpec(name="served", adapter="openai_server", model=model, recipe=recipe, options=given)
         made.append(load_engine(spec, Resources(assets=AssetStore(ROOT))))
         return made[-1]

@@ -20,8 +20,8 @@ COUNT = 60
 def broken(request, doubles, serve, connect):
     """An engine behind the proxy, the double behind it, and the proxy."""
     server = serve(doubles.vllm(most=400, echo="scored" if request.param == "echo" else "ignored"))
-    with doubles.Proxy(server.url, silent_s=0.5) as proxy:
-        engine = connect(proxy.url, retries=12, timeout_s=0.4, top_logprobs=400, check_every=16)
+    with doubles.Proxy(server.url) as proxy:
+        engine = connect(proxy.url, retries=12, top_logprobs=400, check_every=16)
         assert engine.identity.options["scoring"] == request.param
         yield engine, server, proxy
 
