@@ -7,10 +7,12 @@ Must not depend on: files and folders.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
+from evalkit.errors import DataError
 from evalkit.records import (
     EngineIdentity,
     Fidelity,
@@ -343,11 +345,24 @@ class RunLabel:
     smaller_batches: tuple[str, ...] = ()
 
 
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+"""Name of an engine, as suites may give it."""
+
+
 def label(manifest: Manifest) -> RunLabel:
-    """Return a run's label."""
+    """Return a run's label.
+
+    Raises:
+        DataError: the name in the manifest is none that a suite could have given; files are named after it.
+    """
     engine = manifest.engine
     asked = manifest.requested.get("engine")
     name = asked.get("name") if isinstance(asked, Mapping) else None
+    if isinstance(name, str) and not _NAME.fullmatch(name):
+        raise DataError(
+            f"manifest.json: requested.engine.name {name!r:.80} is no name (letters, digits, '.', '_' and '-'); next "
+            "step: restore the manifest"
+        )
     return RunLabel(
         name=name if isinstance(name, str) else None,
         adapter=engine.adapter,

@@ -10,6 +10,7 @@ FastChat knows no status: a judgment without a rating becomes -1, a game without
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -184,6 +185,10 @@ class FastChatExport:
     notes: tuple[str, ...]
 
 
+_FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
+"""Name of a model that files are called after."""
+
+
 def export_fastchat(run: Run, output: Path, *, task: str, name: str, opponent: str | None = None) -> FastChatExport:
     """Write a run's conversations as FastChat writes its own.
 
@@ -195,9 +200,15 @@ def export_fastchat(run: Run, output: Path, *, task: str, name: str, opponent: s
         opponent: name of the model that games were played against; needed for games.
 
     Raises:
-        UsageError: the task is no conversation of the run, or an item has no question number.
+        UsageError: the task is no conversation of the run, an item has no question number, or the name cannot be that
+            of a file.
         StoreError: a file cannot be written.
     """
+    if not _FILE_NAME.fullmatch(name):
+        raise UsageError(
+            f"{name!r:.80} cannot be the name of a file (letters, digits, '.', '_', '+' and '-', no folder); "
+            "next step: another --name"
+        )
     asked = run.manifest.tasks.get(task)
     if asked is None or asked.kind != "conversation" or task not in run.items:
         raise UsageError(f"{run.path}: '{task}' is no conversation of this run whose questions are at hand")

@@ -44,7 +44,8 @@ def open_plain(path: Path, flags: int = os.O_RDONLY, *, below: Path | None = Non
         mode: rights of a new file.
 
     Raises:
-        DataError: the file, or a folder between it and `below`, is a link or no regular file; named.
+        DataError: the file, or a folder between it and `below`, is a link or no regular file, or a file that is to be
+            written has another name too (a hard link); named.
         OSError: as `os.open`.
     """
     root = path.parent if below is None else below
@@ -53,7 +54,7 @@ def open_plain(path: Path, flags: int = os.O_RDONLY, *, below: Path | None = Non
     if not _BY_PARTS:
         for at in range(len(parts)):
             _refuse_irregular(root.joinpath(*parts[: at + 1]), folder=at + 1 < len(parts))
-        return _regular(os.open(path, flags, mode), path)
+        return _regular(os.open(path, flags, mode), path, flags)
     folder = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
     try:
         for at, part in enumerate(parts[:-1]):
@@ -65,7 +66,7 @@ def open_plain(path: Path, flags: int = os.O_RDONLY, *, below: Path | None = Non
             os.close(folder)
             folder = inner
         try:
-            return _regular(os.open(parts[-1], flags, mode, dir_fd=folder), path)
+            return _regular(os.open(parts[-1], flags, mode, dir_fd=folder), path, flags)
         except OSError as error:
             _told(error, path, folder=False)
             raise
@@ -132,11 +133,17 @@ def refuse_irregular(folder: Path) -> None:
         raise DataError(f"{path}: {what}, and a run folder holds regular files only; {_NEXT}")
 
 
-def _regular(descriptor: int, path: Path) -> int:
-    kind = stat.S_IFMT(os.fstat(descriptor).st_mode)
-    if kind == stat.S_IFREG:
+def _regular(descriptor: int, path: Path, flags: int) -> int:
+    found = os.fstat(descriptor)
+    kind = stat.S_IFMT(found.st_mode)
+    if kind == stat.S_IFREG and not (flags & (os.O_WRONLY | os.O_RDWR) and found.st_nlink > 1):
         return descriptor
     os.close(descriptor)
+    if kind == stat.S_IFREG:
+        raise DataError(
+            f"{path}: a hard link, so writing here would change a file of another name too; next step: put a copy in "
+            "its place"
+        )
     raise DataError(f"{path}: {_KINDS.get(kind, 'no regular file')}, and a regular file belongs here; {_NEXT}")
 
 

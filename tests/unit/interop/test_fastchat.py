@@ -471,3 +471,25 @@ def test_votes_that_carry_the_conversations_need_no_other_file(tmp_path):
     assert found is not None
     assert sorted(len(pair.answers_a) for pair in found.pairs) == [1, 2]
     assert found.pairs[0].answers_a[0] == "base says 81 first"
+
+
+@pytest.mark.parametrize(
+    "name", ["../../../ESCAPED", "/nonexistent-root/ESCAPED", "..", "a/../../ESCAPED", "..\\ESCAPED", "a\x00b", ""]
+)
+@pytest.mark.parametrize("where", ["manifest", "option"])
+def test_no_name_in_a_manifest_or_an_option_leads_out_of_the_folder(name, where, tmp_path):
+    root = fill(tmp_path / "mt_bench", [rating("base", 81, 1, 8)])
+    run = tmp_path / "deep" / "er" / "run"
+    assert main(["import", str(root), "--format", "fastchat", "--model", "base", "--output", str(run)]) == 0
+    if where == "manifest":
+        manifest = json.loads((run / "manifest.json").read_text())
+        manifest["requested"] = {**manifest["requested"], "engine": {"name": name}}
+        (run / "manifest.json").write_text(json.dumps(manifest))
+    out = tmp_path / "deep" / "er" / "out"
+    more = ["--name", name] if where == "option" else []
+    before = {file for file in tmp_path.rglob("*") if file.is_file()}
+    code = main(["export", str(run), "--format", "fastchat", "--output", str(out), *more])
+    made = {file for file in tmp_path.rglob("*") if file.is_file()} - before
+    assert all(file.resolve().is_relative_to(out) for file in made)
+    assert made if code == 0 else not made
+    assert not Path("/nonexistent-root").exists()
