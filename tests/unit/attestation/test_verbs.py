@@ -143,3 +143,37 @@ def test_a_run_against_published_numbers_is_verified_too(folders, tmp_path, caps
     capsys.readouterr()
     assert cli.main(["verify", str(made.folder), "--unsigned"]) == ExitCode.INVALID
     assert "decision.results[0].state: the certificate says PASS, the records give OPEN" in capsys.readouterr().out
+
+
+def test_a_certificate_and_runs_of_before_the_ledger_are_checked_and_no_ledger_speaks_for_them(release, capsys) -> None:
+    for file in (release / "certificate.ledger.jsonl", *release.glob("*/ledger.json")):
+        file.unlink(missing_ok=True)
+    file = release / "certificate.json"
+    document = json.loads(file.read_text("utf-8"))
+    decision = document["decision"]
+    old = {**document, "evalkit": "0.0.9"}
+    del old["ledger"]
+    kept = [one for one in decision["cautions"] if not one["code"].startswith("ledger")]
+    old["decision"] = {**decision, "cautions": kept}
+    file.write_text(json.dumps(old, sort_keys=True, indent=1) + "\n", "utf-8")
+    argv = ["verify", str(release), "--unsigned", "--other-version"]
+    assert cli.main(argv) == 0, capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "the certificate cites no ledger: earlier runs and certificates cannot be excluded" in said
+    assert "HOLDS IN WHAT WAS CHECKED" in said
+    file.write_text(file.read_text("utf-8").replace('"outcome": "REJECTED"', '"outcome": "CERTIFIED"'), "utf-8")
+    assert cli.main(argv) == ExitCode.INVALID
+    assert "verdict-differs" in capsys.readouterr().out
+    # A certificate of today cannot be made to look like one: it holds a ledger, or this evalkit misses it.
+    file.write_text(json.dumps({**old, "evalkit": document["evalkit"]}, sort_keys=True, indent=1) + "\n", "utf-8")
+    assert cli.main(["verify", str(release), "--unsigned"]) == ExitCode.INVALID
+
+
+@pytest.mark.parametrize("kind", ["demo", "rejected", "invalid"])
+def test_a_certificate_without_its_runs_is_read_and_each_is_missed_by_name(kind, tmp_path, capsys) -> None:
+    example = Path(__file__).parents[3] / "docs/examples" / f"{kind}.json"
+    shutil.copy(example, tmp_path / "certificate.json")
+    assert cli.main(["verify", str(tmp_path), "--unsigned", "--other-version"]) == ExitCode.INVALID
+    said = capsys.readouterr().out
+    assert "run-missing: official-fp8" in said
+    assert "ledger" in said
