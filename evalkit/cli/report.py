@@ -34,17 +34,19 @@ def read_certificate(path: Path) -> dict[str, Any]:
         StoreError: it cannot be read.
         DataError: it is no certificate of this version, or damaged; names the file and the key.
     """
-    from evalkit.records import parse_object
+    from evalkit.records import is_version
     from evalkit.report.document import checked
+    from evalkit.store.door import read_document
 
     try:
-        document = parse_object(path.read_text(encoding="utf-8"), f"{path}")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not UTF-8 at byte {error.start}; next step: certify again") from error
-    except OSError as error:
-        raise StoreError(f"{path}: cannot be read: {error.strerror or error}") from error
-    if document.get("certificate_version") != 1:
-        raise DataError(f"{path}: certificate_version is {document.get('certificate_version')!r}, not 1")
+        document = read_document(path, again="certify again")
+    except FileNotFoundError as error:
+        raise StoreError(f"{path}: cannot be read: there is no such file; next step: certify first") from error
+    if not is_version(document.get("certificate_version"), 1):
+        raise DataError(
+            f"{path}: certificate_version is {document.get('certificate_version')!r}, not 1; next step: certify again, "
+            "or read it with the evalkit that wrote it"
+        )
     return checked(document, str(path))
 
 

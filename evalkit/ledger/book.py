@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
 
 from evalkit.errors import DataError, StoreError
 from evalkit.records import canonical_json, digest, parse_object
+from evalkit.store.door import read_document
 from evalkit.store.lines import acquire, append_lines, cut_torn_tail, read_lines, write_atomic
 
 if TYPE_CHECKING:
@@ -301,12 +302,10 @@ def citations(run: Path) -> tuple[Citation, ...]:
     """
     file = run / SIDECAR
     try:
-        row = parse_object(file.read_text(encoding="utf-8"), str(file))
+        row = read_document(file, again="restore the file", below=run)
         rows: Sequence[Any] = row["entries"]
         return tuple(Citation(sequence=int(one["sequence"]), sha256=str(one["sha256"])) for one in rows)
     except FileNotFoundError:
         return ()
     except (KeyError, TypeError, ValueError) as error:
         raise DataError(f"{file}: no list of ledger entries ({error!r}); next step: restore the file") from error
-    except OSError as error:
-        raise StoreError(f"{file}: cannot be read: {error.strerror or error}") from error

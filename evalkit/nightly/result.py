@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from evalkit.comparison import to_plain
 from evalkit.errors import DataError, EvalkitError
@@ -30,8 +30,9 @@ from evalkit.history import (
 from evalkit.history.entries import verdict_entry
 from evalkit.nightly.night import Known, RecipeNight
 from evalkit.nightly.watch import NightOutcome, NightReason, order_sha256, worst
-from evalkit.records import Manifest, digest, parse_object
+from evalkit.records import EngineIdentity, Manifest, build, digest, is_version, parse_object, sealed
 from evalkit.store import Run, read_records
+from evalkit.store.door import read_document
 from evalkit.store.lines import TIMINGS, read_lines, write_atomic
 
 # How fast a run was asked.
@@ -185,23 +186,77 @@ def write_result(folder: Path, result: Result) -> None:
     Raises:
         StoreError: the disk failed.
     """
-    text = json.dumps(result, sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False)
+    text = json.dumps(sealed(result), sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False)
     write_atomic(folder / RESULT, [text + "\n"])
+
+
+_AGAIN = "restore the file, or move the night's folder away and repeat the same command"
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Shape:
+    """What a result holds, value by value; see `finished_result`."""
+
+    result_version: int
+    suite: str
+    site: str
+    night: str
+    recipe: str
+    outcome: Literal["OK", "ALARM", "UNDECIDED", "INVALID"]
+    reasons: Sequence[Mapping[str, Any]]
+    policy: Mapping[str, str]
+    watched: Mapping[str, Mapping[str, str]]
+    seed: int
+    margin_points: float
+    started_at: str
+    finished_at: str
+    environment: Mapping[str, Any]
+    identity_sha256: str | None
+    engine: EngineIdentity | None
+    baseline: Mapping[str, Any] | None
+    orders: Mapping[str, Mapping[str, Any]]
+    records_sha256: Mapping[str, str]
+    endpoints: Mapping[str, Mapping[str, Any]]
+    speed: Mapping[str, float | None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _EndpointShape:
+    task: str
+    metric: str
+    outcome: Literal["OK", "ALARM", "UNDECIDED", "INVALID"]
+    reasons: Sequence[Mapping[str, Any]]
+    population: int
+    asked: int
+    probe: Mapping[str, Any] | None
+    watch: Mapping[str, Any] | None
+    confirm: Mapping[str, Any] | None
+    full: Mapping[str, Any] | None
+    triage: Mapping[str, Any] | None
 
 
 def read_result(folder: Path) -> dict[str, Any]:
     """Read a result.
 
     Raises:
-        DataError: it is damaged, or of another version.
+        DataError: it is damaged, or of another version; names the key and its value.
+        FileNotFoundError: there is none.
+        StoreError: it cannot be read.
     """
     file = folder / RESULT
-    result = parse_object(file.read_text(encoding="utf-8"), str(file))
-    if result.get("result_version") != RESULT_VERSION:
+    result = read_document(file, again=_AGAIN)
+    if not is_version(result.get("result_version"), RESULT_VERSION):
         raise DataError(
             f"{file}: result_version is {result.get('result_version')!r}, not {RESULT_VERSION}; next step: read it "
             "with the evalkit that wrote it"
         )
+    try:
+        engine = result.get("engine")
+        build(_Shape, {**result, "engine": None if engine is None else build(EngineIdentity, engine)})
+        for found in result["endpoints"].values():
+            build(_EndpointShape, found)
+    except DataError as error:
+        raise DataError(f"{file}: {error}; next step: {_AGAIN}") from error
     return result
 
 
@@ -238,7 +293,7 @@ def keep_nights(history: History, nights: Path, suite: str, site: str) -> Iterat
 
 def _certificate(folder: Path) -> dict[str, Any] | None:
     file = folder / "certificate.json"
-    return parse_object(file.read_text(encoding="utf-8"), str(file)) if file.exists() else None
+    return read_document(file, again=_AGAIN) if file.exists() else None
 
 
 def night_entries(result: Result, certificate: Mapping[str, Any] | None = None) -> list[NightEntry]:
@@ -366,7 +421,7 @@ def unfinished(nights: Path, current: Path, site: str) -> list[str]:
         if file.parent == current:
             continue
         try:
-            begun = parse_object(file.read_text(encoding="utf-8"), str(file))
+            begun = read_document(file, again=_AGAIN)
         except (EvalkitError, OSError):
             continue
         missing = any(not (file.parent / recipe / RESULT).exists() for recipe in begun.get("policies", {}))

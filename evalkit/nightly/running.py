@@ -38,9 +38,10 @@ from evalkit.nightly.watch import (
 )
 from evalkit.nightly.watching import Bench, Seen, complete, items_of, see, share_items
 from evalkit.policy import ResolvedPolicy
-from evalkit.records import Item, Manifest, canonical_json, parse_object
+from evalkit.records import Item, Manifest, canonical_json
 from evalkit.report import as_markdown, document_sections
 from evalkit.store import Run, RunFolder, read_manifest, read_records
+from evalkit.store.door import read_document
 from evalkit.store.lines import count_lines, task_file, write_atomic
 from evalkit.suite import EngineSpec, Suite
 from evalkit.verdict import Decision, Outcome
@@ -442,7 +443,7 @@ def _begin(night: Night, baseline: Run, orders: Mapping[str, Sequence[str]], pla
     }
     file = night.path / "night.json"
     if file.exists():
-        begun = parse_object(file.read_text(encoding="utf-8"), str(file))
+        begun = read_document(file, again="move the night's folder away and repeat the same command")
         for name, value in drawn.items():
             if json.loads(canonical_json(value)) != begun.get(name):
                 raise IdentityMismatchError(

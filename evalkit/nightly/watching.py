@@ -22,9 +22,10 @@ from evalkit.collect.asking import ask
 from evalkit.errors import DataError
 from evalkit.nightly.watch import Marks, NightReason, State, Watch, broken, designated, marks_of, plain_e, watch
 from evalkit.policy import Policy, ProportionEndpoint
-from evalkit.records import ChoiceReply, Item, Record, TaskRun, TextReply, canonical_json, parse_object
+from evalkit.records import ChoiceReply, Item, Record, TaskRun, TextReply, build, canonical_json
 from evalkit.statistics.sequential import SequentialRules
 from evalkit.store import RunFolder
+from evalkit.store.door import read_document
 from evalkit.store.lines import task_file, write_atomic
 
 # Ask one engine some of the items of a benchmark, in blocks.
@@ -265,7 +266,10 @@ def _probe(bench: Bench, task: str) -> Probe:
     """Ask the first items twice, once in a night: a repeated command reads what was found."""
     file = bench.folder.path / "probe" / f"{quote(task, safe='')}.json"
     if file.exists():
-        return Probe(**parse_object(file.read_text(encoding="utf-8"), str(file)))
+        try:
+            return build(Probe, read_document(file, again="delete the file and repeat the same command"))
+        except DataError as error:
+            raise DataError(f"{file}: {error}; next step: delete the file and repeat the same command") from error
     keys, benchmark = bench.orders[task][:PROBE], bench.benchmarks[task]
     ask_block(bench.folder, bench.engine, benchmark, keys, PROBE)
     records = designated(bench.folder.records(task))

@@ -20,13 +20,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from evalkit import __version__
-from evalkit.errors import DataError, EstimateError, StoreError, UsageError
+from evalkit.errors import DataError, EstimateError, UsageError
 from evalkit.qualification.estimates import Estimates, estimates_of
-from evalkit.records import digest, parse_object, text_digest
+from evalkit.records import digest, is_version, parse_object, text_digest
 from evalkit.records.canonical import to_plain
 from evalkit.records.record import ProbeRow, VotedPair
 from evalkit.statistics.checks import Interval
 from evalkit.statistics.clusters import clustered_mean
+from evalkit.store.door import read_document
 from evalkit.store.lines import read_lines, write_atomic
 
 # Votes on pairs of answers: who was better, by whom.
@@ -358,20 +359,19 @@ def read_qualification(path: Path) -> Qualification:
         StoreError: it cannot be read.
     """
     try:
-        row = parse_object(path.read_text(encoding="utf-8"), str(path))
+        row = read_document(path, again="qualify the judge again")
     except FileNotFoundError:
         raise UsageError(f"{path}: there is no such file; next step: evalkit judge qualify") from None
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not UTF-8 at byte {error.start}; next step: qualify the judge again") from error
-    except OSError as error:
-        raise StoreError(f"{path}: cannot be read: {error.strerror or error}") from error
-    if row.get("kind") != KIND or row.get("version") != VERSION:
-        raise DataError(f"{path}: not a file of a judge's qualification, or of another version")
-    found = _built(path, row)
-    if found.sha256 != row.get("sha256"):
+    if row.get("kind") != KIND or not is_version(row.get("version"), VERSION):
         raise DataError(
-            f"{path}: its digest is {row.get('sha256')}, its content has {found.sha256}: it was changed after it was "
-            "written; next step: qualify the judge again"
+            f"{path}: not a file of a judge's qualification, or of another version; next step: qualify the judge again"
+        )
+    found = _built(path, row)
+    here = digest({name: value for name, value in row.items() if name != "sha256"})
+    if not found.sha256 == here == row.get("sha256"):
+        raise DataError(
+            f"{path}: its digest is {row.get('sha256')}, its content has {here}, its rows give {found.sha256}: it was "
+            "changed after it was written; next step: qualify the judge again"
         )
     return found
 
@@ -389,5 +389,5 @@ def _built(path: Path, row: Mapping[str, Any]) -> Qualification:
             agreement=row["agreement"],
             evalkit=row["evalkit"],
         )
-    except (KeyError, TypeError, AttributeError) as error:
+    except (DataError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{path}: not a whole qualification ({error!r}); next step: qualify the judge again") from error

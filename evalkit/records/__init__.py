@@ -8,7 +8,18 @@ A record holds what one engine did with one item; every number in a report is de
 
 from __future__ import annotations
 
-from evalkit.records.canonical import build, canonical_json, content_digest, digest, fold, parse_object, text_digest
+from evalkit.records.canonical import (
+    build,
+    canonical_json,
+    content_digest,
+    digest,
+    fold,
+    is_version,
+    parse_object,
+    sealed,
+    text_digest,
+    unsealed,
+)
 from evalkit.records.consistency import CONTENT, ROW, SUBJECT, ItemFacts, item_facts
 from evalkit.records.manifest import (
     FORMAT,
@@ -60,6 +71,7 @@ __all__ = [
     "content_digest",
     "digest",
     "fold",
+    "is_version",
     "item_facts",
     "judged_task",
     "judging_name",
@@ -67,5 +79,7 @@ __all__ = [
     "origin_of",
     "parse_object",
     "processor_line",
+    "sealed",
     "text_digest",
+    "unsealed",
 ]

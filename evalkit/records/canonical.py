@@ -9,10 +9,13 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from enum import Enum
-from typing import Any, TypeVar, cast
+from functools import cache
+from types import UnionType
+from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 from evalkit.errors import DataError
 
@@ -34,6 +37,18 @@ def tuple_of(row: Mapping[str, Any], name: str) -> tuple[Any, ...]:
     return tuple(value)
 
 
+def object_of(row: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """Return an object of a row; an empty one where the row has none of this name.
+
+    Raises:
+        DataError: it is no object.
+    """
+    value = row.get(name, {})
+    if not isinstance(value, dict):
+        raise DataError(f"{name!r} must be an object, not {value!r:.80}")
+    return value
+
+
 def flat(value: Any) -> dict[str, Any]:
     """Return a dataclass as a mapping without copying what is in it: `asdict` costs more than writing the line."""
     return {name: getattr(value, name) for name in value.__dataclass_fields__}
@@ -50,11 +65,51 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return row
 
 
-_DECODER = json.JSONDecoder(parse_constant=_constant, object_pairs_hook=_unique)
+def _finite(text: str) -> float:
+    value = float(text)
+    if value - value != 0.0:
+        raise ValueError(f"the number {text[:40]} is beyond the largest float")
+    return value
+
+
+_DECODER = json.JSONDecoder(parse_constant=_constant, parse_float=_finite, object_pairs_hook=_unique)
+
+DEPTH = 100
+"""Levels of objects and lists in a document, at most: what walks it later would pass the interpreter's limit."""
+
+_HALF = re.compile(r"\\u[dD][89a-fA-F]")
+"""How half a character may be written; two of them in their order are one whole."""
+
+
+def _odd_part(value: Any, place: str = "") -> str | None:
+    """Return where a parsed value holds half a character or too many levels; else None."""
+    left: list[tuple[Any, str, int]] = [(value, place, 0)]
+    while left:
+        one, at, depth = left.pop()
+        if depth > DEPTH:
+            return f"{at[:60]}...: more than {DEPTH} levels of objects and lists"
+        if isinstance(one, str):
+            if not _whole(one):
+                return f"{at}: a text with half a character (a lone surrogate)"
+        elif isinstance(one, dict):
+            if not all(map(_whole, one)):
+                return f"{at}: a key with half a character (a lone surrogate)"
+            left += [(inner, f"{at}.{key}" if at else key, depth + 1) for key, inner in one.items()]
+        elif isinstance(one, list):
+            left += [(inner, f"{at}[{place}]", depth + 1) for place, inner in enumerate(one)]
+    return None
+
+
+def _whole(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def parse_object(text: str, what: str) -> dict[str, Any]:
-    """Parse one strict JSON object; NaN, Infinity and repeated keys are refused.
+    """Parse one strict JSON object: no NaN, no infinity, no repeated key, no half character, no hundred levels.
 
     Raises:
         DataError: says what is wrong with `what`.
@@ -65,24 +120,147 @@ def parse_object(text: str, what: str) -> dict[str, Any]:
         raise DataError(f"{what} is not valid JSON: {error}") from error
     if not isinstance(row, dict):
         raise DataError(f"{what} must be a JSON object, not {type(row).__name__}")
+    if text.count("{") + text.count("[") > DEPTH or ("\\u" in text and _HALF.search(text) is not None):
+        odd = _odd_part(row)
+        if odd is not None:
+            raise DataError(f"{what} cannot be used: {odd}")
     return cast("dict[str, Any]", row)
 
 
+def is_version(value: Any, wanted: int) -> bool:
+    """Say whether a document's version is the wanted one; `true` and 1.0 are none."""
+    return type(value) is int and value == wanted
+
+
 def build(cls: type[T], row: Mapping[str, Any]) -> T:
-    """Build a dataclass from a mapping, refusing unknown and missing fields by name.
+    """Build a dataclass from a mapping: unknown and missing fields and values of another type are refused by name.
 
     Raises:
-        DataError: names every unknown and missing field.
+        DataError: names the field, its value and the type it should have.
     """
     if not isinstance(row, Mapping):
         raise DataError(f"{cls.__name__} must be a JSON object, not {type(row).__name__}")
-    known = cast("Any", cls).__dataclass_fields__.keys()
-    if not row.keys() <= known:
-        raise DataError(f"{cls.__name__}: unknown field(s) {', '.join(sorted(row.keys() - known))}")
+    kinds = _kinds(cast("Any", cls))
+    try:
+        for name, value in row.items():
+            plain, holds = kinds[name]
+            if type(value) not in plain and (holds is None or not holds(value)):
+                raise DataError(f"{cls.__name__}: {_explained(get_type_hints(cls)[name], value, name)}")
+    except KeyError:
+        unknown = ", ".join(sorted(map(str, row.keys() - kinds)))
+        raise DataError(f"{cls.__name__}: unknown field(s) {unknown}") from None
     try:
         return cls(**row)
     except TypeError as error:
         raise DataError(f"{cls.__name__}: {error}") from error
+
+
+# Types of values, from the annotations of the dataclasses that hold them.
+#
+# Checked here and not by a library: a hundred thousand records are read by one command, and one set look-up a value is
+# faster than any validator that gives back frozen dataclasses. Values are never converted: `true` is no number, "1" no
+# count.
+
+
+_Kind = tuple[frozenset[type], Callable[[Any], bool] | None]
+"""Classes whose values are of the type, and how any other value is told; None where there is no other."""
+
+_PLAIN: Mapping[Any, frozenset[type]] = {
+    str: frozenset({str}),
+    int: frozenset({int}),
+    bool: frozenset({bool}),
+    float: frozenset({float, int}),
+    type(None): frozenset({type(None)}),
+}
+_WORDS = {str: "a text", int: "a whole number", bool: "true or false", float: "a number", type(None): "null"}
+
+
+@cache
+def _kinds(cls: Any) -> dict[str, _Kind]:
+    hints = get_type_hints(cls)
+    return {part.name: _kind(hints[part.name]) for part in fields(cls)}
+
+
+def _kind(hint: Any) -> _Kind:
+    """Return how values of a type are told: by their class alone, or else by a look into them."""
+    options = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    plain: frozenset[type] = frozenset()
+    checks: list[Callable[[Any], bool]] = []
+    for one in options:
+        if one in _PLAIN:
+            plain |= _PLAIN[one]
+        else:
+            checks.append(_holds(one))
+    if not checks:
+        return plain, None
+    return plain, checks[0] if len(checks) == 1 else lambda value: any(check(value) for check in checks)
+
+
+def _holds(hint: Any) -> Callable[[Any], bool]:  # noqa: PLR0911 - one line for each kind of annotation
+    origin, inner = get_origin(hint), get_args(hint)
+    if hint is Any:
+        return lambda value: True  # noqa: ARG005
+    if origin is Literal:
+        return lambda value: isinstance(value, (str, int)) and value in inner
+    if origin is tuple and len(inner) == 2 and inner[1] is Ellipsis:
+        return _all_of(tuple, inner[0])
+    if origin is tuple:
+        each = [_kind(one) for one in inner]
+        return lambda value: isinstance(value, tuple) and len(value) == len(each) and all(map(_fits, each, value))
+    if isinstance(origin, type) and issubclass(origin, Mapping):
+        check = _all_of(tuple, inner[1])
+        if inner[1] is Any:
+            return lambda value: isinstance(value, Mapping)
+        return lambda value: isinstance(value, Mapping) and check(tuple(value.values()))
+    if isinstance(origin, type) and issubclass(origin, Sequence):
+        return _all_of((list, tuple), inner[0])
+    kind: Any = origin or hint
+    return lambda value: isinstance(value, kind)
+
+
+def _all_of(container: Any, hint: Any) -> Callable[[Any], bool]:
+    kind = _kind(hint)
+    plain, holds = kind
+    if holds is None:
+        return lambda value: isinstance(value, container) and plain.issuperset(map(type, value))
+    return lambda value: isinstance(value, container) and all(_fits(kind, one) for one in value)
+
+
+def _fits(kind: _Kind, value: Any) -> bool:
+    plain, holds = kind
+    return type(value) in plain or (holds is not None and holds(value))
+
+
+def _explained(hint: Any, value: Any, place: str) -> str:
+    """Return where a value is not of its type, what it is and what it must be."""
+    options = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    for one in options:
+        inner = get_args(one)
+        if isinstance(value, Mapping) and get_origin(one) not in (None, Literal) and len(inner) == 2:
+            for name, part in value.items():
+                if not _fits(_kind(inner[1]), part):
+                    return _explained(inner[1], part, f"{place}.{name}")
+        if isinstance(value, (list, tuple)) and get_origin(one) is tuple:
+            each = [inner[0]] * len(value) if inner[-1] is Ellipsis else list(inner)
+            for at, (part, kind) in enumerate(zip(value, each, strict=False)):
+                if not _fits(_kind(kind), part):
+                    return _explained(kind, part, f"{place}[{at}]")
+    shown = repr(value)
+    wanted = " or ".join(_worded(one) for one in options)
+    return f"{place} must be {wanted}, not {shown if len(shown) <= 80 else f'{shown[:77]}...'}"
+
+
+def _worded(hint: Any) -> str:
+    origin, inner = get_origin(hint), get_args(hint)
+    if hint in _WORDS:
+        return str(_WORDS[hint])
+    if origin is Literal:
+        return f"one of {', '.join(map(repr, inner))}"
+    if origin is tuple:
+        return "a list" if inner[-1] is Ellipsis else f"a list of {len(inner)}"
+    if origin is not None:
+        return "an object" if issubclass(origin, Mapping) else "a list"
+    return f"an object ({getattr(hint, '__name__', hint)})"
 
 
 # Results as plain JSON data.
@@ -133,13 +311,37 @@ def canonical_json(value: Any) -> str:
     """
     try:
         return _ENCODER.encode(value)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"a value cannot be written as JSON: {error}") from error
 
 
 def digest(value: Any) -> str:
     """Return the sha256 (64 hex digits) of a value's canonical JSON."""
     return hashlib.sha256(canonical_json(value).encode()).hexdigest()
+
+
+def sealed(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a document with the digest of its content, `content_sha256`, so that a changed one is seen."""
+    return {**row, SEAL: digest(row)}
+
+
+def unsealed(row: Mapping[str, Any], what: str) -> dict[str, Any]:
+    """Return a document without its own digest; one of before there was any is returned as it is.
+
+    >>> unsealed({"a": 1, "content_sha256": "0" * 64}, "x.json")
+    Traceback (most recent call last):
+    evalkit.errors.DataError: x.json was changed after it was written: its content does not have the digest it names
+
+    Raises:
+        DataError: the content has another digest.
+    """
+    rest = {name: value for name, value in row.items() if name != SEAL}
+    if SEAL in row and row[SEAL] != digest(rest):
+        raise DataError(f"{what} was changed after it was written: its content does not have the digest it names")
+    return rest
+
+
+SEAL = "content_sha256"
 
 
 def text_digest(text: str) -> str:

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from evalkit.errors import DataError
-from evalkit.records.canonical import build, digest, parse_object, tuple_of
+from evalkit.records.canonical import build, digest, is_version, object_of, parse_object, tuple_of
 
 # What was loaded, read back from the loaded engine.
 
@@ -275,21 +275,21 @@ class Manifest:
             DataError: not JSON, another format, or an unknown or missing field.
         """
         row = parse_object(text, "a manifest")
-        if row.get("format") != FORMAT:
+        if not is_version(row.get("format"), FORMAT):
             raise DataError(f"run format {row.get('format')!r} is not {FORMAT}; read it with the evalkit that wrote it")
         _refuse_paths(row)
         row["engine"] = build(EngineIdentity, row.get("engine", {}))
-        row["tasks"] = {name: _task_run(task) for name, task in row.get("tasks", {}).items()}
-        row["judges"] = {name: _judge_run(judge) for name, judge in row.get("judges", {}).items()}
+        row["tasks"] = {name: _task_run(task) for name, task in object_of(row, "tasks").items()}
+        row["judges"] = {name: _judge_run(judge) for name, judge in object_of(row, "judges").items()}
         if "smaller_batches" in row:
             row["smaller_batches"] = tuple_of(row, "smaller_batches")
         return build(cls, row)
 
 
-def _task_run(row: Mapping[str, Any]) -> TaskRun:
-    fixed = dict(row)
-    if fixed.get("score_range") is not None:
-        fixed["score_range"] = tuple(fixed["score_range"])
+def _task_run(row: Any) -> TaskRun:
+    fixed = dict(row) if isinstance(row, Mapping) else row
+    if isinstance(fixed, dict) and fixed.get("score_range") is not None:
+        fixed["score_range"] = tuple_of(fixed, "score_range")
     return build(TaskRun, fixed)
 
 
@@ -302,8 +302,8 @@ def _refuse_paths(row: Mapping[str, Any]) -> None:
         raise DataError(f"requested.engine.name: {name!r:.120} is no name of an engine: letters, digits and '._-'")
 
 
-def _judge_run(row: Mapping[str, Any]) -> JudgeRun:
-    fixed = dict(row)
-    fixed["identity"] = build(EngineIdentity, fixed.get("identity", {}))
-    fixed["scale"] = tuple(fixed.get("scale", ()))
-    return build(JudgeRun, fixed)
+def _judge_run(row: Any) -> JudgeRun:
+    if not isinstance(row, Mapping):
+        return build(JudgeRun, row)
+    identity = build(EngineIdentity, row.get("identity", {}))
+    return build(JudgeRun, {**row, "identity": identity, "scale": tuple_of(row, "scale")})

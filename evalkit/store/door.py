@@ -15,8 +15,13 @@ import os
 import stat
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from evalkit.errors import DataError, StoreError
+from evalkit.records import parse_object, unsealed
+
+LARGEST = 1 << 26
+"""Bytes of one document, at most: parsed, it takes about ten times as many."""
 
 WHOLE = 1 << 28
 """Bytes that are read at once, at most; no manifest, certificate or report is nearly as large."""
@@ -100,6 +105,30 @@ def read_text(path: Path, *, below: Path | None = None, limit: int = WHOLE) -> s
         return read_whole(path, below=below, limit=limit).decode("utf-8")
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: not UTF-8 at byte {error.start}; next step: restore the file") from error
+
+
+def read_document(path: Path, *, again: str, below: Path | None = None) -> dict[str, Any]:
+    """Read a whole document, one JSON object: the way in for every such file that evalkit wrote.
+
+    Args:
+        path: the file. One that a user names may be a link; below a folder of somebody else's (`below`) none may.
+        again: what to do about a damaged one, after "next step: ".
+        below: as for `open_plain`.
+
+    Raises:
+        DataError: no UTF-8, no strict JSON object (`parse_object`), a changed one (`sealed`), too large, or no regular
+            file; names the file and ends in `again`.
+        FileNotFoundError: there is no such file.
+        StoreError: it cannot be read.
+    """
+    try:
+        data = read_whole(path if below is not None else path.resolve(), below=below, limit=LARGEST)
+        return unsealed(parse_object(data.decode(), f"{path}"), f"{path}")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not UTF-8 at byte {error.start}; next step: {again}") from error
+    except DataError as error:
+        step = "" if "next step" in str(error) else f"; next step: {again}"
+        raise DataError(f"{error}{step}") from error
 
 
 def exists(path: Path) -> bool:

@@ -180,7 +180,7 @@ def read_manifest(path: Path) -> Manifest:
     try:
         return Manifest.from_json(text)
     except DataError as error:
-        raise DataError(f"{file}: {error}") from error
+        raise DataError(f"{file}: {error}; next step: restore the file, or repeat the run in another folder") from error
 
 
 def read_run(path: Path) -> Run:

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from evalkit.errors import DataError, StoreError
-from evalkit.records import build, parse_object
+from evalkit.records import build, is_version, sealed
+from evalkit.store.door import read_document
 
 VERSION = 1
 
@@ -89,7 +90,7 @@ def throughput_json(measurements: Iterable[Measurement]) -> str:
                 f"{after.source}); next step: keep one"
             )
     rows = [asdict(one) for one in ordered]
-    return json.dumps({"throughput_version": VERSION, "measurements": rows}, indent=1, sort_keys=True) + "\n"
+    return json.dumps(sealed({"throughput_version": VERSION, "measurements": rows}), indent=1, sort_keys=True) + "\n"
 
 
 def read_throughput(path: Path) -> tuple[Measurement, ...]:
@@ -100,19 +101,18 @@ def read_throughput(path: Path) -> tuple[Measurement, ...]:
         DataError: it is no such file; names the row.
     """
     try:
-        row = parse_object(path.read_text(encoding="utf-8"), f"{path}")
-    except OSError as error:
-        raise StoreError(f"{path}: cannot be read: {error.strerror or error}") from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not UTF-8 at byte {error.start}") from error
-    if row.get("throughput_version") != VERSION or not isinstance(row.get("measurements"), list):
+        row = read_document(path, again="make the file again with evalkit throughput or bench")
+    except FileNotFoundError as error:
+        raise StoreError(f"{path}: cannot be read: there is no such file; next step: evalkit throughput") from error
+    if not is_version(row.get("throughput_version"), VERSION) or not isinstance(row.get("measurements"), list):
         raise DataError(f"{path}: no throughput file of version {VERSION}; next step: make it with evalkit throughput")
     found = []
     for number, one in enumerate(row["measurements"], start=1):
         try:
             found.append(build(Measurement, one))
         except DataError as error:
-            raise DataError(f"{path}: measurement {number}: {error}") from error
+            step = "make the file again with evalkit throughput or bench"
+            raise DataError(f"{path}: measurement {number}: {error}; next step: {step}") from error
     return tuple(found)
 
 

@@ -164,13 +164,8 @@ def test_a_file_that_was_changed_is_refused(tmp_path, change):
     file = tmp_path / "q.json"
     write_qualification(file, qualification())
     data = json.loads(file.read_text())
-    kept = json.dumps(data["estimates"])
     change(data)
     file.write_text(json.dumps(data))
-    if json.dumps(data["estimates"]) != kept:
-        # The numbers are made from the rows again, so a changed one is not even looked at.
-        assert read_qualification(file).estimates.ranking[0].successes == 90
-        return
     with pytest.raises(DataError, match="changed after it was written"):
         read_qualification(file)
 

@@ -200,7 +200,11 @@ def test_the_file_comes_back_and_order_changes_no_byte(tmp_path: Path) -> None:
     assert set(read_throughput(tmp_path / "t.json")) == set(measured)
     with pytest.raises(DataError, match="measured twice"):
         throughput_json([_one(), _one(tokens_per_second=11.0)])
-    (tmp_path / "t.json").write_text(text.replace('"recipe": "b"', '"recipes": "b"'))
+    (tmp_path / "t.json").write_text(text.replace('"recipe": "b"', '"recipe": "c"'))
+    with pytest.raises(DataError, match="changed after it was written"):
+        read_throughput(tmp_path / "t.json")
+    row = {name: value for name, value in json.loads(text).items() if name != "content_sha256"}
+    (tmp_path / "t.json").write_text(json.dumps(row).replace('"recipe": "b"', '"recipes": "b"'))
     with pytest.raises(DataError, match=r"measurement \d: .*recipes"):
         read_throughput(tmp_path / "t.json")
     (tmp_path / "t.json").write_text("{}")
