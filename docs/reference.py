@@ -231,8 +231,8 @@ def exits(_arguments: str) -> str:
         "CERTIFIED": "a loss larger than the margin is ruled out; `verify`: everything holds; `nightly`: OK",
         "OK": "done, for commands that decide nothing",
         "REJECTED": "a loss larger than the margin is shown; `nightly`: ALARM",
-        "USAGE": "the request is wrong: an option, a file, a key or a value; nothing was run and nothing written",
-        "INCONCLUSIVE": "sound data, not enough of them; `nightly`: undecided; `plan --strict`: power below target",
+        "USAGE": "the request is wrong, and nothing was run; `plan --strict`: no verdict can be promised",
+        "INCONCLUSIVE": "sound data, not enough of them; `nightly`: undecided",
         "INVALID": "the data may not be judged; `verify`: something does not hold",
         "FAILED": "evalkit, an engine or the disk failed, or the run was interrupted; there is no verdict",
     }

@@ -162,7 +162,7 @@ def _checked(
             seen.notes.append(f"the title is its author's own words, nothing computed: {document['title']!r}")
     except (AttributeError, DataError, KeyError, TypeError) as error:
         seen.findings.append(
-            Finding(code="certificate-format", where=CERTIFICATE, message=f"no whole certificate: {error}")
+            Finding(code="certificate-format", where=CERTIFICATE, message=f"not a complete certificate: {error}")
         )
 
 
@@ -221,7 +221,7 @@ def _certificate(folder: Path, seen: _Seen) -> Mapping[str, Any] | None:
     except FileNotFoundError:
         message = "there is no certificate here"
     except (AttributeError, KeyError, TypeError) as error:
-        message = f"no whole certificate: {error!r}"
+        message = f"not a complete certificate: {error!r}"
     except DataError as error:
         message = str(error)
     if message:

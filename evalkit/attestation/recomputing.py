@@ -146,7 +146,9 @@ def recomputed(document: Data, folder: Path, *, same_version: bool = True) -> li
         return [Finding(code="run-unreadable", where=f"{folder}", message=str(error))]
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         return [
-            Finding(code="certificate-format", where="certificate.json", message=f"no whole certificate: {error!r}")
+            Finding(
+                code="certificate-format", where="certificate.json", message=f"not a complete certificate: {error!r}"
+            )
         ]
     if not same_version:
         again = {**again, "evalkit": document.get("evalkit")}

@@ -26,25 +26,25 @@ from evalkit.errors import EngineError, EvalkitError, ExitCode, suggestion
 from evalkit.redaction import redact_text, remember_secrets
 
 VERBS = {
-    "certify": "Run what a suite still misses, then decide: CERTIFIED, REJECTED, INCONCLUSIVE or INVALID.",
-    "run": "Run one engine on one or more tasks; every finished record is kept.",
+    "certify": "Run what is missing of a suite, then decide: CERTIFIED, REJECTED, INCONCLUSIVE or INVALID.",
+    "run": "Run one engine on one or more tasks; resumable.",
     "judge": "Let an LLM judge rate the answers in run folders.",
     "compare": "Compare two run folders, item by item.",
-    "plan": "Say before any GPU hour whether a suite can reach its verdicts.",
-    "seal": "Put a policy on record, and sign it, before the runs.",
-    "nightly": "Watch every candidate tonight with few items: OK, ALARM, undecided or invalid.",
-    "history": "List and plot what nights and certificates have shown over time.",
-    "report": "Write the report of a certificate again, as text or one HTML file.",
+    "plan": "Check statistical power before spending GPU time.",
+    "seal": "Preregister a policy, and sign it, before the runs.",
+    "nightly": "Check every candidate each night with few items: OK, ALARM, undecided or invalid.",
+    "history": "List and plot the results of nights and certificates over time.",
+    "report": "Render the report of a certificate as text or one HTML file.",
     "sign": "Sign a certificate with everything it rests on.",
     "verify": "Check a signed certificate: signature, digests, every number and the verdict.",
     "keygen": "Make a key pair to sign certificates with.",
     "quantize": "Quantize a model with a recipe and write the checkpoint that servers read.",
-    "bench": "Measure tokens a second of a suite's engines.",
+    "bench": "Measure the output tokens per second of a suite's engines.",
     "throughput": "Read throughput measured by other tools, for tables and the report.",
     "export": "Write a run or a certificate in the files of another tool.",
     "import": "Read another tool's output as a run.",
     "list": "List adapters, recipes, tasks, judges, policies and assets.",
-    "doctor": "Say what works on this machine, and the next step for each gap.",
+    "doctor": "Check what works on this machine, with the next step for each gap.",
 }
 """Each verb and its one line; the verb's code is `evalkit/cli/<verb>.py`, or `<verb>_.py` for a word of Python.
 
@@ -137,7 +137,7 @@ def _explain(error: BaseException) -> ExitCode:
     if isinstance(error, SystemExit) and _reader_has_gone():  # what click makes of it at `evalkit --help | head -1`
         return ExitCode.CERTIFIED
     if isinstance(error, (click.Abort, KeyboardInterrupt)):
-        click.echo("evalkit: stopped; finished records are kept and the same command resumes", err=True)
+        click.echo("evalkit: interrupted; completed records are saved; rerun the same command to resume", err=True)
         return ExitCode.FAILED
     if isinstance(error, click.ClickException):
         shown = io.StringIO()

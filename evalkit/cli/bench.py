@@ -33,16 +33,22 @@ if TYPE_CHECKING:
 @click.command(epilog="Example: evalkit bench examples/cpu-demo.yaml --lengths 128:32 --requests 8")
 @click.argument("suite", type=existing_file)
 @click.option("--lengths", multiple=True, required=True, metavar="INPUT:OUTPUT", help="Tokens; may be repeated.")
-@click.option("--engine", "engines", multiple=True, help="Only this engine; baseline and candidates by default.")
+@click.option("--engine", "engines", multiple=True, help="Only this engine (default: baseline and candidates).")
 @click.option("--mode", type=click.Choice(("maximum", "batch1", "both")), default="both", show_default=True)
-@click.option("--requests", type=click.IntRange(min=1), default=16, show_default=True, help="Requests of one round.")
-@click.option("--rounds", type=click.IntRange(min=1), default=3, show_default=True, help="The fastest counts.")
-@click.option("--output", type=any_path, help="File to write; throughput.json in the suite's outputs by default.")
+@click.option("--requests", type=click.IntRange(min=1), default=16, show_default=True, help="Requests per round.")
+@click.option(
+    "--rounds",
+    type=click.IntRange(min=1),
+    default=3,
+    show_default=True,
+    help="Rounds per setting; the fastest one is reported.",
+)
+@click.option("--output", type=any_path, help="File to write (default: throughput.json in the suite's outputs).")
 @definitions_option
 @quiet_option
 @json_option
 def command(suite: Path, lengths: tuple[str, ...], output: Path | None, as_json: bool, **given: Any) -> None:
-    """Measure output tokens a second of a suite's engines, each in the same way, one after the other.
+    """Measure the output tokens per second of a suite's engines, one after the other under equal conditions.
 
     It compares recipes on this machine with evalkit's own adapters; a tuned server is measured with its own tool, whose
     numbers evalkit throughput reads.

@@ -51,11 +51,11 @@ OUTPUTS = Path("outputs")
     multiple=True,
     type=(str, click.FloatRange(0, 1), click.IntRange(min=2), str),
     metavar="ENDPOINT ACCURACY ITEMS SOURCE",
-    help="In place of --baseline: a published accuracy, e.g. mmlu 0.862 14042 'model card'; never certifies.",
+    help="Instead of --baseline: a published accuracy, e.g. mmlu 0.862 14042 'model card'; never certifies.",
 )
-@click.option("--policy", help="Policy name or file; with a suite its own by default.")
-@click.option("--judge", metavar="ADAPTER:MODEL", help="Judge in place of the suite's, such as openai:MODEL.")
-@click.option("--judge-profile", help="Judge profile in place of the suite's; see: evalkit list judges.")
+@click.option("--policy", help="Policy name or file (default: the suite's).")
+@click.option("--judge", metavar="ADAPTER:MODEL", help="Judge to use instead of the suite's, such as openai:MODEL.")
+@click.option("--judge-profile", help="Judge profile to use instead of the suite's; see: evalkit list judges.")
 @click.option(
     "--qualification",
     "qualifications",
@@ -63,18 +63,22 @@ OUTPUTS = Path("outputs")
     type=existing_file,
     help="Without a suite: file that 'evalkit judge qualify' wrote; may be repeated.",
 )
-@click.option("--post-hoc", is_flag=True, help="The policy was chosen after the runs: explore, decide nothing.")
+@click.option(
+    "--post-hoc",
+    is_flag=True,
+    help="Exploratory analysis: the policy was chosen after the runs, so no verdict is given.",
+)
 @on_option
-@click.option("--output", type=written_path, help="Folder for certificate and report; with a suite its outputs.")
-@click.option("--force", is_flag=True, help="Put a certificate of other runs, or under another policy, aside.")
+@click.option("--output", type=written_path, help="Folder for certificate and report (default: the suite's outputs).")
+@click.option("--force", is_flag=True, help="Move an existing certificate of other runs or another policy aside.")
 @ledger_option
-@click.option("--retry-failed", is_flag=True, help="Ask again the items whose record says failed.")
+@click.option("--retry-failed", is_flag=True, help="Retry items whose records are marked failed.")
 @definitions_option
 @quiet_option
 @json_option
 @with_places
 def command(suite: Path | None, as_json: bool, output: Path | None, **given: Any) -> int:
-    """Run what a suite still misses, then decide: CERTIFIED, REJECTED, INCONCLUSIVE or INVALID.
+    """Run what is missing of a suite, then decide: CERTIFIED, REJECTED, INCONCLUSIVE or INVALID.
 
     With --from, or with run folders in place of a suite, nothing is run and no engine is needed. With --published the
     baseline is only a number: that can reject, or stay inconclusive, and never certifies.

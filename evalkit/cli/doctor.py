@@ -100,8 +100,10 @@ def _addresses(specs: Mapping[str, EngineSpec], placements: Mapping[str, Placeme
 
 @click.command(epilog="Example: evalkit doctor --offline")
 @definitions_option
-@click.option("--outputs", type=any_path, default=Path("outputs"), show_default=True, help="Folder runs will write to.")
-@click.option("--offline", is_flag=True, help="Do not try the sources of models and data sets.")
+@click.option(
+    "--outputs", type=any_path, default=Path("outputs"), show_default=True, help="Folder that runs will write to."
+)
+@click.option("--offline", is_flag=True, help="Do not contact the sources of models and data sets.")
 @click.option(
     "--engine",
     metavar="SUITE#ENGINE",
@@ -115,7 +117,7 @@ def _addresses(specs: Mapping[str, EngineSpec], placements: Mapping[str, Placeme
 def command(
     definitions: Path | None, outputs: Path, offline: bool, engine: str | None, on: str | None, as_json: bool
 ) -> int:
-    """Say what works on this machine: versions, GPUs, extras, data sources; and the next step for each gap.
+    """Check what works on this machine: versions, GPUs, extras, data sources; with the next step for each gap.
 
     With --engine: what one engine of a suite is, how it scores, and every warning, before hours are spent on it.
     With --on: versions, GPUs, disk and models on every node of a Ray cluster; exit code 5 if work would fail there.

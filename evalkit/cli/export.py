@@ -29,19 +29,21 @@ SUMMARY_VARIABLE = "GITHUB_STEP_SUMMARY"
 @click.option("--output", type=any_path, help="Folder to write to; for junit and job-summary a file.")
 @click.option("--task", "tasks", multiple=True, help="Task of the run to write; may be repeated. All by default.")
 @fastchat_export_options
-@click.option("--organization", help="every-eval-ever: who publishes the numbers.")
+@click.option("--organization", help="every-eval-ever: organization that publishes the numbers.")
 @click.option(
     "--relationship",
     type=click.Choice(("first_party", "third_party", "collaborative", "other")),
     default="third_party",
     show_default=True,
-    help="every-eval-ever: the evaluator's to the model's maker.",
+    help="every-eval-ever: relationship of the evaluator to the model developer.",
 )
 @click.option("--model", help="every-eval-ever: developer/model, where the run's own name lacks the developer.")
 @click.option("--dataset", help="eval-results: id of the registered benchmark, such as openai/gsm8k.")
 @click.option("--dataset-task", help="eval-results: its task, as its eval.yaml names it.")
-@click.option("--scale", type=click.Choice(("proportion", "percent")), help="eval-results: of its leaderboard.")
-@click.option("--report-url", default="", help="eval-results: where the report can be read.")
+@click.option(
+    "--scale", type=click.Choice(("proportion", "percent")), help="eval-results: score scale used by the leaderboard."
+)
+@click.option("--report-url", default="", help="eval-results: URL of the report.")
 @json_option
 @with_places
 def command(source: Path, form: str, output: Path | None, tasks: tuple[str, ...], as_json: bool, **given: Any) -> None:

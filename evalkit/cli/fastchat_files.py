@@ -21,16 +21,18 @@ if TYPE_CHECKING:
     from evalkit.records import Judgment
 
 _IMPORT_OPTIONS = (
-    click.option("--judge", help="fastchat: whose judgments, where several judged."),
-    click.option("--against", type=existing_folder, help="fastchat: imported run whose model the games were against."),
-    click.option("--questions", type=existing_file, help="fastchat: question.jsonl, where the folder has none."),
+    click.option("--judge", help="fastchat: judge to take, where there are several."),
+    click.option("--against", type=existing_folder, help="fastchat: imported run of the opponent in the games."),
+    click.option("--questions", type=existing_file, help="fastchat: question.jsonl, if the folder has none."),
     click.option(
-        "--duplicates", type=click.Choice(("first", "last")), help="fastchat: which of contradicting rows counts."
+        "--duplicates",
+        type=click.Choice(("first", "last")),
+        help="fastchat: row to take where rows contradict one another.",
     ),
 )
 _EXPORT_OPTIONS = (
-    click.option("--name", help="fastchat: name of the model in the files; the run's by default."),
-    click.option("--opponent", help="fastchat: name of the model that pairwise games were played against."),
+    click.option("--name", help="fastchat: model name in the files (default: the run's)."),
+    click.option("--opponent", help="fastchat: model name of the opponent in pairwise games."),
 )
 
 

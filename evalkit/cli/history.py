@@ -24,21 +24,28 @@ DEFAULT = Path("outputs/history.sqlite")
 
 @click.command(epilog="Example: evalkit history --history outputs/history.sqlite --last 30")
 @click.option(
-    "--history", "url", envvar="EVALKIT_HISTORY", metavar="URL", help="Database; outputs/history.sqlite by default."
+    "--history", "url", envvar="EVALKIT_HISTORY", metavar="URL", help="Database (default: outputs/history.sqlite)."
 )
-@click.option("--suite", help="Of this suite only.")
-@click.option("--site", help="Of this site only.")
-@click.option("--recipe", help="Of this recipe only.")
-@click.option("--last", type=click.IntRange(min=1), default=60, show_default=True, help="The newest so many nights.")
-@click.option("--record", multiple=True, type=existing_file, help="Keep a certificate.json first; may be repeated.")
-@click.option("--ledgers", is_flag=True, help="List the copies of ledgers in place of trends.")
+@click.option("--suite", help="Show only this suite.")
+@click.option("--site", help="Show only this site.")
+@click.option("--recipe", help="Show only this recipe.")
+@click.option(
+    "--last", type=click.IntRange(min=1), default=60, show_default=True, help="Show only the N most recent nights."
+)
+@click.option(
+    "--record",
+    multiple=True,
+    type=existing_file,
+    help="Record this certificate.json in the history first; may be repeated.",
+)
+@click.option("--ledgers", is_flag=True, help="List the copies of ledgers instead of trends.")
 @click.option("--svg", type=any_path, help="Also draw the trends into this file.")
 @click.option("--format", "form", type=click.Choice(("text", "markdown")), default="text", show_default=True)
 @json_option
 def command(url: str | None, as_json: bool, form: str, **given: Any) -> int:
     """List and plot trends of each recipe: accuracy, difference with its interval, flips, ratings, speed.
 
-    A change names the first night on which a measure was another one, and what changed in the environment then. Nights
+    Each change point names the first night with a shifted value, and what changed in the environment then. Nights
     reuse the items of one list, so they are never pooled into one estimate.
     """
     remember_url(url or "")  # before anything may fail and quote it

@@ -25,18 +25,26 @@ FORMATS = ("lm-eval", "nel", "fastchat")
 @click.option("--format", "form", type=click.Choice(FORMATS), default="lm-eval", show_default=True)
 @click.option("--output", type=any_path, required=True, help="Run folder to write.")
 @click.option("--task", "tasks", multiple=True, help="lm-eval task or group; may be repeated. All by default.")
-@click.option("--metric", help="Mark that decides; acc (nel: reward) by default, else the first that is listed.")
-@click.option("--model", default="unknown", help="nel: who answered; fastchat: whose file.")
-@click.option("--repeat", type=click.IntRange(min=0), default=0, help="nel: which of several answers counts.")
-@click.option("--recipe", default="unknown", show_default=True, help="How the model was quantized; no tool says it.")
+@click.option("--metric", help="Metric to compare on (default: acc; nel: reward; else the first one in the file).")
+@click.option("--model", default="unknown", help="Model name (nel: not in the files; fastchat: which model's answers).")
 @click.option(
-    "--fidelity", type=click.Choice(get_args(Fidelity)), default="engine", show_default=True, help="Kind of engine."
+    "--repeat", type=click.IntRange(min=0), default=0, help="nel: index of the answer to use where there are several."
+)
+@click.option(
+    "--recipe", default="unknown", show_default=True, help="Recipe name to record; these files do not contain it."
+)
+@click.option(
+    "--fidelity",
+    type=click.Choice(get_args(Fidelity)),
+    default="engine",
+    show_default=True,
+    help="Fidelity label to record.",
 )
 @fastchat_import_options
 @ledger_option
 @json_option
 def command(source: Path, form: str, output: Path, as_json: bool, **given: Any) -> None:
-    """Read another tool's output as a run that can be compared and certified as far as its content allows.
+    """Read another tool's output as a run; its content limits what can be decided from it.
 
     SOURCE is, for lm-eval (run with --log_samples), its --output_path, the folder of a model in it, or one
     results_*.json; for nel (NeMo Evaluator) the folder of one benchmark with its results.jsonl; for fastchat its

@@ -47,12 +47,12 @@ class JudgeCommand(click.Command):
 )
 @click.argument("runs", nargs=-1, required=True, type=written_folder)
 @judge_options
-@click.option("--task", "tasks", multiple=True, help="Judged task; by default every conversation of the runs.")
+@click.option("--task", "tasks", multiple=True, help="Judged task (default: every conversation task of the runs).")
 @click.option("--repeats", type=click.IntRange(min=1), default=1, show_default=True, help="Judgments of each answer.")
-@click.option("--against", type=read_folder, help="For a pairwise profile: run folder of the answers to compare with.")
-@click.option("--as", "name", help="Name of a further judge of the same runs (a panel); the first one needs none.")
-@click.option("--estimate", "only_estimate", is_flag=True, help="Say what it would cost, and ask nothing.")
-@click.option("--retry-failed", is_flag=True, help="Ask again where the judge gave no reply.")
+@click.option("--against", type=read_folder, help="Pairwise profiles: run folder of the answers to compare with.")
+@click.option("--as", "name", help="Name for an additional judge of the same runs (a panel).")
+@click.option("--estimate", "only_estimate", is_flag=True, help="Print the estimated cost and exit.")
+@click.option("--retry-failed", is_flag=True, help="Retry failed judge requests.")
 @definitions_option
 @quiet_option
 @json_option

@@ -46,20 +46,22 @@ _JUDGE_OPTIONS = (
         help="Short for --adapter and --model; openai:MODEL takes OPENAI_BASE_URL and OPENAI_API_KEY.",
     ),
     engine_options,
-    click.option("--max-calls", type=click.IntRange(min=1), help="Stop before more questions than this."),
-    click.option("--max-tokens", type=click.IntRange(min=1), help="Stop before more tokens, read and written."),
+    click.option("--max-calls", type=click.IntRange(min=1), help="Maximum number of judge requests."),
+    click.option(
+        "--max-tokens", type=click.IntRange(min=1), help="Maximum number of judge tokens, input and output together."
+    ),
     click.option(
         "--price",
         type=(click.FloatRange(min=0), click.FloatRange(min=0)),
         metavar="IN OUT",
-        help="Prices of a million tokens read and written: the cost is said before the first question.",
+        help="Price per million input and output tokens; prints an estimate first.",
     ),
     click.option(
         "--max-cost",
         type=click.FloatRange(min=0, min_open=True),
-        help="Stop before more than this is spent, in the unit of --price.",
+        help="Maximum cost, in the unit of --price.",
     ),
-    click.option("--store", type=any_path, help="Judgment store: what was judged once is not asked again."),
+    click.option("--store", type=any_path, help="Judgment cache: stored judgments are reused."),
     ledger_option,
     on_options,
 )

@@ -46,26 +46,31 @@ Results = Sequence[Mapping[str, Any]]
 
 @click.command(epilog="Example: evalkit nightly examples/nightly.yaml --plan")
 @click.argument("suite_file", metavar="SUITE", type=existing_file)
-@click.option("--night", metavar="LABEL", help="Label of the night; today's date (UTC) by default.")
-@click.option("--site", default="default", show_default=True, help="Machine or lane, where several watch one suite.")
-@click.option("--policy", help="Policy name or file; that of the suite by default. It must certify nothing.")
-@click.option("--plan", "only_plan", is_flag=True, help="Print what a night will cost and can find; run nothing.")
+@click.option("--night", metavar="LABEL", help="Label of the night (default: today's date, UTC).")
+@click.option(
+    "--site",
+    default="default",
+    show_default=True,
+    help="Name of this machine or CI lane, where several check one suite.",
+)
+@click.option("--policy", help="Policy name or file (default: the suite's). It needs `certifies: false`.")
+@click.option("--plan", "only_plan", is_flag=True, help="Print the expected cost and power of a night and exit.")
 @click.option("--full/--no-full", default=True, show_default=True, help="Full comparison after an alarm or the cap.")
-@click.option("--block", type=click.IntRange(min=1), help="Items asked between two looks at the evidence.")
+@click.option("--block", type=click.IntRange(min=1), help="Items between two interim looks.")
 @click.option("--discordance", type=click.FloatRange(0, 1), help="Share of items that flip, for the plan.")
 @click.option("--rate", type=click.FloatRange(0, min_open=True), help="Items a second, for the plan.")
-@click.option("--commit", help="What is under test; $EVALKIT_COMMIT, or what the CI server says, by default.")
+@click.option("--commit", help="Commit under test (default: $EVALKIT_COMMIT, or the CI server's).")
 @click.option("--history", "url", envvar="EVALKIT_HISTORY", metavar="URL", help="Database, or 'none'.")
 @click.option("--junit", type=any_path, help="Also write the JUnit report here.")
 @click.option("--summary", type=any_path, help='Append a Markdown summary here, such as "$GITHUB_STEP_SUMMARY".')
 @click.option("--webhook", envvar="EVALKIT_WEBHOOK", metavar="URL", help="POST the result here, as JSON.")
-@click.option("--webhook-secret", metavar="VARIABLE", help="Name of the variable that holds the signature's secret.")
-@click.option("--line", is_flag=True, help="Print one line, for chat, in place of tables.")
+@click.option("--webhook-secret", metavar="VARIABLE", help="Name of the environment variable with the signing secret.")
+@click.option("--line", is_flag=True, help="Print one line, for chat, instead of tables.")
 @definitions_option
 @quiet_option
 @json_option
 def command(suite_file: Path, as_json: bool, line: bool, **given: Any) -> int:
-    """Watch every candidate of a suite tonight, with as few items as the evidence needs.
+    """Check every candidate of a suite each night, with as few items as the evidence needs.
 
     Stored replies of the baseline are reused; the night stops at OK, ALARM or its cap, and goes on where it was stopped
     when the command is repeated. It certifies nothing. Exit codes: 0 OK, 1 ALARM, 3 undecided, 4 invalid (no

@@ -52,7 +52,7 @@ history_option = click.option(
     "--history",
     envvar=HISTORY_VARIABLE,
     metavar="URL",
-    help=f"Database that the record of all attempts is copied to and held against; ${HISTORY_VARIABLE} by default.",
+    help=f"Database that the ledger is copied to and compared with (default: ${HISTORY_VARIABLE}).",
 )
 quiet_option = click.option("--quiet", is_flag=True, help="No progress on stderr.")
 

@@ -214,13 +214,13 @@ MT_BENCH_CATEGORIES = ("writing", "roleplay", "reasoning", "math", "coding", "ex
 
 @click.command(epilog="Example: evalkit plan --policy release --recipes 2 --discordance 0.03")
 @click.argument("suite_file", metavar="[SUITE]", type=existing_file, required=False)
-@click.option("--policy", "policy_name", metavar="NAME_OR_FILE", help="Policy; that of the suite by default.")
+@click.option("--policy", "policy_name", metavar="NAME_OR_FILE", help="Policy (default: the suite's).")
 @click.option("--items", multiple=True, metavar="ENDPOINT=N", help="Number of items or questions; may be repeated.")
 @click.option(
     "--discordance",
     multiple=True,
     metavar="[ENDPOINT=]SHARE",
-    help="Share of items that flip between baseline and candidate, e.g. 0.06; the policy's by default.",
+    help="Share of items that flip between baseline and candidate, e.g. 0.06 (default: the policy's).",
 )
 @click.option(
     "--sd", multiple=True, metavar="ENDPOINT=SD", help="Standard deviation of question (or item) differences."
@@ -231,15 +231,17 @@ MT_BENCH_CATEGORIES = ("writing", "roleplay", "reasoning", "math", "coding", "ex
     nargs=2,
     type=existing_folder,
     metavar="RUN RUN",
-    help="Measure the flips on two run folders: an earlier comparison, or the baseline run twice.",
+    help="Estimate the flips from two run folders: an earlier comparison, or the baseline run twice.",
 )
-@click.option("--recipes", type=click.IntRange(min=1), help="Candidates of the release; those of the suite by default.")
-@click.option("--strict", is_flag=True, help="Exit with 2 when no verdict can be promised.")
+@click.option(
+    "--recipes", type=click.IntRange(min=1), help="Number of candidates of the release (default: the suite's)."
+)
+@click.option("--strict", is_flag=True, help="Exit non-zero if the planned power is below target.")
 @definitions_option
 @json_option
 @click.pass_context
 def command(context: click.Context, /, suite_file: Path | None, policy_name: str | None, **given: Any) -> None:
-    """Say whether a policy can reach its verdicts: power, detectable margins, items and judge calls needed.
+    """Check whether a policy can reach its verdicts: power, detectable margins, items and judge calls needed.
 
     A plan rests on the share of items that flip: the policy's assumption, --discordance, or measured --from two runs.
     The flips of the baseline run twice are only a lower bound, and never lower the policy's own.

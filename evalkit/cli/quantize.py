@@ -36,7 +36,7 @@ ADAPTER = "modelopt"
 @click.argument("suite_engine", metavar="[SUITE#ENGINE]", required=False)
 @click.option("--model", help="Asset name, hub id or folder of the original weights.")
 @click.option("--recipe", help="Recipe name or file; see: evalkit list recipes.")
-@click.option("--dtype", default="bfloat16", show_default=True, help="Type of the unquantized parts.")
+@click.option("--dtype", default="bfloat16", show_default=True, help="Data type of the unquantized parts.")
 @click.option("--device", default="auto", show_default=True)
 @click.option(
     "--option", "options", multiple=True, metavar="KEY=VALUE", help="Option of adapter modelopt (YAML value)."

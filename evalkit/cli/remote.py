@@ -76,7 +76,7 @@ def with_places(verb: F) -> F:
         type=any_path,
         expose_value=False,
         callback=_remember_spool,
-        help=f"Where folders behind URLs are worked on; ${SPOOL_VARIABLE} by default, else below the cache.",
+        help=f"Local working copy of remote (URL) folders (default: ${SPOOL_VARIABLE}, else below the cache).",
     )
     return cast("F", option(opened_first))
 

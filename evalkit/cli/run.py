@@ -43,7 +43,7 @@ _ENGINE_OPTIONS = (
     click.option("--adapter", help="How the engine is loaded; see: evalkit list adapters."),
     click.option("--model", help="Asset name, hub id or folder."),
     click.option("--recipe", default="none", show_default=True, help="Recipe name or file."),
-    click.option("--dtype", default="bfloat16", show_default=True, help="Type of the unquantized parts."),
+    click.option("--dtype", default="bfloat16", show_default=True, help="Data type of the unquantized parts."),
     click.option("--device", default="auto", show_default=True),
     click.option("--option", "options", multiple=True, metavar="KEY=VALUE", help="Option of the adapter (YAML value)."),
 )
@@ -75,21 +75,21 @@ def parsed_options(pairs: Sequence[str]) -> dict[str, Any]:
 @click.argument("suite_engine", metavar="[SUITE#ENGINE]", required=False)
 @engine_options
 @click.option("--task", "tasks", multiple=True, help="Task name, or lm_eval:<task>; may be repeated.")
-@click.option("--output", type=written_path, help="Run folder; with a suite its own by default.")
-@click.option("--name", help="Name of the run in comparisons and reports; that of its folder by default.")
+@click.option("--output", type=written_path, help="Run folder (default: the suite's).")
+@click.option("--name", help="Name of the run in comparisons and reports (default: the folder's name).")
 @click.option(
     "--template",
     metavar="fastchat:NAME",
-    help="Write conversations with this template of FastChat, for a model without a chat template of its own.",
+    help="FastChat conversation template, for a model without a chat template of its own.",
 )
 @on_options
-@click.option("--retry-failed", is_flag=True, help="Ask again the items whose record says failed.")
+@click.option("--retry-failed", is_flag=True, help="Retry items whose records are marked failed.")
 @click.option(
     "--check-batches",
     type=click.IntRange(min=0),
     default=0,
     metavar="N",
-    help="Ask N items of each task again, each alone, and say what changes: the noise of batching.",
+    help="Repeat N items of each task one at a time and report what changes: the noise of batching.",
 )
 @ledger_option
 @definitions_option
@@ -97,7 +97,7 @@ def parsed_options(pairs: Sequence[str]) -> dict[str, Any]:
 @json_option
 @with_places
 def command(suite_engine: str | None, output: Path | None, retry_failed: bool, **given: Any) -> None:
-    """Run one engine on one or more tasks; what is finished is kept, and the same command resumes.
+    """Run one engine on one or more tasks; completed records are kept, and the same command resumes.
 
     The engine is given by options, or as the name of one engine of a suite: suite.yaml#name.
     """

@@ -25,12 +25,12 @@ OUTPUTS = Path("outputs")
 
 @click.command(epilog="Example: evalkit seal examples/cpu-demo.yaml")
 @click.argument("policy", metavar="POLICY|SUITE")
-@click.option("--key", type=existing_file, help="Private key to sign the seal with, which need not be the author's.")
+@click.option("--key", type=existing_file, help="Private key to sign the seal with; another person's is allowed.")
 @ledger_option
 @json_option
 @with_places
 def command(policy: str, key: Path | None, as_json: bool, **given: Any) -> None:
-    """Write a policy's digest into the ledger, before the runs.
+    """Preregister a policy: write its digest into the ledger before the runs.
 
     A suite's policy is bound to its baseline and recipes; a policy alone is sealed for whomever it will judge. A
     certificate then says whether its own policy is the sealed one, and whether the seal stands before the runs.

@@ -22,13 +22,15 @@ from evalkit.cli.options import any_path, existing_file, json_option, out, print
     multiple=True,
     type=(str, existing_file),
     metavar="RECIPE FILE",
-    help="A recipe's name in the certificate and a file measured with it; may be repeated.",
+    help="Recipe name in the certificate, and a file measured with it; may be repeated.",
 )
-@click.option("--csv", "tables", multiple=True, type=existing_file, help="A CSV that names recipes itself.")
-@click.option("--lengths", metavar="INPUT:OUTPUT", help="Tokens of a request, for files that do not say them.")
-@click.option("--hardware", default="", help="What it was measured on, for files that do not say it.")
-@click.option("--baseline", default="", help="The official recipe, for the speedup.")
-@click.option("--output", type=any_path, help="File to write; what evalkit bench measured there is kept.")
+@click.option("--csv", "tables", multiple=True, type=existing_file, help="CSV file with a column for the recipe.")
+@click.option(
+    "--lengths", metavar="INPUT:OUTPUT", help="Input and output tokens of a request, for files that lack them."
+)
+@click.option("--hardware", default="", help="Hardware label, for files that lack one.")
+@click.option("--baseline", default="", help="Recipe that the speedup is relative to.")
+@click.option("--output", type=any_path, help="File to write; measurements of evalkit bench in it are kept.")
 @json_option
 def command(
     measured: tuple[tuple[str, Path], ...],
@@ -39,7 +41,7 @@ def command(
     output: Path | None,
     as_json: bool,
 ) -> None:
-    """Read measured throughput and show it: output tokens a second by input and output length, and speedup.
+    """Read measured throughput and show it: output tokens per second by input and output length, and speedup.
 
     `evalkit certify` and `evalkit report` show throughput.json that lies beside the certificate, apart from everything
     evalkit itself says: speed takes no part in a verdict.

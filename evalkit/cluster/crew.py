@@ -131,7 +131,7 @@ class Crew:
         """Take a replica out for good."""
         self._end(slot)
         slot.state, slot.why = State.GONE, why
-        self._tell(f"{slot.place} is given no more work: {why}")
+        self._tell(f"{slot.place} removed from rotation: {why}")
 
     def disprove(self, number: int) -> bool:
         """Count a reply of a replica that another one disproved; say whether the replica should be retired."""
@@ -159,7 +159,7 @@ class Crew:
             if slot.disproved:
                 yield (
                     f"{slot.place} gave {slot.disproved} reply(s) with numbers that are not finite where another "
-                    "replica gave finite ones, which were taken; next step: have its hardware looked at before you "
+                    "replica gave finite ones, which were taken; next step: check that node's hardware before you "
                     f"trust the other {slot.answered - slot.disproved} that it gave"
                 )
         yield from self._notes

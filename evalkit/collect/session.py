@@ -210,7 +210,7 @@ class Session:
         if self._streak >= STREAK:
             self._waiting = [(run, judgment) for run, judgment in self._waiting if judgment.status != "api_error"]
             raise EngineError(
-                f"task '{self._judging}': {STREAK} questions in a row got no reply from the judge; the last failure: "
+                f"task '{self._judging}': {STREAK} consecutive judge requests failed; the last failure: "
                 f"{verdict.details.get('failure')}; next step: repair the judge and repeat the same command"
             )
         if len(self._waiting) >= BATCH or time.monotonic() - self._written_at >= BATCH_S:
@@ -351,7 +351,7 @@ def judge(  # noqa: PLR0913 (all but four are options with a name)
     Raises:
         UsageError: the task is not judged, or the profile does not fit it.
         IdentityMismatchError: a run was judged by another judge or in other words.
-        EngineError: 32 questions in a row got no reply.
+        EngineError: 32 consecutive requests failed.
         InterruptedRunError: stopped on request or at the cap; the same call resumes.
         StoreError: the disk failed.
     """

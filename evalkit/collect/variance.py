@@ -173,7 +173,7 @@ def qualify(
     next call; every other verdict is final.
 
     Raises:
-        EngineError: 32 questions in a row got no reply.
+        EngineError: 32 consecutive requests failed.
         InterruptedRunError: stopped on request or at the cap; the same call resumes.
         StoreError: the disk failed.
     """
@@ -224,7 +224,7 @@ class _Asking:
         self._streak = self._streak + 1 if failed else 0
         if self._streak >= STREAK:
             raise EngineError(
-                f"{STREAK} probes in a row got no reply from the judge; the last failure: "
+                f"{STREAK} consecutive judge requests failed; the last failure: "
                 f"{verdict.details.get('failure')}; next step: repair the judge and repeat the same command"
             )
         if not failed:

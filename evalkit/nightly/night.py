@@ -193,8 +193,8 @@ def watched(policy: Policy) -> dict[str, ProportionEndpoint]:
     """
     if policy.certifies:
         raise UsageError(
-            f"policy '{policy.name}' certifies, and a night never does; next step: --policy nightly, or a policy file "
-            "with 'certifies: false'"
+            f"policy '{policy.name}' can certify; nightly runs need `certifies: false`; "
+            "next step: --policy nightly, or a policy file with 'certifies: false'"
         )
     gating = {name: endpoint for name, endpoint in policy.endpoints.items() if endpoint.gating}
     others = [name for name, endpoint in gating.items() if not isinstance(endpoint, ProportionEndpoint)]

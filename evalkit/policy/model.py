@@ -279,7 +279,7 @@ class Release(Section):
         counts = Counter((self.baseline, *self.recipes, *self.controls))
         faults = [f"'{name}' is named {count} times" for name, count in counts.items() if count > 1]
         faults += [
-            f"'{name}' is what certificates call another run; choose another name"
+            f"'{name}' is a reserved run name; choose another name"
             for name in RESERVED
             if name in (*self.recipes, *self.controls)
         ]

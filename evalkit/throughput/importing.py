@@ -55,7 +55,7 @@ def import_throughput(
         raise DataError(f"{path}: not UTF-8 at byte {error.start}") from error
     if text.lstrip()[:1] in ("{", "["):
         if recipe is None:
-            raise UsageError(f"{path}: whose numbers are these? next step: --measured RECIPE {path.name}")
+            raise UsageError(f"{path}: recipe name missing for this file; next step: --measured RECIPE {path.name}")
         found = _from_json(path, text, recipe, lengths)
     else:
         found = _from_csv(path, text, recipe)

@@ -135,8 +135,8 @@ class Lease:
         if found is None or found.id != self._claim.id:
             who = found.holder if found is not None else "somebody"
             raise LeaseLostError(
-                f"{self.remote.url}: {who} has taken this folder over, because nothing was heard of this process for "
-                f"{self._claim.ttl_s:g} s; nothing more is sent; next step: leave it to the other one, or stop the "
+                f"{self.remote.url}: {who} has taken this folder over, because this process did not renew its lease "
+                f"for {self._claim.ttl_s:g} s; nothing more is sent; next step: leave it to the other one, or stop the "
                 "other one and repeat this command"
             )
 
@@ -244,8 +244,8 @@ def _outlived(
         StoreError: its holder lives.
     """
     say(
-        f"{remote.url}: {seen.holder} held this folder and has not given it back; waiting up to {seen.ttl_s:g} s for "
-        "a sign of life"
+        f"{remote.url}: {seen.holder} holds an unreleased lease on this folder; waiting up to {seen.ttl_s:g} s to see "
+        "whether it is renewed"
     )
     begun = clock.now()
     while clock.now() - begun <= seen.ttl_s:

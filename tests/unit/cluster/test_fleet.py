@@ -157,7 +157,7 @@ def test_a_number_that_is_not_finite_is_asked_of_another_replica(kit):
     requests, replies = ask(fleet, kit, 80)
     once(requests, replies, kit)
     assert any("replica 1 on node 1 gave" in line and "not finite" in line for line in fleet.warnings)
-    assert any("replica 1 on node 1 is given no more work" in line for line in said)
+    assert any("replica 1 on node 1 removed from rotation" in line for line in said)
     before = len(transport.sent)
     once(*ask(fleet, kit, 40), kit)
     assert {replica for replica, _, _ in transport.sent[before:]} == {0, 2}

@@ -78,7 +78,7 @@ def test_each_kind_of_fault_names_the_place_and_the_value(data: object, fault: s
         ("a: 1\nb: 2\na: 3\n", "line 3, column 1: repeated key 'a'"),
         ("a: {b: .nan}", "'a.b' is nan; only finite numbers are allowed"),
         ("a: [1, .inf]", "'a.1' is inf; only finite numbers are allowed"),
-        ("? [a]\n: 1", "line 1, column 3: a key must be a word"),
+        ("? [a]\n: 1", "line 1, column 3: YAML keys must be strings"),
     ],
 )
 def test_yaml_that_would_be_misread_is_refused(text: str, fault: str) -> None:

@@ -182,7 +182,7 @@ def test_a_policy_that_certifies_is_refused(night):
     file = changed(night.suite({"good": night.candidate("good")}), policy="release")
     code, out, error = night.run(file)
     assert (code, out) == (2, None)
-    assert "a night never does" in error
+    assert "nightly runs need `certifies: false`" in error
     assert not night.nights.exists()
 
 
