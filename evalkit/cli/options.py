@@ -62,8 +62,7 @@ def ledger_option(verb: F) -> F:
     file = click.option(
         "--ledger",
         type=any_path,
-        help=f"File of the record of all attempts; ${LEDGER_VARIABLE} by default, else the nearest one above the "
-        "outputs.",
+        help=f"Ledger of all attempts (default: ${LEDGER_VARIABLE}, else the nearest one above the outputs).",
     )
     return file(history_option(verb))
 
