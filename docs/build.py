@@ -18,6 +18,7 @@ from typing import Any
 import click
 import measure
 import reference
+import words
 import yaml
 
 if sys.version_info >= (3, 11):
@@ -238,7 +239,15 @@ def main() -> int:
                 path.write_text(new, "utf-8")
     for name in stale:
         print(f"{name}: {'stale; run: make docs' if check else 'rewritten'}")
-    return 1 if check and stale else 0
+    spoken = [
+        name
+        for name in tracked()
+        if re.match(r"(README\.md|docs/(?!decisions/0).*\.md|outputs/.*\.md|evalkit/.*\.py)$", name)
+    ]
+    found = list(words.faults(ROOT, spoken)) if check else []
+    for fault in found:
+        print(fault)
+    return 1 if check and (stale or found) else 0
 
 
 if __name__ == "__main__":

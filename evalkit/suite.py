@@ -212,7 +212,7 @@ class JudgeSpec(Panelist):
         qualify: try every judge, before its word counts, on corrupted and planted answers made from so many of the
             baseline's own; None for no trial.
         max_calls, max_tokens: caps on what one invocation may ask of all judges together; None for none.
-        price: of a million tokens read and of a million written, so that the cost is said before it is incurred.
+        price: per million input tokens and per million output tokens; the cost is then estimated beforehand.
         max_cost: a cap on it, in the unit of the prices; None for none.
     """
 
@@ -230,7 +230,7 @@ class JudgeSpec(Panelist):
         names += [self.pairwise] if self.pairwise is not None else []
         faults = [f"two judgings are named '{name}'" for name, n in Counter(names).items() if n > 1]
         if self.max_cost is not None and self.price is None:
-            faults.append("max_cost needs price: [of a million tokens read, of a million written]")
+            faults.append("max_cost needs price: [per million input tokens, per million output tokens]")
         if faults:
             raise ValueError("; ".join(faults))
         return self

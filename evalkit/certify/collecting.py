@@ -13,7 +13,7 @@ from pathlib import Path
 
 from evalkit.certify.judging import STORE, Bench, jobs_of, qualification_file, qualify_for_suite
 from evalkit.certify.running import Workshop, run_engine
-from evalkit.collect.verdicts import Budget
+from evalkit.collect.ratings import Budget
 from evalkit.errors import InterruptedRunError, UsageError
 from evalkit.policy import ResolvedPolicy
 from evalkit.policy.model import JudgeRules

@@ -19,9 +19,9 @@ from evalkit.adapters.base import Engine
 from evalkit.certify.deciding import QUALIFICATIONS
 from evalkit.certify.recording import record_judging
 from evalkit.certify.running import Workshop
+from evalkit.collect.ratings import Budget
 from evalkit.collect.session import Opponent, Readable, Request, estimate_judging, judge
 from evalkit.collect.variance import qualify
-from evalkit.collect.verdicts import Budget
 from evalkit.errors import EvalkitError, UsageError
 from evalkit.judging import load_words
 from evalkit.judging.plan import ORDERS, Material, pair_sha256
@@ -38,9 +38,9 @@ from evalkit.qualification import (
 from evalkit.qualification.agreement import Votes, replayed_agreement
 from evalkit.records import Manifest, Record, TextReply, digest, judging_name
 from evalkit.store import (
+    RatingStore,
     Run,
     RunFolder,
-    VerdictStore,
     judgment_key,
     read_items,
     read_judgments,
@@ -287,14 +287,14 @@ def qualify_judge(
 
     Raises:
         UsageError: the task is not judged, or no answer fits.
-        EvalkitError: the judge could not be loaded or broke; finished verdicts are kept in the judgment store.
+        EvalkitError: the judge could not be loaded or broke; finished ratings are kept in the judgment store.
     """
     workshop = bench.workshop
     definition = workshop.definitions.task(task)
     if definition.mt_bench is None:
         raise UsageError(f"task '{task}' is of kind '{definition.kind}'; only conversations are judged")
     if bench.store is None:
-        raise UsageError("a qualification needs a folder for its verdicts")
+        raise UsageError("a qualification needs a folder for its ratings")
     profile = workshop.definitions.judge(judge.profile)
     words = load_words(profile, workshop.assets)
     items, records = read_items(path, task), read_records(path, task)
@@ -306,7 +306,7 @@ def qualify_judge(
     source = _source(path, task, answers, seed)
     if workshop.ledger is not None:
         workshop.ledger.append("trial-begun", _trial_of(engine.identity.sha256, words.sha256, source))
-    with VerdictStore(bench.store, engine.identity.sha256, words.sha256) as store:
+    with RatingStore(bench.store, engine.identity.sha256, words.sha256) as store:
         rows = qualify(
             probes,
             profile,

@@ -1,4 +1,4 @@
-"""`evalkit bench`: tokens a second of a suite's engines.
+"""`evalkit bench`: tokens per second of a suite's engines.
 
 In: a suite, lengths. Out: `throughput.json` in the suite's outputs, tables.
 Must not depend on: how an engine works.
@@ -124,7 +124,9 @@ def _measure(
                     seed=0,
                     clock=time.perf_counter,
                 )
-                told(f"{spec.name}: {put_in} | {put_out}, {mode}: {speed.tokens_per_second:.1f} output tokens a second")
+                told(
+                    f"{spec.name}: {put_in} | {put_out}, {mode}: {speed.tokens_per_second:.1f} output tokens per second"
+                )
                 found.append(
                     Measurement(
                         recipe=spec.name,

@@ -80,7 +80,7 @@ OUTPUTS = Path("outputs")
 def command(suite: Path | None, as_json: bool, output: Path | None, **given: Any) -> int:
     """Run what is missing of a suite, then decide: CERTIFIED, REJECTED, INCONCLUSIVE or INVALID.
 
-    With --from, or with run folders in place of a suite, nothing is run and no engine is needed. With --published the
+    With --from, or with run folders instead of a suite, nothing is run and no engine is needed. With --published the
     baseline is only a number: that can reject, or stay inconclusive, and never certifies.
     """
     own = {"baseline": "--baseline", "candidates": "--candidate", "rerun": "--rerun", "controls": "--control"}

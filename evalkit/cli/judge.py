@@ -122,7 +122,7 @@ def _show_estimates(found: dict[str, JudgingEstimate], price: tuple[float, float
     for name, estimate in found.items():
         out(f"{name}: {estimate.text}")
         if price is not None:
-            out(f"{name}: about {estimate.cost(*price):.2f} at {price[0]:g} and {price[1]:g} for a million tokens")
+            out(f"{name}: about {estimate.cost(*price):.2f} at {price[0]:g} and {price[1]:g} per million tokens")
 
 
 def _show(runs: Sequence[Path], judgings: Sequence[str], *, as_json: bool) -> None:
@@ -143,13 +143,13 @@ def _show(runs: Sequence[Path], judgings: Sequence[str], *, as_json: bool) -> No
 
 
 def _refuse_nothing(runs: Sequence[Path], judgings: Sequence[str]) -> None:
-    """Refuse a judging that has not one verdict: exit code 4, as for a comparison of nothing.
+    """Refuse a judging that has not one rating: exit code 4, as for a comparison of nothing.
 
     Raises:
-        DataError: all its judgments are without a verdict.
+        DataError: all its judgments are without a rating.
     """
     from evalkit.errors import DataError
-    from evalkit.judging import Verdict
+    from evalkit.judging import Rating
     from evalkit.judging.reading import next_step
     from evalkit.store import read_judgments
 
@@ -157,8 +157,8 @@ def _refuse_nothing(runs: Sequence[Path], judgings: Sequence[str]) -> None:
         found = [judgment for path in runs for judgment in read_judgments(path, name)]
         if found and all(judgment.score is None for judgment in found):
             first = found[0]
-            verdict = Verdict(status=first.status, score=None, text=first.text, details=first.details)
+            rating = Rating(status=first.status, score=None, text=first.text, details=first.details)
             raise DataError(
-                f"{name}: nothing could be rated: none of {len(found)} judgments holds a verdict (first: "
-                f"{first.status}); next step: {next_step(verdict)}"
+                f"{name}: nothing could be rated: none of {len(found)} judgments holds a rating (first: "
+                f"{first.status}); next step: {next_step(rating)}"
             )

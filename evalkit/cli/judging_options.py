@@ -28,7 +28,7 @@ from evalkit.cli.run import engine_options, parsed_options
 
 if TYPE_CHECKING:
     from evalkit.certify.running import Workshop
-    from evalkit.collect.verdicts import Budget
+    from evalkit.collect.ratings import Budget
     from evalkit.suite import EngineSpec
 
 OPENAI = "openai"
@@ -76,10 +76,10 @@ def judge_options(verb: F) -> F:
 
 def judge_budget(given: Mapping[str, Any]) -> Budget:
     """Return the caps on what may be asked, and the prices."""
-    from evalkit.collect.verdicts import Budget
+    from evalkit.collect.ratings import Budget
 
     if given["max_cost"] is not None and given["price"] is None:
-        raise click.UsageError("--max-cost needs --price IN OUT, the prices of a million tokens read and written")
+        raise click.UsageError("--max-cost needs --price IN OUT, the prices per million input and output tokens")
     return Budget(**{name: given[name] for name in ("max_calls", "max_tokens", "price", "max_cost")})
 
 

@@ -58,7 +58,7 @@ Results = Sequence[Mapping[str, Any]]
 @click.option("--full/--no-full", default=True, show_default=True, help="Full comparison after an alarm or the cap.")
 @click.option("--block", type=click.IntRange(min=1), help="Items between two interim looks.")
 @click.option("--discordance", type=click.FloatRange(0, 1), help="Share of items that flip, for the plan.")
-@click.option("--rate", type=click.FloatRange(0, min_open=True), help="Items a second, for the plan.")
+@click.option("--rate", type=click.FloatRange(0, min_open=True), help="Items per second, for the plan.")
 @click.option("--commit", help="Commit under test (default: $EVALKIT_COMMIT, or the CI server's).")
 @click.option("--history", "url", envvar="EVALKIT_HISTORY", metavar="URL", help="Database, or 'none'.")
 @click.option("--junit", type=any_path, help="Also write the JUnit report here.")

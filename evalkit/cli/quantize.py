@@ -67,7 +67,7 @@ def command(suite_engine: str | None, output: Path, as_json: bool, **given: Any)
 
 
 def _spec(suite_engine: str | None, given: Mapping[str, Any]) -> tuple[EngineSpec, Mapping[str, Any], Path | None]:
-    """Return what to quantize, asset sources in place of the declared ones, and the folder of definitions."""
+    """Return what to quantize, asset sources instead of the declared ones, and the folder of definitions."""
     from evalkit.cli.remote import url_place
     from evalkit.cli.run import parsed_options
     from evalkit.configuration import validate

@@ -294,7 +294,7 @@ def _count(endpoint: dict[str, Any], recipe: str) -> str:
 
 
 def _terms(check: Check) -> dict[str, Any]:
-    """Return the terms of the certificate; none if it is no whole certificate, which is a finding already."""
+    """Return the terms of the certificate; none if it is not a complete certificate, which is a finding already."""
     from evalkit.attestation.statement import terms
 
     try:

@@ -112,7 +112,7 @@ class Slot:
         return f"replica {self.number} on {self.node}"
 
     def rate(self, now: float) -> float:
-        """Requests a second since it became ready."""
+        """Requests per second since it became ready."""
         return self.answered / max(now - self.ready_at, 1e-9) if self.ready_at is not None else 0.0
 
     def take(self, flight: Flight, now: float) -> None:

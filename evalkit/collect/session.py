@@ -18,14 +18,14 @@ from typing import Any
 
 from evalkit.adapters.base import Engine
 from evalkit.assets import AssetStore
-from evalkit.collect.verdicts import Budget, verdicts
+from evalkit.collect.ratings import Budget, ask_judge
 from evalkit.collect.writing import Progress, uninterrupted
 from evalkit.definitions import JudgeProfile
 from evalkit.errors import EngineError, InterruptedRunError, StoreError, UsageError
-from evalkit.judging import JudgeWords, JudgingPlan, Place, Question, Verdict, load_words, plan_judging, plan_pairs
+from evalkit.judging import JudgeWords, JudgingPlan, Place, Question, Rating, load_words, plan_judging, plan_pairs
 from evalkit.judging.reading import UNREAD, JudgingEstimate, estimate, next_step
 from evalkit.records import EngineIdentity, Item, JudgeRun, Judgment, Record
-from evalkit.store import RunFolder, VerdictStore
+from evalkit.store import RatingStore, RunFolder
 
 BATCH = 16
 BATCH_S = 5.0
@@ -48,7 +48,7 @@ class JudgingSummary:
         planned: judgments of all runs when complete.
         found: judgments that were there before.
         by_status: judgments written now, by status.
-        reused: of those, how many took their verdict from an equal question and cost nothing.
+        reused: of those, how many took their rating from an equal question and cost nothing.
         stale: judgments that were dropped because their answer is no longer there.
         calls, prompt_tokens, completion_tokens: what the judge was asked and used now.
     """
@@ -76,20 +76,20 @@ class Work:
     Attributes:
         missing: question key to places without a judgment.
         done: judgments that are there.
-        ready: verdicts that cost nothing: by rule, or known of an equal question.
+        ready: ratings that cost nothing: by rule, or known of an equal question.
         fresh: questions to ask.
     """
 
     missing: Mapping[str, Sequence[Place]]
     done: int
-    ready: Sequence[tuple[Question, Verdict]]
+    ready: Sequence[tuple[Question, Rating]]
     fresh: Sequence[Question]
 
 
 class Session:
     """Judgments of one judging on their way into several folders."""
 
-    def __init__(self, folders: Sequence[RunFolder], judging: str, store: VerdictStore | None = None) -> None:
+    def __init__(self, folders: Sequence[RunFolder], judging: str, store: RatingStore | None = None) -> None:
         self._folders, self._judging, self._store = folders, judging, store
         self._waiting: list[tuple[int, Judgment]] = []
         self._learnt: list[dict[str, object]] = []
@@ -98,14 +98,14 @@ class Session:
         self._written_at = time.monotonic()
         self._streak = 0
         self._asked = self._unread = 0
-        self._first_unread: Verdict | None = None
+        self._first_unread: Rating | None = None
         self._warned = False
 
     def prepare(self, plan: JudgingPlan, *, retry_failed: bool = False) -> Work:
         """Drop what is stale or to be retried, and return what is left to do."""
         planned = {(place.run, place.name): question.key for question in plan.questions for place in question.places}
         done: set[tuple[int, str]] = set()
-        known: dict[str, Verdict] = {}
+        known: dict[str, Rating] = {}
         for run, folder in enumerate(self._folders):
             kept, shared, stale = _on_disk(folder, self._judging, run, planned, retry_failed=retry_failed)
             done |= kept
@@ -118,14 +118,14 @@ class Session:
         asked = [question for question in plan.questions if missing[question.key]]
         if self._store is not None:
             rows = self._store.find({question.key for question in asked} - known.keys())
-            known |= {key: _verdict(row) for key, row in rows.items()}
+            known |= {key: _rating(row) for key, row in rows.items()}
         ready, fresh = [], []
         for question in asked:
-            verdict = _by_rule(question) or known.get(question.key)
-            if verdict is None:
+            rating = _by_rule(question) or known.get(question.key)
+            if rating is None:
                 fresh.append(question)
             else:
-                ready.append((question, verdict))
+                ready.append((question, rating))
         return Work(missing=missing, done=len(done), ready=ready, fresh=fresh)
 
     def run(
@@ -139,17 +139,17 @@ class Session:
         progress: bool,
         say: Callable[[str], None] = lambda _line: None,
     ) -> JudgingSummary:
-        """Ask what is left and write every verdict as it comes; `say` takes a warning where too many are unreadable."""
+        """Ask what is left and write every rating as it comes; `say` takes a warning where too many are unreadable."""
         total = plan.planned * len(self._folders)
         some = bool(work.ready or work.fresh)
         self._bar = Progress(f"{self._judging}: judge", total=total, done=work.done, shown=progress and some)
         try:
-            for question, verdict in work.ready:
-                self._add(question.key, work.missing[question.key], verdict, paid=0)
-            for question, verdict in verdicts(engine, profile, work.fresh, budget):
-                self._learn(question.key, verdict)
-                self._add(question.key, work.missing[question.key], verdict, paid=1)
-                self._watch(verdict, say)
+            for question, rating in work.ready:
+                self._add(question.key, work.missing[question.key], rating, paid=0)
+            for question, rating in ask_judge(engine, profile, work.fresh, budget):
+                self._learn(question.key, rating)
+                self._add(question.key, work.missing[question.key], rating, paid=1)
+                self._watch(rating, say)
             self._flush()
             self._watch(None, say)
         except KeyboardInterrupt:
@@ -179,13 +179,13 @@ class Session:
             completion_tokens=budget.completion_tokens,
         )
 
-    def _watch(self, verdict: Verdict | None, say: Callable[[str], None]) -> None:
+    def _watch(self, rating: Rating | None, say: Callable[[str], None]) -> None:
         """Count what a judge was asked; after the first batch, or at the end, say if too much of it is unreadable."""
-        if verdict is not None:
+        if rating is not None:
             self._asked += 1
-            if verdict.status in UNREAD:
+            if rating.status in UNREAD:
                 self._unread += 1
-                self._first_unread = self._first_unread or verdict
+                self._first_unread = self._first_unread or rating
             if self._asked < BATCH:
                 return
         if self._warned or self._first_unread is None or self._unread <= FEW * self._asked:
@@ -193,25 +193,25 @@ class Session:
         self._warned, first = True, self._first_unread
         said = first.text or str(first.details.get("failure") or "")
         say(
-            f"warning: {self._judging}: {self._unread} of {self._asked} replies of the judge hold no verdict "
+            f"warning: {self._judging}: {self._unread} of {self._asked} replies of the judge hold no rating "
             f"({first.status}); the first one begins {said[:160]!r}; next step: {next_step(first)}"
         )
 
-    def _learn(self, key: str, verdict: Verdict) -> None:
-        if self._store is not None and verdict.status not in _UNSHARED:
-            row = {"status": verdict.status, "score": verdict.score, "text": verdict.text}
-            self._learnt.append({"key": key, **row, "details": dict(verdict.details)})
+    def _learn(self, key: str, rating: Rating) -> None:
+        if self._store is not None and rating.status not in _UNSHARED:
+            row = {"status": rating.status, "score": rating.score, "text": rating.text}
+            self._learnt.append({"key": key, **row, "details": dict(rating.details)})
 
-    def _add(self, key: str, places: Sequence[Place], verdict: Verdict, *, paid: int) -> None:
-        self._waiting += [(place.run, verdict.at(place, key)) for place in places]
-        self._counts[verdict.status] += len(places)
-        self._reused += len(places) - paid if verdict.status != "rule" else 0
-        self._streak = self._streak + 1 if verdict.status == "api_error" else 0
+    def _add(self, key: str, places: Sequence[Place], rating: Rating, *, paid: int) -> None:
+        self._waiting += [(place.run, rating.at(place, key)) for place in places]
+        self._counts[rating.status] += len(places)
+        self._reused += len(places) - paid if rating.status != "rule" else 0
+        self._streak = self._streak + 1 if rating.status == "api_error" else 0
         if self._streak >= STREAK:
             self._waiting = [(run, judgment) for run, judgment in self._waiting if judgment.status != "api_error"]
             raise EngineError(
                 f"task '{self._judging}': {STREAK} consecutive judge requests failed; the last failure: "
-                f"{verdict.details.get('failure')}; next step: repair the judge and repeat the same command"
+                f"{rating.details.get('failure')}; next step: repair the judge and repeat the same command"
             )
         if len(self._waiting) >= BATCH or time.monotonic() - self._written_at >= BATCH_S:
             self._flush()
@@ -232,14 +232,14 @@ class Session:
 
 def _on_disk(
     folder: RunFolder, judging: str, run: int, planned: Mapping[tuple[int, str], str], *, retry_failed: bool
-) -> tuple[set[tuple[int, str]], dict[str, Verdict], int]:
-    """Return the places that have a judgment, the verdicts that equal questions may share, and how many were stale."""
+) -> tuple[set[tuple[int, str]], dict[str, Rating], int]:
+    """Return the places that have a judgment, the ratings that equal questions may share, and how many were stale."""
     done: set[tuple[int, str]] = set()
-    known: dict[str, Verdict] = {}
+    known: dict[str, Rating] = {}
     stale = retried = 0
     for found in folder.judgments(judging):
         if found.status not in _UNSHARED:
-            known[found.key] = Verdict(status=found.status, score=found.score, text=found.text, details=found.details)
+            known[found.key] = Rating(status=found.status, score=found.score, text=found.text, details=found.details)
         if planned.get((run, _place(found))) != found.key:
             stale += 1
         elif retry_failed and found.status == "api_error":
@@ -256,18 +256,18 @@ def _place(found: Judgment) -> str:
     return f"{record}/{found.turn}/{found.repeat}"
 
 
-def _verdict(row: Mapping[str, object]) -> Verdict:
-    return Verdict(**{name: value for name, value in row.items() if name != "key"})  # type: ignore[arg-type]
+def _rating(row: Mapping[str, object]) -> Rating:
+    return Rating(**{name: value for name, value in row.items() if name != "key"})  # type: ignore[arg-type]
 
 
-def _by_rule(question: Question) -> Verdict | None:
+def _by_rule(question: Question) -> Rating | None:
     """Score an answer that nobody can read, or an exact tie; dropping it would flatter the worse engine."""
     if question.rule is None:
         return None
-    return Verdict(status="rule", score=question.rule_score, details={"rule": question.rule})
+    return Rating(status="rule", score=question.rule_score, details={"rule": question.rule})
 
 
-# Judging runs: every answer put to one judge, every verdict written down at once.
+# Judging runs: every answer put to one judge, every rating written down at once.
 
 
 __all__ = ["BATCH", "BATCH_S", "STREAK", "Budget", "JudgingSummary", "Opponent", "estimate_judging", "judge"]
@@ -344,7 +344,7 @@ def judge(  # noqa: PLR0913 (all but four are options with a name)
         progress: show progress on stderr.
         judging: name of the judging (`judging_name`); None for the task's own.
         opponent: whose answers a pairwise profile compares with.
-        store: folder of a judgment store to take verdicts from and to add them to; None for none.
+        store: folder of a judgment store to take ratings from and to add them to; None for none.
         budget: cap on what may be asked now; None for none.
         say: takes the estimate before the first question.
 
@@ -368,7 +368,7 @@ def judge(  # noqa: PLR0913 (all but four are options with a name)
     name = judging or task
     for folder in folders:
         folder.set_judge(name, _judge_run(wanted, words, plan, engine.identity, requested or {}))
-    held = VerdictStore(store, engine.identity.sha256, words.sha256) if store is not None else None
+    held = RatingStore(store, engine.identity.sha256, words.sha256) if store is not None else None
     try:
         session = Session(folders, name, held)
         work = session.prepare(plan, retry_failed=retry_failed)

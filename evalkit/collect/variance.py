@@ -17,19 +17,19 @@ import numpy as np
 from evalkit.adapters.base import Engine, Failure, GenerateRequest, Generation, ScoreReply, ScoreRequest
 from evalkit.benchmarks import Benchmark
 from evalkit.collect.asking import Wanted, ask
+from evalkit.collect.ratings import Budget, ask_judge
 from evalkit.collect.session import BATCH, STREAK
-from evalkit.collect.verdicts import Budget, verdicts
 from evalkit.collect.writing import Progress, uninterrupted
 from evalkit.definitions import JudgeProfile
 from evalkit.errors import EngineError, InterruptedRunError
-from evalkit.judging import Question, Verdict
+from evalkit.judging import Question, Rating
 from evalkit.judging.probing import Asked
 from evalkit.judging.reading import estimate
 from evalkit.records import ChoiceReply, JudgmentStatus, Record, TextReply, text_digest
 from evalkit.records.record import ProbeRow
-from evalkit.store import RunFolder, VerdictStore
+from evalkit.store import RatingStore, RunFolder
 
-# Tokens a second of any engine, for given lengths of prompt and answer.
+# Tokens per second of any engine, for given lengths of prompt and answer.
 #
 # Prompts are made of plain words that differ from request to request, so that no engine can reuse one prompt's work for
 # the next. They are raw text that goes on counting, because models rarely end such a text on their own.
@@ -81,7 +81,7 @@ def measure_speed(
         output_tokens: wanted length of an answer.
         requests: of one round.
         one_at_a_time: each request waits for the one before ("batch 1"); else the engine gets all at once.
-        rounds: repetitions; the fastest counts, for only disturbances make a round slower.
+        rounds: repetitions; the fastest one is reported, for only disturbances make a round slower.
         seed: of the words.
         clock: seconds, never going back.
 
@@ -154,7 +154,7 @@ def _check(what: str, seen: float, wanted: int) -> None:
         )
 
 
-# Trying a judge: probes put to it, every verdict kept at once.
+# Trying a judge: probes put to it, every rating kept at once.
 
 
 def qualify(
@@ -162,15 +162,15 @@ def qualify(
     profile: JudgeProfile,
     engine: Engine,
     *,
-    store: VerdictStore,
+    store: RatingStore,
     budget: Budget | None = None,
     progress: bool = True,
     say: Callable[[str], None] = lambda _line: None,
 ) -> list[ProbeRow]:
     """Put every probe to a judge, and return what came of each, in the order of the probes.
 
-    Equal questions are put once, and verdicts of the store are taken. A judge that gives no reply is asked again by the
-    next call; every other verdict is final.
+    Equal questions are put once, and ratings of the store are taken. A judge that gives no reply is asked again by the
+    next call; every other rating is final.
 
     Raises:
         EngineError: 32 consecutive requests failed.
@@ -189,9 +189,9 @@ def qualify(
     bar = Progress("qualification", total=len(questions), done=done, shown=progress and bool(fresh))
     asking = _Asking(store, bar)
     try:
-        for question, verdict in verdicts(engine, profile, fresh, budget):
-            found[question.key] = (verdict.status, verdict.score)
-            asking.add(question, verdict)
+        for question, rating in ask_judge(engine, profile, fresh, budget):
+            found[question.key] = (rating.status, rating.score)
+            asking.add(question, rating)
     except KeyboardInterrupt:
         raise InterruptedRunError(
             f"stopped on request: {len(found)} of {len(questions)} probes are done; next step: the same command resumes"
@@ -211,25 +211,25 @@ def qualify(
 
 
 class _Asking:
-    """Verdicts on their way into the store; those without a reply stay out of it."""
+    """Ratings on their way into the store; those without a reply stay out of it."""
 
-    def __init__(self, store: VerdictStore, bar: Progress) -> None:
+    def __init__(self, store: RatingStore, bar: Progress) -> None:
         self._store, self._bar = store, bar
         self._waiting: list[Mapping[str, object]] = []
         self._streak = 0
 
-    def add(self, question: Question, verdict: Verdict) -> None:
-        failed = verdict.status == "api_error"
+    def add(self, question: Question, rating: Rating) -> None:
+        failed = rating.status == "api_error"
         self._bar.add(1, int(failed))
         self._streak = self._streak + 1 if failed else 0
         if self._streak >= STREAK:
             raise EngineError(
                 f"{STREAK} consecutive judge requests failed; the last failure: "
-                f"{verdict.details.get('failure')}; next step: repair the judge and repeat the same command"
+                f"{rating.details.get('failure')}; next step: repair the judge and repeat the same command"
             )
         if not failed:
-            row = {"status": verdict.status, "score": verdict.score, "text": verdict.text}
-            self._waiting.append({"key": question.key, **row, "details": dict(verdict.details)})
+            row = {"status": rating.status, "score": rating.score, "text": rating.text}
+            self._waiting.append({"key": question.key, **row, "details": dict(rating.details)})
         if len(self._waiting) >= BATCH:
             self.flush()
 

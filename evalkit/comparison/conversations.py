@@ -53,7 +53,7 @@ class VarianceParts:
         sd: standard deviation of a question's difference, as observed.
         question: share of the variance that no second generation or judgment would change; while the judge's or the
             model's own share is unknown, it is in here.
-        generation: share of the model's own dice; None if unknown (one generation, or one judgment, of each answer).
+        generation: sampling variance of the model; None if unknown (one generation, or one judgment, of each answer).
         judge: share of the judge's noise; None if unknown (one judgment of each answer).
         factors: what the standard error is multiplied by if one effort is doubled; an unknown one is absent.
         advice: the effort, questions aside, whose doubling helps most; None if nothing is known of either.

@@ -32,7 +32,7 @@ LEVEL = 0.95
 
 @dataclass(frozen=True, kw_only=True)
 class Games:
-    """Single verdicts of the judge, and pairs of them.
+    """Single choices of the judge, and pairs of them.
 
     Attributes:
         wins, ties, losses: games of the candidate, rule-scored ones included.
@@ -163,7 +163,7 @@ def compare_pairs(
 
 
 def _as_games(judge: JudgeRun) -> JudgeRun:
-    """Return the judging with games in place of repeats: each pair is played in both orders."""
+    """Return the judging with games instead of repeats: each pair is played in both orders."""
     return JudgeRun(
         profile=judge.profile,
         profile_sha256=judge.profile_sha256,

@@ -81,7 +81,7 @@ class PanelSide:
 
 
 def combine(sides: Sequence[PanelSide]) -> tuple[Grid, Scores, Scores]:
-    """Return one grid with a place for each judge in place of repeats, and both sides' scores on it."""
+    """Return one grid with a place for each judge instead of repeats, and both sides' scores on it."""
     shape = sides[0].grid
     grid = Grid(questions=shape.questions, turns=shape.turns, generations=shape.generations, repeats=len(sides))
     pairs = [_matched(side) for side in sides]

@@ -28,7 +28,7 @@ class Definitions:
 
     Attributes:
         root: the folder.
-        template: conversation template in place of those that tasks name; None leaves them.
+        template: conversation template instead of those that tasks name; None leaves them.
     """
 
     def __init__(self, root: Path, template: str | None = None) -> None:

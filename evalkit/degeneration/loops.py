@@ -184,7 +184,7 @@ def repeated_share(text: str) -> float:
     """Return the share of word 10-grams that occurred earlier in the text, in [0, 1].
 
     Where words are longer than any language has them, on average, white space does not part words, and 40 characters
-    count in place of ten words.
+    count instead of ten words.
 
     >>> repeated_share("a " * 110)
     0.9900990099009901

@@ -163,7 +163,7 @@ class CompareRow:
         environment: of the run.
         endpoint, scope, task, metric, unit, n, counts, baseline_value, candidate_value, difference, lower, upper,
             level, method, invalid_share, log_probability_change: as `ComparisonEntry`.
-        rate: items a second of the run; None where unknown.
+        rate: items per second of the run; None where unknown.
         outcome: of the newest verdict on the run; None without one.
     """
 
@@ -208,7 +208,7 @@ class NightRow:
             order_sha256, started_at, environment, subjects: as `NightEntry`.
         identity: document of the engine; None where none could be loaded.
         watched, whole: comparison of the watched items, and of all items; None where there is none.
-        rate: items a second; None where unknown.
+        rate: items per second; None where unknown.
     """
 
     suite: str
@@ -255,7 +255,7 @@ def read_nights(
         suite: of this suite only.
         site: of this site only.
         recipe: of this recipe only.
-        last: only the newest so many nights of each suite, site, recipe and endpoint.
+        last: only the N most recent nights of each suite, site, recipe and endpoint.
 
     Raises:
         StoreError: the database failed.

@@ -348,7 +348,7 @@ class Choices:
         model: whose answers; None for the only ones.
         judge: whose judgments; None for the only ones.
         against: run, imported before, whose model the games were played against; None to read no games.
-        questions: file of questions in place of the folder's.
+        questions: file of questions instead of the folder's.
         duplicates: "first" or "last" of rows that contradict each other; None refuses them.
         task: name of the task.
         recipe: how the model was quantized; FastChat cannot say.

@@ -183,7 +183,7 @@ def one_of(kept: Sequence[Row], what: str, same: bool, duplicates: str | None, n
 # FastChat's answers as items and records.
 #
 # FastChat keeps no reason why an answer ended and no token counts: answers count as ended by themselves, and their
-# length is counted in characters. Texts that FastChat wrote in place of an answer are failures, and so is an answer
+# length is counted in characters. Texts that FastChat wrote instead of an answer are failures, and so is an answer
 # that lacks a turn.
 
 
@@ -191,7 +191,7 @@ FAILED: Mapping[str, str] = {
     "$ERROR$": "transport: FastChat wrote $ERROR$ in place of an answer",
     "ERROR": "engine: FastChat wrote ERROR in place of an answer",
 }
-"""Text in place of an answer to what it means."""
+"""Text instead of an answer to what it means."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -281,7 +281,7 @@ def read_answers(files: FastChatFiles, model: str | None, items: Mapping[int, It
     failed = Counter((record.failure or "").split(":")[0] for record in records if record.failure)
     own = failed.total() - failed["no-answer"]
     if own:
-        notes.append(f"{file}: {own} answer(s) are an error that FastChat wrote in place of one; they are failures")
+        notes.append(f"{file}: {own} answer(s) are an error that FastChat wrote instead of one; they are failures")
     if failed["no-answer"]:
         first = next(record.failure for record in records if (record.failure or "").startswith("no-answer"))
         notes.append(f"{file}: {failed['no-answer']} answer(s) lack a turn and are failures, the first with: {first}")

@@ -1,12 +1,12 @@
 """Judging: which words a judge is asked with, and how its answer becomes a rating or a choice.
 
-In: answers, a judge profile, reference answers. Out: questions to put to a judge, verdicts read from what came back.
+In: answers, a judge profile, reference answers. Out: questions to put to a judge, ratings read from what came back.
 Must not depend on: engines, which run is the baseline, files under `outputs/`.
 """
 
 from __future__ import annotations
 
-from evalkit.judging.plan import JudgingPlan, Place, Question, Verdict, pair_sha256, plan_judging, plan_pairs
+from evalkit.judging.plan import JudgingPlan, Place, Question, Rating, pair_sha256, plan_judging, plan_pairs
 from evalkit.judging.ratings import (
     JudgeWords,
     choice_schema,
@@ -26,7 +26,7 @@ __all__ = [
     "JudgingPlan",
     "Place",
     "Question",
-    "Verdict",
+    "Rating",
     "WeightedRating",
     "choice_schema",
     "fastchat_choice",

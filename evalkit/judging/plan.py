@@ -1,6 +1,6 @@
 """What a judge is to be asked about some runs, each different question once.
 
-In: items and records of several runs. Out: questions in one mixed order, and where each verdict belongs.
+In: items and records of several runs. Out: questions in one mixed order, and where each rating belongs.
 Must not depend on: who judges, which run is the baseline, what is on the disk.
 
 The judge is blind: a question holds no name of a run or an engine, and the questions of all runs are mixed. Answers
@@ -18,12 +18,12 @@ from evalkit.errors import UsageError
 from evalkit.judging.ratings import JudgeWords
 from evalkit.records import EngineIdentity, Item, Judgment, JudgmentStatus, Record, TextReply, digest, text_digest
 
-# Questions to a judge, the places their verdicts belong to, and verdicts.
+# Questions to a judge, the places their ratings belong to, and ratings.
 
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
-    """Where a verdict belongs: a run, a record, a turn, a repeat.
+    """Where a rating belongs: a run, a record, a turn, a repeat.
 
     For a pairwise judgment the run is that of the judged answer, and repeats count games: the even ones show the judged
     answer first, the odd ones second.
@@ -50,11 +50,11 @@ class Question:
         system: system message; None for none.
         user: user message.
         reference: whether a reference answer is part of it.
-        places: where the verdict belongs.
+        places: where the rating belongs.
         rule: why the answer is scored without asking ("empty", "garbled", "degenerate", for pairs also "identical"),
             else None.
         rule_score: the score then, else None.
-        answers: the judged texts that are part of it; what they hold is never a verdict.
+        answers: the judged texts that are part of it; what they hold is never a rating.
         judged_first: of a pair, whether the judged answer is shown first; None for a single answer.
     """
 
@@ -90,7 +90,7 @@ class JudgingPlan:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Verdict:
+class Rating:
     """What came of a question: the parts of a judgment that do not depend on its place."""
 
     status: JudgmentStatus
@@ -118,7 +118,7 @@ class Verdict:
         )
 
 
-__all__ = ["JudgingPlan", "Place", "Question", "Verdict", "plan_judging"]
+__all__ = ["JudgingPlan", "Place", "Question", "Rating", "plan_judging"]
 
 
 def plan_judging(

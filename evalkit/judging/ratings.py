@@ -1,11 +1,11 @@
-"""Read a judge's verdict out of its words, strictly.
+"""Read a judge's rating out of its words, strictly.
 
 In: the text a judge wrote, how it ended, the scale, the answers it was shown. Out: a rating or a choice, or the reason
 why there is none.
 Must not depend on: what was judged, which template was used.
 
 The answers that judges fail to rate are not random: they are bad ones. So nothing is guessed and nothing is dropped.
-Text that quotes an answer holds verdicts of its own. The judge's verdict is the last match; one that also stands in an
+Text that quotes an answer holds ratings of its own. The judge's rating is the last match; one that also stands in an
 answer counts only where the judge cannot be quoting: alone on the last line, in words that are not the answer's. Of
 several different ones the last counts only where it stands alone on the last line, and one that is followed by another
 rating in plain words is none either: which of them was meant is the judge's to say.
@@ -29,10 +29,10 @@ _RATING = re.compile(r"\[\[\s*(-?[0-9]{1,3}(?:\.[0-9]*)?)\s*(?:/\s*10\s*)?\]\]")
 _CHOICE = re.compile(r"\[\[\s*([ABC])\s*\]\]")
 _FASTCHAT = re.compile(r"\[\[(\d+\.?\d*)\]\]")
 _FASTCHAT_BACKUP = re.compile(r"\[(\d+\.?\d*)\]")
-_VERDICT_LINE = re.compile(
+_RATING_LINE = re.compile(
     r"[\s*_#\-]*(?:(?:my|final|overall)\s+)*(?:rating|score|grade|verdict|winner)?[\s*_:]*", re.IGNORECASE
 )
-"""What may stand before a verdict on a line that holds nothing else; the mark of a quotation may not."""
+"""What may stand before a rating on a line that holds nothing else; the mark of a quotation may not."""
 
 _IN_WORDS = re.compile(
     r"\b(?:rating|score|grade)\b[\s:=*_]*(?:(?:is|of)\s+)?(-?[0-9]{1,3}(?:\.[0-9]+)?)(?![0-9])", re.IGNORECASE
@@ -150,9 +150,9 @@ def as_choice(letter: str) -> Choice:
 
 
 def _may_quote(text: str, match: re.Match[str], answers: Sequence[str]) -> bool:
-    """Say whether a verdict that stands in an answer too may be the answer's, quoted, rather than the judge's own.
+    """Say whether a rating that stands in an answer too may be the answer's, quoted, rather than the judge's own.
 
-    It is the judge's own where the whole reply is the verdict, or where the last line holds the verdict alone, worded
+    It is the judge's own where the whole reply is the rating, or where the last line holds the rating alone, worded
     otherwise than in any answer.
     """
     if not _alone(text, match):
@@ -165,16 +165,16 @@ def _may_quote(text: str, match: re.Match[str], answers: Sequence[str]) -> bool:
 
 
 def _alone(text: str, match: re.Match[str]) -> bool:
-    """Say whether a verdict stands alone on the last line, with at most the word for it before."""
+    """Say whether a rating stands alone on the last line, with at most the word for it before."""
     begin = text.rfind("\n", 0, match.start()) + 1
     after, before = text[match.end() :], text[begin : match.start()]
-    return not after.strip(" \t\r\n*_./10") and _VERDICT_LINE.fullmatch(before) is not None
+    return not after.strip(" \t\r\n*_./10") and _RATING_LINE.fullmatch(before) is not None
 
 
-def _holds(answer: str, line: str, verdict: str) -> bool:
-    """Say whether an answer holds a line that says more than the verdict, however the line is set."""
+def _holds(answer: str, line: str, rating: str) -> bool:
+    """Say whether an answer holds a line that says more than the rating, however the line is set."""
     said = fold(line).casefold().strip(_MARKS)
-    return said != fold(verdict).casefold() and said in fold(answer).casefold()
+    return said != fold(rating).casefold() and said in fold(answer).casefold()
 
 
 def fastchat_rating(text: str) -> float | None:
@@ -202,7 +202,7 @@ def fastchat_choice(text: str) -> Choice | None:
     return next((as_choice(letter) for letter in "ABC" if f"[[{letter}]]" in text), None)
 
 
-# Read a judge's verdict out of a JSON object, strictly; what is no such object falls back to double brackets.
+# Read a judge's rating out of a JSON object, strictly; what is no such object falls back to double brackets.
 #
 # The whole reply is the object, or one fenced block of code is. An object somewhere inside other words may be quoted
 # from an answer, and is not read.

@@ -1,6 +1,6 @@
-"""From a judge's reply to a verdict, by the grammar of its profile.
+"""From a judge's reply to a rating, by the grammar of its profile.
 
-In: a profile, a question, the reply's text or probabilities. Out: a `Verdict`, or what to ask a second time.
+In: a profile, a question, the reply's text or probabilities. Out: a `Rating`, or what to ask a second time.
 Must not depend on: engines, runs.
 """
 
@@ -14,7 +14,7 @@ from typing import Any, Literal
 from evalkit.definitions import JudgeProfile
 from evalkit.degeneration import Parted, ends_reasoning, part_reasoning
 from evalkit.errors import DataError
-from evalkit.judging.plan import Question, Verdict
+from evalkit.judging.plan import Question, Rating
 from evalkit.judging.ratings import (
     Choice,
     ParsedChoice,
@@ -178,23 +178,23 @@ REASK = ("unparsed", "out_of_range", "truncated")
 """Statuses after which a judge may be asked once more."""
 
 UNREAD = (*REASK, "api_error")
-"""Statuses of a question that was asked and got no verdict."""
+"""Statuses of a question that was asked and got no rating."""
 
 
-def next_step(verdict: Verdict) -> str:
-    """Return what helps against replies without a verdict, as far as one of them shows it."""
-    if verdict.status == "api_error":
+def next_step(rating: Rating) -> str:
+    """Return what helps against replies without a rating, as far as one of them shows it."""
+    if rating.status == "api_error":
         return "look at the judge's server, then repeat the same command with --retry-failed"
-    if verdict.details.get("reason") == "reasoning" or "reasoning" in verdict.details or verdict.status == "truncated":
+    if rating.details.get("reason") == "reasoning" or "reasoning" in rating.details or rating.status == "truncated":
         return (
             "start the judge's server with a reasoning parser (vLLM, SGLang, trtllm-serve: --reasoning-parser), and "
-            "give the profile's max_tokens room for the reasoning and the verdict"
+            "give the profile's max_tokens room for the reasoning and the rating"
         )
     return "read some replies in judgments/, then choose another judge or a profile whose form it keeps to"
 
 
 def writes(profile: JudgeProfile) -> bool:
-    """Say whether the judge writes its verdict; otherwise its probabilities are read."""
+    """Say whether the judge writes its rating; otherwise its probabilities are read."""
     return not profile.answer.endswith("_logprob")
 
 
@@ -210,11 +210,11 @@ def scored_texts(profile: JudgeProfile) -> tuple[str, tuple[str, ...]]:
     return (CUE, continuations(profile.scale)) if profile.mode == "single" else (CHOICE_CUE, CHOICES)
 
 
-def read_reply(profile: JudgeProfile, question: Question, text: str, finish: Finish, reasoning: str = "") -> Verdict:
-    """Return the verdict in a written reply.
+def read_reply(profile: JudgeProfile, question: Question, text: str, finish: Finish, reasoning: str = "") -> Rating:
+    """Return the rating in a written reply.
 
     Reasoning at the beginning of the text is taken off and kept in the details; so is `reasoning`, which a server sent
-    apart. Nothing in it is ever a verdict.
+    apart. Nothing in it is ever a rating.
     """
     parted = _parted(profile, question, text)
     parsed = _parsed(profile, question, parted, finish)
@@ -229,9 +229,9 @@ def read_reply(profile: JudgeProfile, question: Question, text: str, finish: Fin
         details["reasoning"] = thought
     if isinstance(parsed, ParsedRating):
         details["fastchat"] = fastchat_rating(text)
-        return Verdict(status=parsed.status, score=parsed.score, text=said, details=details)
+        return Rating(status=parsed.status, score=parsed.score, text=said, details=details)
     details |= {"choice": parsed.choice, "fastchat": fastchat_choice(text)}
-    return Verdict(status=parsed.status, score=choice_score(parsed.choice, question), text=said, details=details)
+    return Rating(status=parsed.status, score=choice_score(parsed.choice, question), text=said, details=details)
 
 
 def _parted(profile: JudgeProfile, question: Question, text: str) -> Parted:
@@ -262,8 +262,8 @@ def _parsed(profile: JudgeProfile, question: Question, parted: Parted, finish: F
 
 def read_probabilities(
     profile: JudgeProfile, question: Question, logprobs: Sequence[float], tokens: Sequence[int]
-) -> Verdict:
-    """Return the verdict in the log-probabilities of `scored_texts`, shape (k,).
+) -> Rating:
+    """Return the rating in the log-probabilities of `scored_texts`, shape (k,).
 
     Raises:
         DataError: a value is not finite, or no probability is left.
@@ -276,9 +276,9 @@ def read_probabilities(
             "mass": chosen.mass,
             "reference": question.reference,
         }
-        return Verdict(status="ok", score=choice_score(chosen.choice, question), details=details)
+        return Rating(status="ok", score=choice_score(chosen.choice, question), details=details)
     found = weighted_rating(profile.scale, logprobs, tokens)
-    return Verdict(
+    return Rating(
         status="ok",
         score=found.score,
         details={
@@ -300,9 +300,9 @@ def choice_score(choice: Choice | None, question: Question) -> float | None:
     return 1.0 if (choice == "A") == question.judged_first else -1.0
 
 
-def second_question(profile: JudgeProfile, verdict: Verdict) -> str:
+def second_question(profile: JudgeProfile, rating: Rating) -> str:
     """Return the one further message after a reply that could not be read: what was wrong, and the form."""
-    problem = _PROBLEMS.get(verdict.status) or _PROBLEMS.get(str(verdict.details.get("reason"))) or _UNREADABLE
+    problem = _PROBLEMS.get(rating.status) or _PROBLEMS.get(str(rating.details.get("reason"))) or _UNREADABLE
     form = _FORMS[profile.answer].format(low=profile.scale[0], high=profile.scale[1])
     kind = "rating" if profile.mode == "single" else "verdict"
     return f"Your reply could not be read as a {kind}: {problem}. Reply now with {form}."
@@ -314,8 +314,8 @@ def second_question(profile: JudgeProfile, verdict: Verdict) -> str:
 CHARACTERS_A_TOKEN = 4
 """Characters of English for each token, roughly."""
 
-VERDICT_TOKENS = 200
-"""Tokens a judge writes for a verdict with its reasons, on average: 750 characters in published judgments."""
+RATING_TOKENS = 200
+"""Tokens a judge writes for a rating with its reasons, on average: 750 characters in published judgments."""
 
 _MILLION = 1e6
 
@@ -341,14 +341,14 @@ class JudgingEstimate:
     most_calls: int
 
     def cost(self, prompt_price: float, completion_price: float) -> float:
-        """Return the money it costs at prices for a million tokens, in the unit of the prices."""
+        """Return the money it costs at prices per million tokens, in the unit of the prices."""
         return (self.prompt_tokens * prompt_price + self.completion_tokens * completion_price) / _MILLION
 
     def told(self, price: tuple[float, float] | None) -> str:
-        """Return one sentence, with the cost where prices for a million tokens read and written are given."""
+        """Return one sentence, with the cost where prices per million input and output tokens are given."""
         if price is None:
             return self.text
-        return f"{self.text}; about {self.cost(*price):.2f} at {price[0]:g} and {price[1]:g} for a million tokens"
+        return f"{self.text}; about {self.cost(*price):.2f} at {price[0]:g} and {price[1]:g} per million tokens"
 
     @property
     def text(self) -> str:
@@ -372,7 +372,7 @@ def estimate(profile: JudgeProfile, questions: Sequence[Question]) -> JudgingEst
         calls=len(asked),
         free=max(0, judgments - len(asked)),
         prompt_tokens=-(-characters // CHARACTERS_A_TOKEN),
-        completion_tokens=min(VERDICT_TOKENS, profile.max_tokens) * len(asked) if written else 0,
+        completion_tokens=min(RATING_TOKENS, profile.max_tokens) * len(asked) if written else 0,
         most_completion_tokens=profile.max_tokens * len(asked) * again if written else 0,
         most_calls=len(asked) * again,
     )

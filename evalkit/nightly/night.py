@@ -42,7 +42,7 @@ class NightSettings:
         full: whether an alarm, or the cap, leads to the full comparison.
         block: items asked between two looks; it changes the cost, never the outcome.
         discordance: share of items that flip, to plan with; None for what is known.
-        rate: items a second, to plan with; None for what is known.
+        rate: items per second, to plan with; None for what is known.
         environment: what else a reader may want to know of the night (driver, commit, ...).
 
     Raises:
@@ -132,7 +132,7 @@ class Known:
     Attributes:
         discordance: share of items that flip.
         source: where it comes from, in words.
-        rate: items a second; None if unknown.
+        rate: items per second; None if unknown.
     """
 
     discordance: float

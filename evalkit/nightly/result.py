@@ -47,7 +47,7 @@ class Speed:
 
     @property
     def rate(self) -> float | None:
-        """Items a second; None where no time was taken."""
+        """Items per second; None where no time was taken."""
         return self.items / self.seconds if self.items and self.seconds > 0.0 else None
 
 

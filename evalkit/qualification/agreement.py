@@ -3,7 +3,7 @@
 In: votes. Out: `Agreement`.
 Must not depend on: where votes come from.
 
-Definition (FastChat's `compute_agreement`): each verdict of a judge is compared with every vote of an expert on the
+Definition (FastChat's `compute_agreement`): each rating of a judge is compared with every vote of an expert on the
 same question, turn and pair, one comparison for each vote; people are compared with one another in all pairs of votes
 on the same thing. "Without ties" leaves out comparisons in which either side is a tie. Comparisons on one question are
 not independent, so the interval is over questions.
@@ -137,7 +137,7 @@ class Agreement:
 
 
 def agreement(verdicts: Iterable[Vote], people: Iterable[Vote]) -> Agreement:
-    """Compare each verdict of a judge with every expert's vote on the same thing."""
+    """Compare each rating of a judge with every expert's vote on the same thing."""
     votes = _by_key(people)
     return _counted([(v.question_id, v.winner, vote.winner) for v in verdicts for vote in votes.get(v.key, ())])
 
@@ -227,7 +227,7 @@ def chosen_pairs(people: Sequence[Vote], models: Sequence[str], count: int, seed
 
 
 def judge_votes(rows: Sequence[ProbeRow], keys: Sequence[Key], *, pairwise: bool) -> list[Vote]:
-    """Return the judge's vote on each pair for which both verdicts are there.
+    """Return the judge's vote on each pair for which both ratings are there.
 
     A judge that compares must name the same answer in both orders, else it is a tie; of one that rates the ratings are
     compared.

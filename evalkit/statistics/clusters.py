@@ -206,7 +206,7 @@ def excess_design_effect(residuals: Floats, clusters: Integers, groups: Integers
 
 
 def cluster_wilson(share: float, sizes: ArrayLike, level: float = 0.95) -> Interval:
-    """Return Wilson's interval of a share with the effective number of clusters in place of the number of trials.
+    """Return Wilson's interval of a share with the effective number of clusters instead of the number of trials.
 
     It is what full dependence inside each cluster would give (intraclass correlation 1): then the variance of the share
     is p(1 - p) sum n_g^2/(sum n_g)^2, whatever the sizes. Less dependence makes it wider than needed, also where a

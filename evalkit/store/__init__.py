@@ -6,8 +6,8 @@ Must not depend on: how a record was made, or which run is the baseline.
 
 from evalkit.store.folder import RunFolder
 from evalkit.store.reading import (
+    RatingStore,
     Run,
-    VerdictStore,
     judgment_key,
     read_items,
     read_judgments,
@@ -18,9 +18,9 @@ from evalkit.store.reading import (
 )
 
 __all__ = [
+    "RatingStore",
     "Run",
     "RunFolder",
-    "VerdictStore",
     "judgment_key",
     "read_items",
     "read_judgments",

@@ -41,7 +41,7 @@ _DIGITS = 16
 _FIELDS = frozenset({"key", "status", "score", "text", "details"})
 
 
-class VerdictStore:
+class RatingStore:
     """The file of one judge and one profile, held by one writing process."""
 
     def __init__(self, folder: Path, judge_sha256: str, profile_sha256: str) -> None:
@@ -54,7 +54,7 @@ class VerdictStore:
         self.file = folder / f"{name}.jsonl"
         self._lock: FolderLock | None = acquire(folder / f"{name}.lock")
         try:
-            cut_torn_tail(self.file, lambda line: parse_object(line, "a verdict"))
+            cut_torn_tail(self.file, lambda line: parse_object(line, "a rating"))
         except BaseException:
             self.close()
             raise
@@ -63,13 +63,13 @@ class VerdictStore:
         """Return the rows with the given keys; reads one line at a time.
 
         Raises:
-            DataError: a line is no verdict; names file and line.
+            DataError: a line is no rating; names file and line.
         """
         found: dict[str, Mapping[str, Any]] = {}
         for number, line in read_lines(self.file):
             row = parse_object(line, f"{self.file}:{number}")
             if row.keys() != _FIELDS:
-                raise DataError(f"{self.file}:{number}: not a verdict; next step: restore the file or move it away")
+                raise DataError(f"{self.file}:{number}: not a rating; next step: restore the file or move it away")
             if row["key"] in keys:
                 found.setdefault(row["key"], row)
         return found
@@ -84,7 +84,7 @@ class VerdictStore:
             self._lock.release()
             self._lock = None
 
-    def __enter__(self) -> VerdictStore:
+    def __enter__(self) -> RatingStore:
         return self
 
     def __exit__(

@@ -29,7 +29,7 @@ OWN = "evalkit"
 
 @dataclass(frozen=True, kw_only=True)
 class Measurement:
-    """Output tokens a second of one recipe at one input and output length.
+    """Output tokens per second of one recipe at one input and output length.
 
     Attributes:
         recipe: name of the run in the certificate, or of the official recipe.

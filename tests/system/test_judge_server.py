@@ -224,7 +224,7 @@ def test_a_suite_is_certified_by_a_judge_on_a_server_only_if_it_qualifies(
         certify = ["certify", "suite.yaml", "--judge", "openai:toy", "--definitions", common[1]]
         assert main(certify) == code
     said = capsys.readouterr()
-    assert "at 2.5 and 10 for a million tokens" in said.err
+    assert "at 2.5 and 10 per million tokens" in said.err
     assert "spent so far" in said.err
     document = json.loads((tmp_path / "outputs" / name / "certificate.json").read_text("utf-8"))
     (judge_of,) = document["decision"]["judges"]

@@ -129,7 +129,7 @@ def test_the_page_can_be_followed_from_top_to_bottom(place, monkeypatch, capsys)
             if words[0] == "compare":
                 assert "Answers without a judge" in said.out
             if "--estimate" in words:
-                assert re.search(r"about \d+\.\d\d at 1 and 4 for a million tokens", said.out)
+                assert re.search(r"about \d+\.\d\d at 1 and 4 per million tokens", said.out)
     base, cand = read_run(place / "outputs/my-suite/official"), read_run(place / "outputs/my-suite/candidate")
     assert [len(base.judgments["mt-bench"]), len(cand.judgments["mt-bench@evalkit-pairwise"])] == [
         16 * 2 * 3,

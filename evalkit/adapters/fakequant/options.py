@@ -65,7 +65,7 @@ def _plain(value: Any) -> Any:
 
 
 class CalibrationOptions(Section):
-    """Calibration texts in place of the shipped ones, or another amount of them.
+    """Calibration texts instead of the shipped ones, or another amount of them.
 
     Attributes:
         file: `.txt` (texts separated by empty lines) or `.jsonl` (a text, or an object with "text", on each line);

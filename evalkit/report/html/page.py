@@ -474,7 +474,7 @@ def _unpaired(document: Document) -> dict[str, Any]:
 
 
 def _is_change(section: Section) -> bool:
-    """The page has a browser for changed items in place of their tables."""
+    """The page has a browser for changed items instead of their tables."""
     return section.title == "Items that changed" or any(
         isinstance(part, Table) and part.headers[:2] == ("subject", "change") for part in section.body
     )

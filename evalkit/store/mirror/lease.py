@@ -30,7 +30,7 @@ from evalkit.store.mirror.remote import MissingFileError, RemoteFolder
 
 FOLDER = ".evalkit-lease"
 TTL_S = 120.0
-"""Seconds without a sign of life after which a holder is taken for dead."""
+"""Seconds without a renewal after which a lease has expired."""
 
 _POLL = 60
 """Looks at another's claim within its time to live."""

@@ -9,7 +9,7 @@ import pytest
 from evalkit.adapters.base import Failure, GenerateRequest, Generation, ScoreReply
 from evalkit.cli.judge import _refuse_nothing
 from evalkit.collect import judge
-from evalkit.collect.verdicts import Budget
+from evalkit.collect.ratings import Budget
 from evalkit.definitions import JudgeProfile
 from evalkit.errors import DataError, EngineError, IdentityMismatchError, InterruptedRunError, UsageError
 from evalkit.records import EngineIdentity, Item, Manifest, Record, TaskRun, TextReply, Turn, text_digest
@@ -329,7 +329,7 @@ def test_failures_of_the_judge_can_be_asked_again(tmp_path):
 
 def test_a_dead_judge_stops_the_run_and_leaves_nothing_behind(tmp_path):
     with run(tmp_path / "a", lambda n: (f"a{n}", f"b{n}"), 40) as folder:
-        with pytest.raises(EngineError, match="32 questions in a row"):
+        with pytest.raises(EngineError, match="32 consecutive judge requests failed"):
             ask([folder], FakeJudge(lambda text: Failure(kind="transport", message="refused")))
         assert len(folder.judgments("talk")) < 32
 
@@ -360,7 +360,7 @@ def test_too_many_unreadable_replies_are_told_after_the_first_batch_with_the_nex
     with run(tmp_path / "a", lambda n: (f"a{n}", f"b{n}"), 20) as folder:
         ask([folder], FakeJudge(thinks), say=said.append)
     (warning,) = [line for line in said if line.startswith("warning: ")]
-    assert "of 16 replies of the judge hold no verdict (unparsed)" in warning
+    assert "of 16 replies of the judge hold no rating (unparsed)" in warning
     assert "<think>I lean to" in warning
     assert "--reasoning-parser" in warning
 
@@ -379,7 +379,7 @@ def test_a_few_unreadable_replies_are_no_warning(tmp_path):
 def test_a_judging_without_any_verdict_is_refused_with_the_next_step(tmp_path):
     with run(tmp_path / "a", lambda n: (f"a{n}", f"b{n}"), 2) as folder:
         ask([folder], FakeJudge(lambda text: "<think>[[9]]"))
-    with pytest.raises(DataError, match=r"none of 4 judgments holds a verdict.*reasoning parser") as caught:
+    with pytest.raises(DataError, match=r"none of 4 judgments holds a rating.*reasoning parser") as caught:
         _refuse_nothing([tmp_path / "a"], ["talk"])
     assert caught.value.exit_code == 4
     with run(tmp_path / "b", lambda n: (f"a{n}", f"b{n}"), 2) as folder:

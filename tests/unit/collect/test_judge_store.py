@@ -10,11 +10,11 @@ import pytest
 
 from evalkit.adapters.base import Failure, GenerateRequest, Generation, Message, ScoreReply, ScoreRequest
 from evalkit.collect import judge
-from evalkit.collect.verdicts import Budget, most_tokens
+from evalkit.collect.ratings import Budget, most_tokens
 from evalkit.definitions import JudgeProfile
 from evalkit.errors import DataError, InterruptedRunError, StoreError, UsageError
 from evalkit.records import EngineIdentity, Item, Manifest, Record, TaskRun, TextReply, Turn, text_digest
-from evalkit.store import RunFolder, VerdictStore, read_run
+from evalkit.store import RatingStore, RunFolder, read_run
 
 PROMPTS = {
     "source": "inline",
@@ -194,16 +194,16 @@ def test_a_failure_of_the_judge_is_never_stored(tmp_path):
 
 
 def test_a_store_that_a_crash_cut_is_repaired_and_one_that_is_damaged_is_named(tmp_path):
-    with VerdictStore(tmp_path, "j" * 64, "p" * 64) as store:
+    with RatingStore(tmp_path, "j" * 64, "p" * 64) as store:
         store.add([{"key": "k", "status": "ok", "score": 7.0, "text": "", "details": {}}])
         with pytest.raises(StoreError, match="is writing"):
-            VerdictStore(tmp_path, "j" * 64, "p" * 64)
+            RatingStore(tmp_path, "j" * 64, "p" * 64)
     with store.file.open("ab") as file:
         file.write(b'{"key": "half')
-    with VerdictStore(tmp_path, "j" * 64, "p" * 64) as store:
+    with RatingStore(tmp_path, "j" * 64, "p" * 64) as store:
         assert store.find({"k", "other"}).keys() == {"k"}
         store.file.write_text('{"key": "k"}\n')
-        with pytest.raises(DataError, match="not a verdict"):
+        with pytest.raises(DataError, match="not a rating"):
             store.find({"k"})
 
 
@@ -250,7 +250,7 @@ def test_a_cap_on_money_is_never_passed_and_the_cost_is_said_before(tmp_path, ca
         ask([folder], Judge(), budget=budget, say=said.append)
     assert budget.cost == pytest.approx((budget.prompt_tokens * 2 + budget.completion_tokens * 20) / 1e6)
     assert budget.cost <= cap
-    assert "at 2 and 20 for a million tokens" in said[0]
+    assert "at 2 and 20 per million tokens" in said[0]
 
 
 def test_a_cap_on_money_needs_prices():

@@ -7,8 +7,8 @@ import re
 import pytest
 
 from evalkit.adapters.base import Failure, Generation
+from evalkit.collect.ratings import Budget
 from evalkit.collect.variance import qualify
-from evalkit.collect.verdicts import Budget
 from evalkit.definitions import JudgeProfile
 from evalkit.errors import EngineError, InterruptedRunError, UsageError
 from evalkit.judging import load_words
@@ -18,7 +18,7 @@ from evalkit.policy import JudgeBars
 from evalkit.qualification import check_qualification, estimates_of
 from evalkit.records import EngineIdentity, Item, Record, TextReply, Turn, text_digest
 from evalkit.records.record import VotedPair
-from evalkit.store import VerdictStore
+from evalkit.store import RatingStore
 
 SINGLE = {
     "source": "inline",
@@ -161,7 +161,7 @@ def material(prof: JudgeProfile, count: int = 25) -> Material:
 def tried(tmp_path, prof, rule, count=25, **options):
     probes = probe_questions(material(prof, count), [record(n) for n in range(count)], answers=count, seed=0)
     judge = Judge(rule)
-    with VerdictStore(tmp_path / "store", "j", "p") as store:
+    with RatingStore(tmp_path / "store", "j", "p") as store:
         rows = qualify(probes, prof, judge, store=store, progress=False, **options)
     return estimates_of(rows), judge, probes
 
@@ -228,7 +228,7 @@ def test_what_was_tried_is_never_tried_again_and_a_stopped_trial_goes_on(tmp_pat
 
 
 def test_a_dead_judge_is_no_verdict(tmp_path):
-    with pytest.raises(EngineError, match="32 probes in a row"):
+    with pytest.raises(EngineError, match="32 consecutive judge requests failed"):
         tried(tmp_path, profile(), lambda _answers: Failure(kind="transport", message="down"))
 
 
@@ -253,7 +253,7 @@ def test_pairs_that_people_voted_on_are_put_in_both_orders(tmp_path, prof):
         ("vote", "3/1/a/b", 0),
         ("vote", "3/1/a/b", 1),
     ]
-    with VerdictStore(tmp_path, "j", "p") as store:
+    with RatingStore(tmp_path, "j", "p") as store:
         rows = qualify(asked, prof, Judge(good), store=store, progress=False)
     assert [row.score for row in rows] == ([1.0, 1.0] if prof.mode == "pairwise" else [9.0, 2.0])
     with pytest.raises(UsageError, match="question 99"):

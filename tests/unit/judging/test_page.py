@@ -83,9 +83,9 @@ def assumed(pattern: str) -> list[float]:
 
 def test_the_costs_follow_from_what_is_assumed():
     single, pair, verdict = assumed(
-        r"one answer has ([\d,]+) tokens,\s+one about a pair ([\d,]+), a verdict with its reasons\s+([\d,]+)"
+        r"one answer has ([\d,]+) tokens,\s+one about a pair ([\d,]+), a rating with its reasons\s+([\d,]+)"
     )
-    gpus, reads, writes = assumed(r"a judge on (\d+) GPUs that reads ([\d,]+) tokens a\s+second and writes ([\d,]+)")
+    gpus, reads, writes = assumed(r"a judge on (\d+) GPUs that reads ([\d,]+) tokens per\s+second and writes ([\d,]+)")
     header, rows = TEXT[TEXT.index("| plan |") :].split("\n")[0], table("| plan |")
     prices = [(float(read), float(written)) for read, written in re.findall(r"\$ at ([\d.]+) / ([\d.]+)", header)]
     assert len(prices) == 3
@@ -102,7 +102,7 @@ def test_the_costs_follow_from_what_is_assumed():
         assert [float(cell) for cell in row[4:]] == [
             float(f"{value:.{3 if value > 99.5 else 2}g}") for value in (*costs, hours)
         ]
-    busy, speed, told = assumed(r"on (\d+) GPUs that writes ([\d,]+) tokens a\s+second is busy for ([\d.]+) GPU hours")
+    busy, speed, told = assumed(r"on (\d+) GPUs that writes ([\d,]+) tokens (?:a|per)\s+second is busy for ([\d.]+) GPU hours")
     assert told == pytest.approx(160 * 1024 / speed * busy / 3600, abs=0.005)
 
 

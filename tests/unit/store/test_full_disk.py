@@ -8,7 +8,7 @@ import os
 import pytest
 
 from evalkit.errors import StoreError
-from evalkit.store import RunFolder, VerdictStore
+from evalkit.store import RatingStore, RunFolder
 
 
 @pytest.fixture
@@ -86,7 +86,7 @@ def test_a_run_cannot_begin_on_a_full_disk_and_leaves_no_lock(tmp_path, make, fu
 
 def test_a_verdict_is_kept_whole_or_not_at_all(tmp_path, full):
     row = {"key": "k", "status": "ok", "score": 1.0, "text": "words " * 50, "details": {}}
-    with VerdictStore(tmp_path, "j" * 64, "p" * 64) as store:
+    with RatingStore(tmp_path, "j" * 64, "p" * 64) as store:
         store.add([row])
         full.append(40)
         with pytest.raises(StoreError, match="No space left"):

@@ -20,7 +20,7 @@ official-fp8,2048,128,maximum,399.9,8 H200
 official-fp8,32768,2048,maximum,230.8,8 H200
 official-fp8,120000,2048,maximum,49.6,8 H200
 """
-"""Published maximum throughput of Llama 3.1 405B with TensorRT-LLM, output tokens a second."""
+"""Published maximum throughput of Llama 3.1 405B with TensorRT-LLM, output tokens per second."""
 
 TRTLLM = {
     "engine": {"model": "m", "version": "1.2.0"},

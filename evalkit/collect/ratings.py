@@ -1,7 +1,7 @@
-"""Put questions to a judge and read its verdicts.
+"""Put questions to a judge and read its ratings.
 
-In: questions, a profile, the judge's engine, a budget. Out: one verdict for each question.
-Must not depend on: runs, files, who answered, how a verdict is worded.
+In: questions, a profile, the judge's engine, a budget. Out: one rating for each question.
+Must not depend on: runs, files, who answered, how a rating is worded.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from evalkit.adapters.base import (
 from evalkit.collect.asking import each_once
 from evalkit.definitions import JudgeProfile
 from evalkit.errors import DataError, InterruptedRunError, UsageError
-from evalkit.judging import Question, Verdict
+from evalkit.judging import Question, Rating
 from evalkit.judging.reading import (
     REASK,
     answer_schema,
@@ -59,7 +59,7 @@ class Budget:
     Attributes:
         max_calls: requests that may go; None for no limit.
         max_tokens: tokens that may be read and written together; None for no limit.
-        price: of a million tokens read, and of a million written; None if nobody says.
+        price: per million input tokens, and per million output tokens; None if nobody says.
         max_cost: money that may be spent, in the unit of the prices; None for no limit.
         calls: requests that went.
         prompt_tokens, completion_tokens: used, as far as replies say; where they do not, prompts count with four
@@ -79,7 +79,7 @@ class Budget:
     def __post_init__(self) -> None:
         if self.max_cost is not None and self.price is None:
             raise UsageError(
-                "a cap on money needs prices; next step: say what a million tokens read and a million written cost"
+                "a cap on money needs prices; next step: name the price per million input and output tokens"
             )
 
     @property
@@ -186,9 +186,9 @@ R = TypeVar("R", GenerateRequest, ScoreRequest)
 A = TypeVar("A", Generation | Failure, ScoreReply | Failure)
 
 
-def verdicts(
+def ask_judge(
     engine: Engine, profile: JudgeProfile, questions: Sequence[Question], budget: Budget | None = None
-) -> Iterator[tuple[Question, Verdict]]:
+) -> Iterator[tuple[Question, Rating]]:
     """Ask a judge each question and read its replies, as they come, in any order.
 
     Raises:
@@ -204,11 +204,11 @@ def verdicts(
     unread: list[tuple[Question, Generation]] = []
     requests = [_request(profile, question, _messages(question)) for question in questions]
     for index, reply in _asked(engine, engine.generate, requests, spent):
-        verdict = _read(profile, questions[index], reply)
-        if profile.reask and isinstance(reply, Generation) and verdict.status in REASK:
+        rating = _read(profile, questions[index], reply)
+        if profile.reask and isinstance(reply, Generation) and rating.status in REASK:
             unread.append((questions[index], reply))
         else:
-            yield questions[index], verdict
+            yield questions[index], rating
     if unread:
         yield from _again(engine, profile, unread, spent)
 
@@ -235,7 +235,7 @@ def _asked(
 
 def _again(
     engine: Engine, profile: JudgeProfile, unread: Sequence[tuple[Question, Generation]], budget: Budget
-) -> Iterator[tuple[Question, Verdict]]:
+) -> Iterator[tuple[Question, Rating]]:
     """Ask once more, saying what was wrong; a second unreadable reply stays unread."""
     requests = []
     for question, first in unread:
@@ -244,15 +244,15 @@ def _again(
         requests.append(_request(profile, question, (*_messages(question), *said)))
     for index, reply in _asked(engine, engine.generate, requests, budget):
         question, first = unread[index]
-        verdict = _read(profile, question, reply)
+        rating = _read(profile, question, reply)
         details = {
-            **verdict.details,
+            **rating.details,
             "asked_again": True,
             "first_text": _encodable(first.text),
-            "prompt_tokens": first.prompt_tokens + verdict.details.get("prompt_tokens", 0),
-            "completion_tokens": first.completion_tokens + verdict.details.get("completion_tokens", 0),
+            "prompt_tokens": first.prompt_tokens + rating.details.get("prompt_tokens", 0),
+            "completion_tokens": first.completion_tokens + rating.details.get("completion_tokens", 0),
         }
-        yield question, Verdict(status=verdict.status, score=verdict.score, text=verdict.text, details=details)
+        yield question, Rating(status=rating.status, score=rating.score, text=rating.text, details=details)
 
 
 def _messages(question: Question) -> tuple[Message, ...]:
@@ -270,17 +270,17 @@ def _request(profile: JudgeProfile, question: Question, messages: tuple[Message,
     )
 
 
-def _read(profile: JudgeProfile, question: Question, reply: Generation | Failure) -> Verdict:
+def _read(profile: JudgeProfile, question: Question, reply: Generation | Failure) -> Rating:
     if isinstance(reply, Failure):
         return _unanswered(reply)
-    verdict = read_reply(profile, question, _encodable(reply.text), reply.finish, _encodable(reply.reasoning))
+    rating = read_reply(profile, question, _encodable(reply.text), reply.finish, _encodable(reply.reasoning))
     tokens = {"prompt_tokens": reply.prompt_tokens, "completion_tokens": reply.completion_tokens}
-    return Verdict(status=verdict.status, score=verdict.score, text=verdict.text, details={**verdict.details, **tokens})
+    return Rating(status=rating.status, score=rating.score, text=rating.text, details={**rating.details, **tokens})
 
 
 def _by_probability(
     engine: Engine, profile: JudgeProfile, questions: Sequence[Question], budget: Budget
-) -> Iterator[tuple[Question, Verdict]]:
+) -> Iterator[tuple[Question, Rating]]:
     cue, texts = scored_texts(profile)
     requests = [
         ScoreRequest(context="\n\n".join(filter(None, (question.system, question.user))) + cue, continuations=texts)
@@ -290,7 +290,7 @@ def _by_probability(
         yield questions[index], _weighed(profile, questions[index], reply)
 
 
-def _weighed(profile: JudgeProfile, question: Question, reply: ScoreReply | Failure) -> Verdict:
+def _weighed(profile: JudgeProfile, question: Question, reply: ScoreReply | Failure) -> Rating:
     if isinstance(reply, Failure):
         return _unanswered(reply)
     try:
@@ -299,10 +299,10 @@ def _weighed(profile: JudgeProfile, question: Question, reply: ScoreReply | Fail
         return _unanswered(Failure(kind="non-finite", message=str(error)))
 
 
-def _unanswered(failure: Failure) -> Verdict:
+def _unanswered(failure: Failure) -> Rating:
     status: JudgmentStatus = "refused" if failure.kind == "refused" else "api_error"
     message = _encodable(f"{failure.kind}: {failure.message}")
-    return Verdict(status=status, score=None, details={"failure": message})
+    return Rating(status=status, score=None, details={"failure": message})
 
 
 def _encodable(text: str) -> str:
