@@ -102,7 +102,9 @@ def test_the_costs_follow_from_what_is_assumed():
         assert [float(cell) for cell in row[4:]] == [
             float(f"{value:.{3 if value > 99.5 else 2}g}") for value in (*costs, hours)
         ]
-    busy, speed, told = assumed(r"on (\d+) GPUs that writes ([\d,]+) tokens (?:a|per)\s+second is busy for ([\d.]+) GPU hours")
+    busy, speed, told = assumed(
+        r"on (\d+) GPUs that writes ([\d,]+) tokens (?:a|per)\s+second is busy for ([\d.]+) GPU hours"
+    )
     assert told == pytest.approx(160 * 1024 / speed * busy / 3600, abs=0.005)
 
 
