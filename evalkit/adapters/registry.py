@@ -10,6 +10,7 @@ add adapters through the entry-point group `evalkit.adapters`; an entry point is
 from __future__ import annotations
 
 import ast
+import re
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from evalkit.suite import EngineSpec
 
 GROUP = "evalkit.adapters"
+_SUMMARY = re.compile(r"^SUMMARY = ", re.MULTILINE)
 
 
 def adapter_names() -> dict[str, str]:
@@ -98,7 +100,7 @@ def _imported(point: EntryPoint) -> Any:
 
 def _built_in() -> list[Path]:
     """Return the files that say what they run; what adapters share (`base`, `source`, ...) lies beside them."""
-    return [path for path in sorted(Path(__file__).parent.glob("*.py")) if _summary(path)]
+    return [path for path in sorted(Path(__file__).parent.glob("*.py")) if _SUMMARY.search(path.read_text("utf-8"))]
 
 
 def _external() -> list[EntryPoint]:

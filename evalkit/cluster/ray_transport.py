@@ -18,11 +18,9 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from evalkit import __version__
-from evalkit.adapters.base import Engine, Failure, Resources, warnings_of
-from evalkit.adapters.registry import load_engine
+from evalkit.adapters.base import Resources
 from evalkit.cluster.transport import Answered, Call, Cause, Loaded, Lost, News, NotLoaded, Placed, Request, Trouble
-from evalkit.errors import EngineError, EvalkitError, MissingExtraError, UsageError
-from evalkit.redaction import redact_text, remember_secrets
+from evalkit.errors import EngineError, MissingExtraError, UsageError
 from evalkit.suite import Placement
 
 if TYPE_CHECKING:
@@ -126,68 +124,6 @@ def _knock(where: str) -> None:
     host, colon, port = where.removeprefix("ray://").rpartition(":")
     if colon and port.isdigit():
         socket.create_connection((host.strip("[]"), int(port)), timeout=_KNOCK_S).close()
-
-
-# What a replica does on its node: load one engine, answer shards.
-#
-# Errors travel as their names and words: an exception made on one machine cannot always be made again on another.
-
-
-class Worker:
-    """One replica's process."""
-
-    def __init__(self) -> None:
-        self._engine: Engine | None = None
-
-    def load(self, spec: EngineSpec, resources: Resources, version: str) -> dict[str, Any]:
-        """Load the engine and return its identity and warnings, or the trouble."""
-        remember_secrets(os.environ)  # this node's own: no key may travel to the records in an error's words
-        if version != __version__:
-            message = (
-                f"evalkit {__version__} is installed here, the command runs {version}; next step: install the same"
-            )
-            return {"trouble": Trouble(kind="VersionError", message=message, on_purpose=True)}
-        try:
-            self._engine = load_engine(spec, resources)
-        except Exception as error:  # noqa: BLE001 - whatever it is, somebody far away has to read it
-            return {"trouble": _trouble(error)}
-        return {"identity": self._engine.identity, "warnings": _warnings(self._engine)}
-
-    def answer(self, call: Call, requests: Sequence[Request]) -> dict[str, Any]:
-        """Return the replies to a shard with their positions, and the trouble if there was some."""
-        engine = self._engine
-        if engine is None:
-            return {"replies": [], "trouble": Trouble(kind="EngineError", message="not loaded", on_purpose=False)}
-        replies: list[tuple[int, Any]] = []
-        trouble = None
-        ask: Any = engine.score if call == "score" else engine.generate
-        try:
-            for index, reply in ask(list(requests)):
-                replies.append((index, _redacted(reply)))
-        except Exception as error:  # noqa: BLE001 - as above; what was answered before is kept
-            trouble = _trouble(error)
-        return {"replies": replies, "trouble": trouble, "warnings": _warnings(engine)}
-
-    def close(self) -> None:
-        """Free the model."""
-        if self._engine is not None:
-            self._engine.close()
-            self._engine = None
-
-
-def _redacted(reply: Any) -> Any:
-    return replace(reply, message=redact_text(reply.message)) if isinstance(reply, Failure) else reply
-
-
-def _warnings(engine: Engine) -> tuple[str, ...]:
-    return tuple(redact_text(line) for line in warnings_of(engine))
-
-
-def _trouble(error: Exception) -> Trouble:
-    words = str(error) or type(error).__name__
-    message = words if isinstance(error, EvalkitError) else f"{type(error).__name__}: {words}"
-    kind = "OutOfMemoryError" if "OutOfMemory" in type(error).__name__ else type(error).__name__
-    return Trouble(kind=kind, message=redact_text(message), on_purpose=isinstance(error, EvalkitError))
 
 
 _NODE = ("node has died", "node died", "node was dead", "raylet died", "node is dead", "unreachable node")
@@ -382,7 +318,7 @@ def _actor_class() -> type:
     """Return the actor's class; it travels by value, so that a node without evalkit can say so itself."""
 
     class Replica:
-        """One replica; see `evalkit.cluster.ray_transport`."""
+        """One replica; see `evalkit.cluster.worker`."""
 
         def __init__(self) -> None:
             self.worker: Any = None
@@ -396,7 +332,7 @@ def _actor_class() -> type:
 
         def load(self, payload: bytes) -> dict[str, Any]:
             try:
-                pass
+                from evalkit.cluster.worker import Worker  # noqa: PLC0415
             except ImportError as error:
                 return {"missing": str(error)}
             import pickle  # noqa: PLC0415

@@ -20,7 +20,7 @@ class Waiting:
 
     def __call__(self):
         self.begun.set()
-        assert self.stopped.wait(30)
+        assert self.stopped.wait(600)
         self.written = True
         raise InterruptedRunError("stopped; the rest is missing")
 
@@ -41,7 +41,7 @@ def test_the_first_error_stops_the_others_and_is_raised_when_all_have_ended():
     waiting = Waiting()
 
     def broken():
-        assert waiting.begun.wait(30)
+        assert waiting.begun.wait(600)
         raise EngineError("no replica is left")
 
     with pytest.raises(EngineError, match="no replica is left"):
@@ -75,8 +75,8 @@ def test_ctrl_c_stops_all_and_says_how_to_resume():
     first, second = Waiting(), Waiting()
 
     def press():
-        assert first.begun.wait(30)
-        assert second.begun.wait(30)
+        assert first.begun.wait(600)
+        assert second.begun.wait(600)
         os.kill(os.getpid(), signal.SIGINT)
 
     def stop():

@@ -14,7 +14,8 @@ from evalkit.adapters.registry import load_engine
 from evalkit.assets import AssetStore
 from evalkit.cluster import replica_specs
 from evalkit.cluster.fleet import RateLimit
-from evalkit.cluster.ray_transport import RayTransport, Worker, _Start
+from evalkit.cluster.ray_transport import RayTransport, _Start
+from evalkit.cluster.worker import Worker
 from evalkit.errors import EngineError, UsageError
 from evalkit.suite import EngineSpec, Placement
 
