@@ -14,6 +14,7 @@ import tempfile
 from pathlib import Path
 
 from evalkit import cli
+from evalkit.store.lines import SUMS
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
@@ -40,6 +41,7 @@ def offered(run: Path, folder: Path, name: str, policy_sha256: str | None) -> Pa
     row["requested"]["engine"]["name"] = name
     row["policy_sha256"] = policy_sha256
     manifest.write_text(json.dumps(row, indent=1, sort_keys=True) + "\n", "utf-8")
+    (copy / SUMS).unlink(missing_ok=True)  # the manifest is another one now
     return copy
 
 
