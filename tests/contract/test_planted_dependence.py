@@ -21,7 +21,7 @@ real_models = pytest.mark.parametrize("engine", ["hf", "modelopt"], indirect=Tru
 
 @pytest.fixture(scope="module")
 def contract() -> ModuleType:
-    return importlib.import_module("contract")
+    return importlib.import_module("contract.test_engine_contract")
 
 
 @real_models
