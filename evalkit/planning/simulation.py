@@ -86,8 +86,8 @@ class Drawn:
 
 UNREADABLE = 0.0025
 """Assumed share of a good model's answers that cannot be read or are cut off: of 4,021 published judgments of MT-Bench
-answers 7 hold no rating (0.2 %). It matters: at 1 % the guard on unreadable answers of judged questions, which takes the
-share of one rerun for known, keeps 4 % of equal recipes from a certificate."""
+answers 7 hold no rating (0.2 %). It matters: at 1 % the guard on unreadable answers of judged questions, which takes
+the share of one rerun for known, keeps 4 % of equal recipes from a certificate."""
 
 LENGTH_CV = 0.3
 """Assumed standard deviation of the length of one model's answers to the same question, over their mean."""

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from evalkit.adapters.base import Resources, ScoreRequest
+from evalkit.adapters.base import Resources
 from evalkit.adapters.registry import load_engine
 from evalkit.assets import AssetStore
 from evalkit.benchmarks import load_benchmark
@@ -24,8 +24,8 @@ ROOT = Path(__file__).resolve().parents[2]
 SUBJECTS = 20
 """Of each of the two tasks, one question: 160 continuations in all."""
 
-MEASURED = 4
-"""Questions on which this machine's rounding is measured."""
+PROMISED = 1e-3
+"""Nats within which README.md says that log-probabilities agree in fp32: a promise, not what one machine showed."""
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +52,7 @@ def engine(assets):
 
 
 @pytest.mark.parametrize("name", ["mmlu-0shot", "mmlu-cloze"])
-def test_the_same_items_the_same_numbers_the_same_hashes(assets, engine, name, tmp_path, other_processor):
+def test_the_same_items_the_same_numbers_the_same_hashes(assets, engine, name, tmp_path):
     everything = Definitions(ROOT).task(name)
     subjects = tuple(sorted(_subjects(assets)))[:SUBJECTS]
     definition = everything.model_copy(update={"items_per_subject": 1, "subjects": subjects})
@@ -66,7 +66,6 @@ def test_the_same_items_the_same_numbers_the_same_hashes(assets, engine, name, t
     assert len(records) == SUBJECTS
 
     samples = _lm_eval_samples(engine, benchmark)
-    tolerance = other_processor.tolerance(lambda: _scores(engine, benchmark.items[:MEASURED]))
     differences, decided = [], 0
     for item in benchmark.items:
         record, sample = records[item.key], samples[item.details["lm_eval_task"]]
@@ -76,7 +75,7 @@ def test_the_same_items_the_same_numbers_the_same_hashes(assets, engine, name, t
         differences += [abs(left - right) for left, right in zip(ours, theirs, strict=True)]
         assert _hashes(item.details) == _hashes(sample)
         assert _task_hash(item.details) == _task_hash(sample)
-        if not _decided(theirs, item.continuations, tolerance):
+        if not _decided(theirs, item.continuations):
             continue
         decided += 1
         assert ours.index(max(ours)) == theirs.index(max(theirs))
@@ -84,20 +83,15 @@ def test_the_same_items_the_same_numbers_the_same_hashes(assets, engine, name, t
         for metric in sample["metrics"]:
             assert record.marks[metric] == sample[metric]
     assert len(differences) == 4 * SUBJECTS
-    assert max(differences) < tolerance
-    assert decided >= SUBJECTS - 2, "nearly every choice is wider than rounding"
+    assert max(differences) < PROMISED
+    assert decided > SUBJECTS / 2, "most choices are wider than that"
 
 
-def _scores(engine, items):
-    requests = [ScoreRequest(context=item.context, continuations=item.continuations) for item in items]
-    return [value for _, reply in sorted(engine.score(requests)) for value in reply.logprobs]
-
-
-def _decided(values, continuations, tolerance):
-    """Whether rounding cannot change which option is the likeliest, neither in all nor for each character."""
+def _decided(values, continuations):
+    """Whether what is promised cannot change which option is the likeliest, neither in all nor for each character."""
     by_length = [value / len(text.strip()) for value, text in zip(values, continuations, strict=True)]
     margins = (sorted(numbers)[-1] - sorted(numbers)[-2] for numbers in (values, by_length))
-    return min(margins) > 2 * tolerance
+    return min(margins) > 2 * PROMISED
 
 
 def _subjects(assets):

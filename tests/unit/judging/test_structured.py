@@ -26,7 +26,7 @@ RATINGS = [
     (say(reasoning="", rating=8.75), "unparsed", None, "off_grid"),
     (say(reasoning="", rating=11), "out_of_range", None, None),
     (say(reasoning="", rating=10**400), "out_of_range", None, None),
-    ('{"reasoning": "", "rating": 1e999}', "out_of_range", None, None),
+    ('{"reasoning": "", "rating": 1e999}', "unparsed", None, None),
     ('{"reasoning": "", "rating": NaN}', "unparsed", None, None),
     ('{"rating": 3, "rating": 9}', "unparsed", None, None),
     ("Fine. Rating: [[8]]", "ok", 8, None),

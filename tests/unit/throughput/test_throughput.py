@@ -156,7 +156,7 @@ def test_a_bad_csv_names_column_or_line(write, text: str, said: str) -> None:
 
 
 def test_the_recipe_must_be_named_and_a_csv_may_take_one(write) -> None:
-    with pytest.raises(UsageError, match="whose numbers"):
+    with pytest.raises(UsageError, match="recipe name missing"):
         import_throughput(write(TRTLLM))
     lines = [line.split(",", 1)[1] for line in ARTICLE.splitlines()]
     assert {one.recipe for one in import_throughput(write("\n".join(lines), "y.csv"), recipe="r")} == {"r"}
