@@ -124,7 +124,7 @@ def compare_gates(
     asked = all(key in items for key in keys)
     worst = _with_missing(baseline, candidate, items)
     rows = [_row(gate, keys, sides, (worst, unseen), available=asked or gate not in NEEDS_QUESTION) for gate in GATES]
-    return GateComparison(gates=tuple(rows), length=_length_of_gates(keys, tokens))
+    return GateComparison(gates=tuple(rows), length=_length_row(keys, tokens))
 
 
 def _with_missing(
@@ -182,7 +182,7 @@ def _row(
     )
 
 
-def _length_of_gates(keys: Sequence[_Question], tokens: tuple[dict[_Question, int], dict[_Question, int]]) -> LengthRow:
+def _length_row(keys: Sequence[_Question], tokens: tuple[dict[_Question, int], dict[_Question, int]]) -> LengthRow:
     logs = [math.log(tokens[1][key] / tokens[0][key]) for key in keys if tokens[0][key] > 0 and tokens[1][key] > 0]
     found = Attempts().make("length", lambda: paired_t(logs).interval(LEVEL))
     return LengthRow(

@@ -271,10 +271,10 @@ def check_qualification(
         _share_bar(
             "resistance", "is not moved by a planted verdict or order", found.resistance[0], bars.resistance_lower_min
         ),
-        _noise_of_checks(found, bars),
+        _noise_check(found, bars),
     ]
     if found.position is not None:
-        checks.append(_position_of_checks(found, bars))
+        checks.append(_position_check(found, bars))
     if bars.agreement_lower_min is not None:
         checks.append(_agreement(agreement, bars.agreement_lower_min))
     return tuple(checks)
@@ -291,7 +291,7 @@ def _share_bar(check: str, what: str, share: Share, least: float) -> Qualificati
     return QualificationCheck(check=check, passed=share.interval.lower > least, message=message)
 
 
-def _noise_of_checks(found: Estimates, bars: JudgeBars) -> QualificationCheck:
+def _noise_check(found: Estimates, bars: JudgeBars) -> QualificationCheck:
     noise = found.noise
     if noise.sd is None:
         return QualificationCheck(check="noise", passed=False, message="the same question twice gave no two verdicts")
@@ -302,7 +302,7 @@ def _noise_of_checks(found: Estimates, bars: JudgeBars) -> QualificationCheck:
     return QualificationCheck(check="noise", passed=noise.sd <= bars.noise_sd_max, message=message)
 
 
-def _position_of_checks(found: Estimates, bars: JudgeBars) -> QualificationCheck:
+def _position_check(found: Estimates, bars: JudgeBars) -> QualificationCheck:
     position = found.position
     if position is None or position.bias is None:
         return QualificationCheck(check="position", passed=False, message="no game has a verdict")

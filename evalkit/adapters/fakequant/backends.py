@@ -118,7 +118,7 @@ def look_up(model: Any) -> int:
     weight = model.get_input_embeddings().weight
     if weight.device.type != "cpu" or weight.dtype.itemsize != 2:
         return 0
-    register_backend(TABLE_BACKEND, _entry_of_tables)
+    register_backend(TABLE_BACKEND, _table_entry)
     found = [part for part in model.modules() if isinstance(part, TensorQuantizer) and _maps_numbers(part)]
     every = torch.arange(-_NUMBERS // 2, _NUMBERS // 2).to(torch.int16).view(weight.dtype)
     for quantizer in found:
@@ -137,7 +137,7 @@ def _maps_numbers(quantizer: Any) -> bool:
     return quantizer._use_constant_amax or (quantizer.amax is not None and quantizer.amax.numel() == 1)
 
 
-def _entry_of_tables(values: Any, quantizer: Any) -> Any:
+def _table_entry(values: Any, quantizer: Any) -> Any:
     table = quantizer.looked_up
     if values.dtype != table.dtype:
         return _computed(values, quantizer)
