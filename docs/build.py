@@ -93,13 +93,18 @@ def excerpt(arguments: str) -> str:
 
 
 def commands(_arguments: str) -> str:
-    """Return every command of the program with its one line."""
-    from evalkit.cli import program  # noqa: PLC0415 - only where the documents are written
+    """Return every command of the program with its one line, by what a person is doing."""
+    from evalkit.cli import GROUPS, INNER, program  # noqa: PLC0415 - only where the documents are written
 
+    lines = ["| to | command | what it does |", "|---|---|---|"]
     with click.Context(program) as context:
-        names = program.list_commands(context)
-        lines = [f"| `evalkit {name}` | {_one_line(program.get_command(context, name))} |" for name in names]
-    return "| command | what it does |\n|---|---|\n" + "\n".join(lines) + "\n"
+        for title, verbs in GROUPS.items():
+            for number, name in enumerate(verbs):
+                further = [f"`evalkit {name} {word}`" for word in INNER.get(name, ())]
+                line = _one_line(program.get_command(context, name))
+                line += f"; also {', '.join(further)}" if further else ""
+                lines.append(f"| {title.lower() if not number else ''} | `evalkit {name}` | {line} |")
+    return "\n".join(lines) + "\n"
 
 
 def _one_line(command: click.Command | None) -> str:

@@ -231,10 +231,11 @@ def exits(_arguments: str) -> str:
         "CERTIFIED": "a loss larger than the margin is ruled out; `verify`: everything holds; `nightly`: OK",
         "OK": "done, for commands that decide nothing",
         "REJECTED": "a loss larger than the margin is shown; `nightly`: ALARM",
-        "USAGE": "the request is wrong, and nothing was run; `plan --strict`: no verdict can be promised",
-        "INCONCLUSIVE": "sound data, not enough of them; `nightly`: undecided",
+        "USAGE": "the request is wrong, and nothing was run",
+        "INCONCLUSIVE": "sound data, not enough of them; `nightly`: undecided; `plan --strict`: no verdict is promised",
         "INVALID": "the data may not be judged; `verify`: something does not hold",
-        "FAILED": "evalkit, an engine or the disk failed, or the run was interrupted; there is no verdict",
+        "FAILED": "evalkit, an engine or the disk failed, or the run was interrupted; there is no verdict; "
+        "`doctor --strict`: something is missing",
     }
     lines = [f"| {code.value} | {name} | {said[name]} |" for name, code in ExitCode.__members__.items()]
     return "| code | name | meaning |\n|---|---|---|\n" + "\n".join(lines) + "\n"
@@ -282,7 +283,7 @@ def verbs(_arguments: str) -> str:
 def _helps(command: click.Command, above: click.Context | None, name: str) -> Iterator[str]:
     settings = command.context_settings | {"terminal_width": 80, "max_content_width": 80}
     with click.Context(command, parent=above, info_name=name, **settings) as context:
-        level = "##" if above is None or above.parent is None else "###"
+        level = "###" if " " in name else "##"
         path = context.command_path
         if above is not None:
             yield f"{level} {path}\n"

@@ -26,9 +26,13 @@ from enum import IntEnum
 
 
 class ExitCode(IntEnum):
-    """Process exit codes, one meaning each (docs/protocol.md)."""
+    """Process exit codes, one meaning each (docs/reference/exit-codes.md).
+
+    A command that decides nothing ends with OK once it has done what it was asked, whatever it found.
+    """
 
     CERTIFIED = 0
+    OK = 0  # the same number, for commands that decide nothing
     REJECTED = 1
     USAGE = 2
     INCONCLUSIVE = 3

@@ -123,7 +123,7 @@ def read_private(text: str, where: str, password: str | None = None) -> Ed25519P
         why = "it is encrypted, or the password is not the key's" if "password" in str(error).lower() else "not PEM"
         raise UsageError(f"{where}: no private key that can be read: {why}") from None
     if not isinstance(key, ed25519.Ed25519PrivateKey):
-        raise UsageError(f"{where}: a key of another kind; next step: make an Ed25519 key with evalkit keygen")
+        raise UsageError(f"{where}: a key of another kind; next step: make an Ed25519 key with evalkit sign keygen")
     return cast("Ed25519PrivateKey", key)
 
 

@@ -1,4 +1,4 @@
-"""The command line: one verb for each step of the flow.
+"""The command line: a dozen verbs, by what a person is doing.
 
 In: argv and the environment. Out: data on stdout, progress and errors on stderr, an exit code with one meaning.
 Must not depend on: how anything is done. Each verb lives in a module of its own that is imported when it is called,
@@ -22,33 +22,54 @@ from typing import Any
 import click
 
 from evalkit import __version__
+from evalkit.cli.options import Verb, with_urls
 from evalkit.errors import EngineError, EvalkitError, ExitCode, suggestion
 from evalkit.redaction import redact_text, remember_secrets
 
-VERBS = {
-    "certify": "Run what is missing of a suite, then decide: CERTIFIED, REJECTED, INCONCLUSIVE or INVALID.",
-    "run": "Run one engine on one or more tasks; resumable.",
-    "judge": "Let an LLM judge rate the answers in run folders.",
-    "compare": "Compare two run folders, item by item.",
-    "plan": "Check statistical power before spending GPU time.",
-    "seal": "Preregister a policy, and sign it, before the runs.",
-    "nightly": "Check every candidate each night with few items: OK, ALARM, undecided or invalid.",
-    "history": "List and plot the results of nights and certificates over time.",
-    "report": "Render the report of a certificate as text or one HTML file.",
-    "sign": "Sign a certificate with everything it rests on.",
-    "verify": "Check a signed certificate: signature, digests, every number and the verdict.",
-    "keygen": "Make a key pair to sign certificates with.",
-    "quantize": "Quantize a model with a recipe and write the checkpoint that servers read.",
-    "bench": "Measure the output tokens per second of a suite's engines.",
-    "throughput": "Read throughput measured by other tools, for tables and the report.",
-    "export": "Write a run or a certificate in the files of another tool.",
-    "import": "Read another tool's output as a run.",
-    "list": "List adapters, recipes, tasks, judges, policies and assets.",
-    "doctor": "Check what works on this machine, with the next step for each gap.",
+GROUPS = {
+    "Evaluate": {
+        "run": "Run one engine on one or more tasks; resumable.",
+        "judge": "Let an LLM judge rate the answers in run folders.",
+        "quantize": "Quantize a model with a recipe and write the checkpoint that servers read.",
+    },
+    "Decide": {
+        "plan": "Check statistical power before spending GPU time.",
+        "certify": "Run what is missing of a suite, then decide: CERTIFIED, REJECTED, INCONCLUSIVE or INVALID.",
+        "compare": "Compare two run folders, item by item.",
+    },
+    "Watch": {"nightly": "Check every candidate each night with few items: OK, ALARM, undecided or invalid."},
+    "Share": {
+        "report": "Render the report of a certificate as text or one HTML file.",
+        "sign": "Sign a certificate with everything it rests on.",
+        "verify": "Check a signed certificate: signature, digests, every number and the verdict.",
+    },
+    "Look": {
+        "list": "List adapters, recipes, tasks, judges, policies and assets.",
+        "doctor": "Check what works on this machine, with the next step for each gap.",
+    },
 }
-"""Each verb and its one line; the verb's code is `evalkit/cli/<verb>.py`, or `<verb>_.py` for a word of Python.
+"""The verbs with one line each, by what a person is doing."""
 
-A submodule becomes a name in this package: a module `list` would hide the built-in of that name here.
+VERBS = {name: line for verbs in GROUPS.values() for name, line in verbs.items()}
+
+INNER = {
+    "run": {
+        "import": "Read another tool's output as a run.",
+        "bench": "Measure the output tokens per second of a suite's engines.",
+    },
+    "judge": {"qualify": "Try a judge before its word counts."},
+    "plan": {"seal": "Preregister a policy, and sign it, before the runs."},
+    "nightly": {"history": "List and plot the results of nights and certificates over time."},
+    "report": {
+        "export": "Write a run or a certificate in the files of another tool.",
+        "throughput": "Read throughput measured by other tools, for tables and the report.",
+    },
+    "sign": {"keygen": "Make a key pair to sign certificates with."},
+}
+"""Further commands behind a verb's word. A folder of such a name is written ./export.
+
+The code of a command is `evalkit/cli/<last word>.py`, or `<last word>_.py` for a word of Python: a submodule becomes a
+name in this package, and a module `list` would hide the built-in of that name here.
 """
 
 
@@ -65,24 +86,42 @@ class Verbs(click.Group):
             raise EngineError(f"a process that evalkit talked to has gone: {error}") from error
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
-        """Return the verbs in the order of the flow."""
-        return list(VERBS)
+        """Return all commands, those behind a verb's word after it."""
+        return [name for verb in VERBS for name in (verb, *(f"{verb} {word}" for word in INNER.get(verb, ())))]
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command that the first words name, and what is left of them."""
+        words = 2 if len(args) > 1 and args[1] in INNER.get(args[0], ()) else 1
+        name = " ".join(args[:words])
+        return name, self.get_command(ctx, name), args[words:]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Import a verb's module and return its `command`."""
-        if cmd_name not in VERBS:
-            raise click.UsageError(f"unknown command {cmd_name!r}{suggestion(cmd_name, list(VERBS))}", ctx)
-        taken = keyword.iskeyword(cmd_name) or hasattr(builtins, cmd_name)
-        module = f"{cmd_name}_" if taken else cmd_name
+        """Import a command's module and return its `command`."""
+        known = self.list_commands(ctx)
+        if cmd_name not in known:
+            inner = next((name for name in known if name.endswith(f" {cmd_name}")), None)
+            hint = f"; did you mean '{inner}'?" if inner else suggestion(cmd_name, list(VERBS))
+            raise click.UsageError(f"unknown command {cmd_name!r}{hint}", ctx)
+        word = cmd_name.rpartition(" ")[2]
+        taken = keyword.iskeyword(word) or hasattr(builtins, word)
+        module = f"{word}_" if taken else word
         command = importlib.import_module(f"evalkit.cli.{module}").command
-        if not isinstance(command, click.Command):
+        if not isinstance(command, Verb):
             raise TypeError(f"evalkit.cli.{module}.command is not a command")
+        command.inner = INNER.get(cmd_name, {})
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
-        """Write the verbs without importing them."""
-        with formatter.section("Commands"):
-            formatter.write_dl(list(VERBS.items()))
+        """Write the verbs, by what a person is doing, without importing them."""
+        for title, verbs in GROUPS.items():
+            rows = []
+            for name, line in verbs.items():
+                rows.append((name, line))
+                rows += [(f"  {name} {word}", below) for word, below in INNER.get(name, {}).items()]
+            with formatter.section(title):
+                formatter.write_dl([(f"{name:19}", line) for name, line in rows])
 
 
 @click.group(
@@ -94,7 +133,7 @@ class Verbs(click.Group):
 def program() -> None:
     """Certify that a quantized LLM is as accurate as the official FP8 baseline, reject it, or say what is missing.
 
-    Exit codes: 0 certified, 1 rejected, 2 wrong request, 3 inconclusive, 4 invalid, 5 evalkit failed.
+    Exit codes: 0 done or certified, 1 rejected, 2 wrong request, 3 inconclusive, 4 invalid, 5 evalkit failed.
     """
 
 
@@ -145,7 +184,6 @@ def _explain(error: BaseException) -> ExitCode:
         click.echo(redact_text(shown.getvalue()), err=True, nl=False)  # it may quote what was typed
         return ExitCode.USAGE
     if isinstance(error, EvalkitError):
-        from evalkit.cli.options import with_urls
         from evalkit.report.sections import printable
 
         # It may quote a line of a damaged file, or what a server said.

@@ -1,4 +1,4 @@
-"""`evalkit bench`: tokens per second of a suite's engines.
+"""`evalkit run bench`: tokens per second of a suite's engines.
 
 In: a suite, lengths. Out: `throughput.json` in the suite's outputs, tables.
 Must not depend on: how an engine works.
@@ -23,6 +23,7 @@ from evalkit.cli.options import (
     print_table,
     quiet_option,
     say,
+    verb,
 )
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from evalkit.throughput import Measurement
 
 
-@click.command(epilog="Example: evalkit bench examples/cpu-demo.yaml --lengths 128:32 --requests 8")
+@verb(example="evalkit run bench examples/cpu-demo.yaml --lengths 128:32 --requests 8")
 @click.argument("suite", type=existing_file)
 @click.option("--lengths", multiple=True, required=True, metavar="INPUT:OUTPUT", help="Tokens; may be repeated.")
 @click.option("--engine", "engines", multiple=True, help="Only this engine (default: baseline and candidates).")
@@ -51,7 +52,7 @@ def command(suite: Path, lengths: tuple[str, ...], output: Path | None, as_json:
     """Measure the output tokens per second of a suite's engines, one after the other under equal conditions.
 
     It compares recipes on this machine with evalkit's own adapters; a tuned server is measured with its own tool, whose
-    numbers evalkit throughput reads.
+    numbers evalkit report throughput reads.
     """
     from evalkit.certify.deciding import write_certificate
     from evalkit.cli.report import THROUGHPUT

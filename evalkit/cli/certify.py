@@ -27,6 +27,7 @@ from evalkit.cli.options import (
     quiet_option,
     say,
     url_of,
+    verb,
 )
 from evalkit.cli.remote import opened, read_folder, url_place, with_places, written_path
 
@@ -39,7 +40,7 @@ OUTPUTS = Path("outputs")
 """Where a certificate goes that names run folders and no folder of its own."""
 
 
-@click.command(epilog="Example: evalkit certify examples/cpu-demo.yaml")
+@verb(example="evalkit certify examples/cpu-demo.yaml")
 @click.argument("suite", required=False, type=existing_file)
 @click.option("--from", "from_runs", is_flag=True, help="Decide on the suite's existing runs; load no engine.")
 @click.option("--baseline", type=read_folder, help="Without a suite: run folder of the baseline.")

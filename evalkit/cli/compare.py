@@ -10,12 +10,12 @@ from pathlib import Path
 
 import click
 
-from evalkit.cli.options import json_option, out_page, print_json, say
+from evalkit.cli.options import json_option, out_page, print_json, say, verb
 from evalkit.cli.remote import read_folder, with_places
 from evalkit.errors import ExitCode, NotComparableError
 
 
-@click.command(epilog="Example: evalkit compare outputs/cpu-demo/official-fp8 outputs/cpu-demo/int4-awq")
+@verb(example="evalkit compare outputs/cpu-demo/official-fp8 outputs/cpu-demo/int4-awq")
 @click.argument("baseline", type=read_folder)
 @click.argument("candidate", type=read_folder)
 @click.option("--task", "tasks", multiple=True, help="Only this task; may be repeated.")

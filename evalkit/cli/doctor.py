@@ -6,7 +6,7 @@ Must not depend on: how anything is looked at.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,19 +22,22 @@ from evalkit.cli.options import (
     out,
     print_json,
     print_table,
+    refuse,
     say,
+    verb,
 )
 from evalkit.errors import ExitCode
 
 if TYPE_CHECKING:
+    from evalkit.doctor import Finding
     from evalkit.suite import EngineSpec, Execution, Placement, Suite
 
 
 # `evalkit doctor --on`: what the nodes of a cluster are, before work starts.
 
 
-def examine_cluster(on: str, suite_engine: str | None, *, as_json: bool) -> int:
-    """Look at every node and print what was seen; exit code 5 if work would fail.
+def examine_cluster(on: str, suite_engine: str | None, *, as_json: bool) -> bool:
+    """Look at every node, print what was seen, and say whether anything is missing.
 
     Args:
         on: where, as `--on` has it.
@@ -61,7 +64,7 @@ def examine_cluster(on: str, suite_engine: str | None, *, as_json: bool) -> int:
         print_table(rows, ("looked at", "", "seen"))
         for remark in gaps:
             out(f"next step for {remark.where}: {remark.what}: {remark.next_step}")
-    return ExitCode.FAILED if gaps else ExitCode.CERTIFIED
+    return bool(gaps)
 
 
 def _engines(suite_engine: str | None) -> tuple[Suite | None, dict[str, EngineSpec]]:
@@ -98,7 +101,7 @@ def _addresses(specs: Mapping[str, EngineSpec], placements: Mapping[str, Placeme
     return {str(url) for name, url in found.items() if url and not placements[name].urls}
 
 
-@click.command(epilog="Example: evalkit doctor --offline")
+@verb(example="evalkit doctor --offline")
 @definitions_option
 @click.option(
     "--outputs", type=any_path, default=Path("outputs"), show_default=True, help="Folder that runs will write to."
@@ -113,20 +116,30 @@ def _addresses(specs: Mapping[str, EngineSpec], placements: Mapping[str, Placeme
 @click.option(
     "--on", metavar="WHERE", help="Look at every node of a cluster instead: ray, auto, host:port, ray://host:port."
 )
+@click.option("--strict", is_flag=True, help="Exit with 5 if anything is missing, for scripts that go on from here.")
 @json_option
 def command(
-    definitions: Path | None, outputs: Path, offline: bool, engine: str | None, on: str | None, as_json: bool
+    definitions: Path | None,
+    outputs: Path,
+    offline: bool,
+    engine: str | None,
+    on: str | None,
+    strict: bool,
+    as_json: bool,
 ) -> int:
     """Check what works on this machine: versions, GPUs, extras, data sources; with the next step for each gap.
 
     With --engine: what one engine of a suite is, how it scores, and every warning, before hours are spent on it.
-    With --on: versions, GPUs, disk and models on every node of a Ray cluster; exit code 5 if work would fail there.
+    With --on: versions, GPUs, disk and models on every node of a Ray cluster.
     """
+    missing = ExitCode.FAILED if strict else ExitCode.OK
     if on is not None:
-        return examine_cluster(on, engine, as_json=as_json)
+        refuse("--on looks at the nodes of a cluster", "definitions", "outputs", "offline")
+        return missing if examine_cluster(on, engine, as_json=as_json) else ExitCode.OK
     if engine is not None:
+        refuse("--engine looks at one engine", "outputs", "offline", "strict")
         _check(engine, definitions, as_json=as_json)
-        return 0
+        return ExitCode.OK
     from evalkit.assets import AssetStore
     from evalkit.definitions import find_definitions
     from evalkit.doctor import examine
@@ -135,13 +148,17 @@ def command(
     findings = list(examine(store, {"outputs": outputs, "cache": cache_folder()}, online=not offline))
     if as_json:
         print_json([asdict(finding) for finding in findings])
-        return 0
+        return _code(findings, missing)
     rows = [(f"{f.area} {f.name}", f.state.upper() if f.state == "gap" else f.state, f.seen) for f in findings]
     print_table(rows, ("looked at", "", "seen"))
     for finding in findings:
         if finding.state == "gap":
             out(f"next step for {finding.area} {finding.name}: {finding.next_step}")
-    return 0
+    return _code(findings, missing)
+
+
+def _code(findings: Sequence[Finding], missing: ExitCode) -> ExitCode:
+    return missing if any(finding.state == "gap" for finding in findings) else ExitCode.OK
 
 
 def _check(suite_engine: str, definitions: Path | None, *, as_json: bool) -> None:

@@ -1,4 +1,4 @@
-"""`evalkit export`: a run or a certificate in the files of another tool.
+"""`evalkit report export`: a run or a certificate in the files of another tool.
 
 In: a run folder, or a certificate. Out: files, and a count of what they hold and lack.
 Must not depend on: how the files look.
@@ -14,7 +14,7 @@ from typing import Any, Literal, cast
 import click
 
 from evalkit.cli.fastchat_files import export_folder, fastchat_export_options
-from evalkit.cli.options import any_path, json_option, out, out_page, print_json, print_table, say
+from evalkit.cli.options import any_path, json_option, out, out_page, print_json, print_table, say, verb
 from evalkit.cli.remote import read_any, with_places
 
 OF_RUNS = ("lm-eval", "fastchat", "every-eval-ever", "eval-results")
@@ -23,7 +23,7 @@ OF_CERTIFICATES = ("junit", "job-summary", "mlflow")
 SUMMARY_VARIABLE = "GITHUB_STEP_SUMMARY"
 
 
-@click.command(epilog="Example: evalkit export outputs/fp8 --output exports")
+@verb(example="evalkit report export outputs/fp8 --output exports")
 @click.argument("source", type=read_any)
 @click.option("--format", "form", type=click.Choice((*OF_RUNS, *OF_CERTIFICATES)), default="lm-eval", show_default=True)
 @click.option("--output", type=any_path, help="Folder to write to; for junit and job-summary a file.")

@@ -1,4 +1,4 @@
-"""FastChat's files for the verbs `import` and `export`: their options, and what is said of them.
+"""FastChat's files for `run import` and `report export`: their options, and what is said of them.
 
 In: options. Out: a run folder or files, and a count of what they hold and lack.
 Must not depend on: how the files look.

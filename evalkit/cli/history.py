@@ -1,4 +1,4 @@
-"""`evalkit history`: what nights and certificates have shown over time.
+"""`evalkit nightly history`: what nights and certificates have shown over time.
 
 In: a database. Out: tables, plots, the nights where something changed.
 Must not depend on: how a trend is found.
@@ -12,7 +12,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from evalkit.cli.options import any_path, existing_file, json_option, out_page, place_name, print_json, print_table, say
+from evalkit.cli.options import (
+    any_path,
+    existing_file,
+    json_option,
+    out_page,
+    place_name,
+    print_json,
+    print_table,
+    say,
+    verb,
+)
 from evalkit.errors import UsageError
 from evalkit.redaction import remember_url
 
@@ -22,7 +32,7 @@ if TYPE_CHECKING:
 DEFAULT = Path("outputs/history.sqlite")
 
 
-@click.command(epilog="Example: evalkit history --history outputs/history.sqlite --last 30")
+@verb(example="evalkit nightly history --history outputs/history.sqlite --last 30")
 @click.option(
     "--history", "url", envvar="EVALKIT_HISTORY", metavar="URL", help="Database (default: outputs/history.sqlite)."
 )

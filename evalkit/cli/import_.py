@@ -1,4 +1,4 @@
-"""`evalkit import`: another tool's output as a run folder.
+"""`evalkit run import`: another tool's output as a run folder.
 
 In: another tool's output. Out: a run folder, and what must be known about it. Must not depend on: how the files look.
 """
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, cast, get_args
 import click
 
 from evalkit.cli.fastchat_files import fastchat_import_options, import_folder
-from evalkit.cli.options import any_path, json_option, ledger_at, ledger_option, out, print_json, print_table, say
+from evalkit.cli.options import any_path, json_option, ledger_at, ledger_option, out, print_json, print_table, say, verb
 from evalkit.records import Fidelity
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 FORMATS = ("lm-eval", "nel", "fastchat")
 
 
-@click.command(epilog="Example: evalkit import lm_eval_outputs/my-model-fp8 --output outputs/fp8 --recipe my-fp8")
+@verb(example="evalkit run import lm_eval_outputs/my-model-fp8 --output outputs/fp8 --recipe my-fp8")
 @click.argument("source", type=any_path)
 @click.option("--format", "form", type=click.Choice(FORMATS), default="lm-eval", show_default=True)
 @click.option("--output", type=any_path, required=True, help="Run folder to write.")

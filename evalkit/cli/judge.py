@@ -13,7 +13,16 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from evalkit.cli.judging_options import judge_budget, judge_engine, judge_options, judged_tasks, workshop_of
-from evalkit.cli.options import definitions_option, json_option, out, print_json, print_table, quiet_option, with_urls
+from evalkit.cli.options import (
+    definitions_option,
+    json_option,
+    out,
+    print_json,
+    print_table,
+    quiet_option,
+    verb,
+    with_urls,
+)
 from evalkit.cli.remote import read_folder, with_places, written_folder
 
 if TYPE_CHECKING:
@@ -21,28 +30,9 @@ if TYPE_CHECKING:
     from evalkit.certify.running import Workshop
     from evalkit.judging.reading import JudgingEstimate
 
-QUALIFY = "qualify"
-"""A first word that is no run folder: it stands for a verb of its own. A folder of this name is ./qualify."""
 
-
-class JudgeCommand(click.Command):
-    """The verb, with one verb inside."""
-
-    def make_context(
-        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
-    ) -> click.Context:
-        """Hand over to `qualify` where it is the first word."""
-        if args[:1] == [QUALIFY]:
-            from evalkit.cli.judge_qualify import command as qualify
-
-            return qualify.make_context(f"{info_name} {QUALIFY}", args[1:], parent=parent, **extra)
-        return super().make_context(info_name, args, parent=parent, **extra)
-
-
-@click.command(
-    cls=JudgeCommand,
-    epilog="Try a judge before its word counts: evalkit judge qualify --help\n\n"
-    "Example: evalkit judge outputs/a outputs/b --profile evalkit-rating-logprob --adapter hf "
+@verb(
+    example="evalkit judge outputs/a outputs/b --profile evalkit-rating-logprob --adapter hf "
     "--model smollm2-135m-instruct",
 )
 @click.argument("runs", nargs=-1, required=True, type=written_folder)

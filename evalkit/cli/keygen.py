@@ -1,4 +1,4 @@
-"""`evalkit keygen`: a key pair to sign certificates with.
+"""`evalkit sign keygen`: a key pair to sign certificates with.
 
 In: a file name. Out: a private and a public key.
 Must not depend on: how keys work.
@@ -11,13 +11,13 @@ from pathlib import Path
 
 import click
 
-from evalkit.cli.options import any_path, out
+from evalkit.cli.options import any_path, out, verb
 from evalkit.errors import StoreError, UsageError
 
 PASSWORD_VARIABLE = "EVALKIT_SIGNING_KEY_PASSWORD"  # noqa: S105 (the name of a variable)
 
 
-@click.command(epilog="Example: evalkit keygen release-manager.pem")
+@verb(example="evalkit sign keygen release-manager.pem")
 @click.argument("private", type=any_path)
 def command(private: Path) -> None:
     """Make an Ed25519 key pair: PRIVATE, readable by you alone, and PRIVATE with the ending .pub.pem for everybody.

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import click
 
-from evalkit.cli.options import cache_folder, definitions_option, json_option, out, print_json, print_table
+from evalkit.cli.options import cache_folder, definitions_option, json_option, out, print_json, print_table, verb
 from evalkit.definitions import Definitions
 
 KINDS = ("adapters", "recipes", "tasks", "judges", "policies", "assets")
 
 
-@click.command(epilog="Example: evalkit list tasks --json")
+@verb(example="evalkit list tasks --json")
 @click.argument("kinds", nargs=-1, type=click.Choice(KINDS))
 @definitions_option
 @json_option

@@ -28,6 +28,7 @@ from evalkit.cli.options import (
     print_json,
     quiet_option,
     say,
+    verb,
 )
 from evalkit.errors import MissingExtraError, StoreError, UsageError
 from evalkit.redaction import remember, remember_url
@@ -44,7 +45,7 @@ COMMIT_VARIABLES = ("EVALKIT_COMMIT", "GITHUB_SHA", "CI_COMMIT_SHA", "GIT_COMMIT
 Results = Sequence[Mapping[str, Any]]
 
 
-@click.command(epilog="Example: evalkit nightly examples/nightly.yaml --plan")
+@verb(example="evalkit nightly examples/nightly.yaml --plan")
 @click.argument("suite_file", metavar="SUITE", type=existing_file)
 @click.option("--night", metavar="LABEL", help="Label of the night (default: today's date, UTC).")
 @click.option(

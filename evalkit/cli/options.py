@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+from click.core import ParameterSource
 
 from evalkit.redaction import redact_text, redact_values
 
@@ -55,6 +56,73 @@ history_option = click.option(
     help=f"Database that the ledger is copied to and compared with (default: ${HISTORY_VARIABLE}).",
 )
 quiet_option = click.option("--quiet", is_flag=True, help="No progress on stderr.")
+
+
+_WORD = re.compile(r"""(?:--[\w-]+ (?!-))?(?:[^\s"']+|"[^"]*"|'[^']*')+""")
+
+
+class Verb(click.Command):
+    """A command with an example that runs as it is printed, and perhaps further commands behind its own word.
+
+    Attributes:
+        example: a command line.
+        inner: word and one line of each further command: `history` of `evalkit nightly history`.
+    """
+
+    def __init__(self, *args: Any, example: str = "", **settings: Any) -> None:
+        super().__init__(*args, **settings)
+        self.example = example
+        self.inner: Mapping[str, str] = {}
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the further commands, then the example: no line of it is broken but as a shell allows."""
+        if self.inner:
+            with formatter.section("Commands"):
+                formatter.write_dl([(f"{ctx.command_path} {word}", line) for word, line in self.inner.items()])
+        with formatter.section("Example"):
+            for line in shell_lines(self.example, formatter.width - formatter.current_indent):
+                formatter.write(f"{'':{formatter.current_indent}}{line}\n")
+
+
+def verb(*, example: str) -> Callable[[Callable[..., Any]], Verb]:
+    """Make a function a command whose help ends with an example."""
+    return click.command(cls=Verb, example=example)
+
+
+def shell_lines(command: str, width: int) -> list[str]:
+    r"""Break a command line between its words, so that a shell reads the same.
+
+    >>> shell_lines("evalkit run --task mmlu-cloze-demo --output 'a b'", 36)
+    ['evalkit run --task mmlu-cloze-demo \\', "  --output 'a b'"]
+    """
+    lines = [""]
+    for word in _WORD.findall(command):
+        longer = f"{lines[-1]} {word}" if lines[-1] else word
+        if lines[-1] and len(longer) > width - len(" \\"):
+            lines[-1] += " \\"
+            longer = f"  {word}"
+        lines[-1:] = [longer] if not lines[-1].endswith("\\") else [lines[-1], longer]
+    return lines
+
+
+def refuse(why: str, *names: str) -> None:
+    """Refuse options that were given and mean nothing here: an option that is passed over in silence misleads.
+
+    Args:
+        why: why not; it stands behind the options.
+        names: of parameters. One that comes from the environment, or from its default, is no request.
+
+    Raises:
+        UsageError: one of them was given.
+    """
+    context = click.get_current_context()
+    given = [
+        option.opts[0] if isinstance(option, click.Option) else option.human_readable_name
+        for option in context.command.params
+        if option.name in names and context.get_parameter_source(option.name) is ParameterSource.COMMANDLINE
+    ]
+    if given:
+        raise click.UsageError(f"leave out {', '.join(given)}: {why}", context)
 
 
 def ledger_option(verb: F) -> F:

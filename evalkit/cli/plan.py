@@ -22,6 +22,7 @@ from evalkit.cli.options import (
     out_page,
     print_json,
     say,
+    verb,
 )
 from evalkit.errors import ExitCode, UsageError
 
@@ -212,7 +213,7 @@ def _count(value: int | None) -> str:
 MT_BENCH_CATEGORIES = ("writing", "roleplay", "reasoning", "math", "coding", "extraction", "stem", "humanities")
 
 
-@click.command(epilog="Example: evalkit plan --policy release --recipes 2 --discordance 0.03")
+@verb(example="evalkit plan --policy release --recipes 2 --discordance 0.03")
 @click.argument("suite_file", metavar="[SUITE]", type=existing_file, required=False)
 @click.option("--policy", "policy_name", metavar="NAME_OR_FILE", help="Policy (default: the suite's).")
 @click.option("--items", multiple=True, metavar="ENDPOINT=N", help="Number of items or questions; may be repeated.")
@@ -236,7 +237,7 @@ MT_BENCH_CATEGORIES = ("writing", "roleplay", "reasoning", "math", "coding", "ex
 @click.option(
     "--recipes", type=click.IntRange(min=1), help="Number of candidates of the release (default: the suite's)."
 )
-@click.option("--strict", is_flag=True, help="Exit non-zero if the planned power is below target.")
+@click.option("--strict", is_flag=True, help="Exit with 3 if the planned power is below target.")
 @definitions_option
 @json_option
 @click.pass_context
@@ -246,7 +247,7 @@ def command(context: click.Context, /, suite_file: Path | None, policy_name: str
     A plan rests on the share of items that flip: the policy's assumption, --discordance, or measured --from two runs.
     The flips of the baseline run twice are only a lower bound, and never lower the policy's own.
     """
-    from evalkit.cli.judge_qualify import TRIAL_ANSWERS
+    from evalkit.cli.qualify import TRIAL_ANSWERS
     from evalkit.cli.remote import url_place
     from evalkit.planning import NO_CERTIFICATE, measure, plan, suite_gaps
     from evalkit.policy import load_policy, standing
@@ -287,7 +288,7 @@ def command(context: click.Context, /, suite_file: Path | None, policy_name: str
         context.exit(ExitCode.USAGE)
     if given["strict"] and not planned.promises:
         say("evalkit: --strict: no verdict can be promised; next step: resolve the warnings above")
-        context.exit(ExitCode.USAGE)
+        context.exit(ExitCode.INCONCLUSIVE)
 
 
 def _known_sizes(

@@ -20,6 +20,7 @@ from evalkit.cli.options import (
     print_json,
     quiet_option,
     say,
+    verb,
 )
 from evalkit.errors import UsageError, suggestion
 
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 ADAPTER = "modelopt"
 
 
-@click.command(epilog="Example: evalkit quantize --model smollm2-135m-instruct --recipe modelopt-fp8-kv --output fp8")
+@verb(example="evalkit quantize --model smollm2-135m-instruct --recipe modelopt-fp8-kv --output fp8")
 @click.argument("suite_engine", metavar="[SUITE#ENGINE]", required=False)
 @click.option("--model", help="Asset name, hub id or folder of the original weights.")
 @click.option("--recipe", help="Recipe name or file; see: evalkit list recipes.")

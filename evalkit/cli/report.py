@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from evalkit.cli.options import any_path, existing_file, out, out_page, safe_json, say
+from evalkit.cli.options import any_path, existing_file, out, out_page, safe_json, say, verb
 from evalkit.cli.remote import read_file, read_folder, with_places
 from evalkit.errors import DataError, StoreError
 
@@ -103,7 +103,7 @@ def write_named(path: Path, text: str) -> None:
     write_certificate(path.parent, {path.name: text})
 
 
-@click.command(epilog="Example: evalkit report outputs/cpu-demo/certificate.json --format text")
+@verb(example="evalkit report outputs/cpu-demo/certificate.json --format text")
 @click.argument("certificate", type=read_file)
 @click.option(
     "--format",

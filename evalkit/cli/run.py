@@ -29,6 +29,7 @@ from evalkit.cli.options import (
     print_table,
     quiet_option,
     say,
+    verb,
     with_urls,
 )
 from evalkit.cli.remote import opened, url_place, with_places, written_path
@@ -69,9 +70,7 @@ def parsed_options(pairs: Sequence[str]) -> dict[str, Any]:
     return options
 
 
-@click.command(
-    epilog="Example: evalkit run --adapter hf --model smollm2-135m-instruct --task mmlu-cloze-demo --output outputs/a"
-)
+@verb(example="evalkit run --adapter hf --model smollm2-135m-instruct --task mmlu-cloze-demo --output outputs/a")
 @click.argument("suite_engine", metavar="[SUITE#ENGINE]", required=False)
 @engine_options
 @click.option("--task", "tasks", multiple=True, help="Task name, or lm_eval:<task>; may be repeated.")

@@ -1,4 +1,4 @@
-"""`evalkit seal`: put a policy on record before the runs it will judge.
+"""`evalkit plan seal`: put a policy on record before the runs it will judge.
 
 In: a policy or a suite, a private key where the seal is to be signed. Out: an entry of the ledger.
 Must not depend on: how a ledger is kept, how signatures work.
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from evalkit.cli.keygen import PASSWORD_VARIABLE
-from evalkit.cli.options import existing_file, json_option, ledger_at, ledger_option, out, print_json, with_urls
+from evalkit.cli.options import existing_file, json_option, ledger_at, ledger_option, out, print_json, verb, with_urls
 from evalkit.cli.remote import opened, url_place, with_places
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 OUTPUTS = Path("outputs")
 
 
-@click.command(epilog="Example: evalkit seal examples/cpu-demo.yaml")
+@verb(example="evalkit plan seal examples/cpu-demo.yaml")
 @click.argument("policy", metavar="POLICY|SUITE")
 @click.option("--key", type=existing_file, help="Private key to sign the seal with; another person's is allowed.")
 @ledger_option

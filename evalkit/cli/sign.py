@@ -12,14 +12,14 @@ from pathlib import Path
 import click
 
 from evalkit.cli.keygen import PASSWORD_VARIABLE
-from evalkit.cli.options import existing_file, out, say, with_urls
+from evalkit.cli.options import existing_file, out, say, verb, with_urls
 from evalkit.cli.remote import with_places, written_folder
 from evalkit.errors import UsageError
 
 KEY_VARIABLE = "EVALKIT_SIGNING_KEY"
 
 
-@click.command(epilog="Example: evalkit sign outputs/cpu-demo --key release-manager.pem")
+@verb(example="evalkit sign outputs/cpu-demo --key release-manager.pem")
 @click.argument("folder", type=written_folder)
 @click.option("--key", type=existing_file, help="Private key; by default the PEM text in $EVALKIT_SIGNING_KEY.")
 @with_places

@@ -1,4 +1,4 @@
-"""`evalkit throughput`: measured throughput of other tools, as tables and for the report.
+"""`evalkit report throughput`: measured throughput of other tools, as tables and for the report.
 
 In: files of trtllm-bench, vLLM's benchmarks, GuideLLM, or CSV. Out: `throughput.json`, tables.
 Must not depend on: how the files look.
@@ -10,11 +10,11 @@ from pathlib import Path
 
 import click
 
-from evalkit.cli.options import any_path, existing_file, json_option, out, print_json, print_table, say
+from evalkit.cli.options import any_path, existing_file, json_option, out, print_json, print_table, say, verb
 
 
-@click.command(
-    epilog="Example: evalkit throughput --measured official-fp8 fp8.json --measured int4-awq awq.json "
+@verb(
+    example="evalkit report throughput --measured official-fp8 fp8.json --measured int4-awq awq.json "
     "--baseline official-fp8 --output outputs/cpu-demo/throughput.json"
 )
 @click.option(
@@ -30,7 +30,7 @@ from evalkit.cli.options import any_path, existing_file, json_option, out, print
 )
 @click.option("--hardware", default="", help="Hardware label, for files that lack one.")
 @click.option("--baseline", default="", help="Recipe that the speedup is relative to.")
-@click.option("--output", type=any_path, help="File to write; measurements of evalkit bench in it are kept.")
+@click.option("--output", type=any_path, help="File to write; measurements of evalkit run bench in it are kept.")
 @json_option
 def command(
     measured: tuple[tuple[str, Path], ...],

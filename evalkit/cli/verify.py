@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from evalkit.cli.options import existing_file, history_option, json_option, out, print_json
+from evalkit.cli.options import existing_file, history_option, json_option, out, print_json, verb
 from evalkit.cli.remote import read_folder, with_places
 from evalkit.errors import DataError, EvalkitError, ExitCode
 
@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 _POINTS = click.FloatRange(min=0, min_open=True)
 
 
-@click.command(
-    epilog="Example: evalkit verify outputs/release --key release-manager.pub.pem --gate --policy release "
+@verb(
+    example="evalkit verify outputs/release --key release-manager.pub.pem --gate --policy release "
     "--weights int4-awq=SHA256"
 )
 @click.argument("folder", type=read_folder)

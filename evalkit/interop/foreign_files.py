@@ -185,9 +185,11 @@ def whose_folder(folder: Path) -> str | None:
     if {"per_instance_stats.json", "scenario_state.json"} & names:
         found["HELM's folder, which is not read; next step: evaluate with lm-eval --log_samples"] += 1
     if {"model_answer", "model_judgment"} & names:
-        found["FastChat's folder; next step: evalkit import --format fastchat"] += 1
+        found["FastChat's folder; next step: evalkit run import --format fastchat"] += 1
     if "results.jsonl" in names:
-        found["NeMo Evaluator's results.jsonl; next step: evalkit import --format nel with the folder it lies in"] += 1
+        found[
+            "NeMo Evaluator's results.jsonl; next step: evalkit run import --format nel with the folder it lies in"
+        ] += 1
     if "manifest.json" in names:
         found["a run folder of evalkit itself; next step: compare or certify it as it is"] += 1
     for path in sorted([*folder.glob("*.json"), *folder.glob("*/*.json")])[:50]:

@@ -101,17 +101,21 @@ def read_throughput(path: Path) -> tuple[Measurement, ...]:
         DataError: it is no such file; names the row.
     """
     try:
-        row = read_document(path, again="make the file again with evalkit throughput or bench")
+        row = read_document(path, again="make the file again with evalkit report throughput or evalkit run bench")
     except FileNotFoundError as error:
-        raise StoreError(f"{path}: cannot be read: there is no such file; next step: evalkit throughput") from error
+        raise StoreError(
+            f"{path}: cannot be read: there is no such file; next step: evalkit report throughput"
+        ) from error
     if not is_version(row.get("throughput_version"), VERSION) or not isinstance(row.get("measurements"), list):
-        raise DataError(f"{path}: no throughput file of version {VERSION}; next step: make it with evalkit throughput")
+        raise DataError(
+            f"{path}: no throughput file of version {VERSION}; next step: make it with evalkit report throughput"
+        )
     found = []
     for number, one in enumerate(row["measurements"], start=1):
         try:
             found.append(build(Measurement, one))
         except DataError as error:
-            step = "make the file again with evalkit throughput or bench"
+            step = "make the file again with evalkit report throughput or evalkit run bench"
             raise DataError(f"{path}: measurement {number}: {error}; next step: {step}") from error
     return tuple(found)
 

@@ -66,7 +66,7 @@ sys.exit(alive < wanted)
 PYTHON
 
 # What would fail after an hour fails here, by name.
-"$bin/evalkit" doctor --on "$address" --engine "$suite" || exit 5
+"$bin/evalkit" doctor --strict --on "$address" --engine "$suite" || exit 5
 
 interrupted=0
 "$bin/evalkit" certify "$suite" --on "$address" --quiet &

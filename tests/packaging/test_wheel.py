@@ -75,7 +75,7 @@ def test_a_release_that_was_made_here_is_verified_there(clean: Path, tmp_path: P
     pytest.importorskip("cryptography")
     folders = importlib.import_module("release_folders")
     folders.make_release(tmp_path / "release", items=200).certify()
-    assert cli.main(["keygen", str(tmp_path / "me.pem")]) == 0
+    assert cli.main(["sign", "keygen", str(tmp_path / "me.pem")]) == 0
     assert cli.main(["sign", str(tmp_path / "release"), "--key", str(tmp_path / "me.pem")]) == 0
     shutil.move(tmp_path / "release", clean / "received")
 

@@ -180,7 +180,7 @@ def test_a_weaker_policy_in_the_standard_s_words_is_told_first_everywhere(
     page = (release.folder / "report.html").read_text("utf-8")
     assert page.index("weaker-than-standard") < page.index("<table"), "before the first table"
     for form, file in (("job-summary", "summary.md"), ("junit", "junit.xml")):
-        assert _evalkit("export", release.folder, "--format", form, "--output", tmp_path / file) == 0
+        assert _evalkit("report", "export", release.folder, "--format", form, "--output", tmp_path / file) == 0
     summary = (tmp_path / "summary.md").read_text("utf-8")
     assert summary.index("weaker-than-standard") < summary.index("| "), "before the first table"
     suite = ElementTree.fromstring((tmp_path / "junit.xml").read_text("utf-8"))
@@ -189,7 +189,7 @@ def test_a_weaker_policy_in_the_standard_s_words_is_told_first_everywhere(
     assert "weaker-than-standard" in shown
     assert all(said in shown for said in attack.said)
 
-    assert _evalkit("keygen", tmp_path / "me.pem") == 0
+    assert _evalkit("sign", "keygen", tmp_path / "me.pem") == 0
     assert _evalkit("sign", release.folder, "--key", tmp_path / "me.pem") == 0
     signed = json.loads((release.folder / ENVELOPE).read_text("utf-8"))
     predicate = json.loads(base64.b64decode(signed["payload"]))["predicate"]
@@ -229,7 +229,7 @@ def test_last_month_s_certificate_opens_no_gate_for_this_month_s_build(folders: 
     document = reduced() | {"name": "house-rules", "tier": "internal", "claims": ["within-two-and-a-half"]}
     release = folders.make_release(tmp_path / "release", candidates={"int4": (6, 5)}, policy_document=document)
     assert release.certify() == 0
-    assert _evalkit("keygen", tmp_path / "me.pem") == 0
+    assert _evalkit("sign", "keygen", tmp_path / "me.pem") == 0
     assert _evalkit("sign", release.folder, "--key", tmp_path / "me.pem") == 0
     written = json.loads((release.folder / "certificate.json").read_text("utf-8"))
     engine = written["runs"]["int4"]["engine"]

@@ -274,7 +274,7 @@ def test_a_certificate_of_other_runs_is_not_overwritten(author: Author, capsys: 
 
 
 def seal(author: Author, what: Path, *more: str) -> None:
-    assert cli.main(["seal", str(what), *more]) == 0
+    assert cli.main(["plan", "seal", str(what), *more]) == 0
     author._capsys.readouterr()
 
 
@@ -313,7 +313,7 @@ def test_another_policy_than_the_sealed_one(author: Author, bound: bool) -> None
 
 def test_a_signed_seal_is_told_and_a_forged_one_found(author: Author) -> None:
     pytest.importorskip("cryptography")
-    assert cli.main(["keygen", str(author.folder / "chief.pem")]) == 0
+    assert cli.main(["sign", "keygen", str(author.folder / "chief.pem")]) == 0
     seal(author, author.suite(), "--key", str(author.folder / "chief.pem"))
     author.certify(author.suite())
     public = author.folder / "chief.pub.pem"
@@ -466,7 +466,7 @@ def test_a_history_that_is_down_costs_a_line_and_the_next_entry_brings_the_rest(
     author.certify(suite, *history(author))
     lines = (author.outputs / "ledger.jsonl").read_text().splitlines()
     assert [row.line for row in rows_of(author)] == lines
-    assert cli.main(["history", *history(author), "--ledgers"]) == 0
+    assert cli.main(["nightly", "history", *history(author), "--ledgers"]) == 0
     assert "1 CERTIFIED" in capsys.readouterr().out
 
 

@@ -172,7 +172,7 @@ def certificates(tasks, models, policy, tmp_path_factory) -> dict[str, tuple[int
     for name, model in models.items():
         _by_evalkit(name, model, tasks, root / "own" / name)
         _by_lm_eval(model, tasks, root / "files" / name)
-        argv = ["import", root / "files" / name, "--output", root / "theirs" / name, "--recipe", name]
+        argv = ["run", "import", root / "files" / name, "--output", root / "theirs" / name, "--recipe", name]
         assert main([str(word) for word in argv]) == 0
     found = {}
     for way in ("own", "theirs"):

@@ -178,7 +178,7 @@ def test_both_databases_tell_the_same_story(lived, capsys):
     pages = {}
     for kind, url in lived[1].items():
         capsys.readouterr()
-        assert main(["history", "--history", url, "--json"]) == 0
+        assert main(["nightly", "history", "--history", url, "--json"]) == 0
         pages[kind] = json.loads(capsys.readouterr().out)
     assert pages["sqlite"] == pages["postgresql"]
 
@@ -187,7 +187,7 @@ def test_both_databases_tell_the_same_story(lived, capsys):
 def test_the_history_page_tells_the_story(lived, kind, capsys, tmp_path):
     capsys.readouterr()
     picture = tmp_path / "month.svg"
-    assert main(["history", "--history", lived[1][kind], "--svg", str(picture)]) == 0
+    assert main(["nightly", "history", "--history", lived[1][kind], "--svg", str(picture)]) == 0
     page = " ".join(capsys.readouterr().out.split())
     assert "flips changed on night 2026-03-12" in page
     assert "recipe: modelopt-fp8-kv -> int4-awq" in page

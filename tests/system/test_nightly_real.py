@@ -56,5 +56,5 @@ def test_a_night_of_real_quantized_engines(tiny_folder, tmp_path, monkeypatch, c
     assert found["watch"]["n11"] + found["watch"]["n00"] > 0
     assert found["triage"]["mean_change"] != 0.0
     assert result["speed"]["items"] == found["asked"]
-    assert main(["history", "--history", f"sqlite:///{tmp_path / 'h.sqlite'}"]) == 0
+    assert main(["nightly", "history", "--history", f"sqlite:///{tmp_path / 'h.sqlite'}"]) == 0
     assert "modelopt-fp8-kv" in capsys.readouterr().out

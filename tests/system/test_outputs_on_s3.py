@@ -172,7 +172,7 @@ def test_a_driver_that_is_killed_is_gone_on_with_from_another_machine(tmp_path, 
     assert list((tmp_path / "mine").glob("*/fp8/manifest.json")), "the spool may be named"
     changed = whole.replace(b"1.0", b"0.0", 1)
     boto3.client("s3").put_object(Bucket=bucket.name, Key="outputs/fp8/records/quiz.jsonl", Body=changed)
-    argv = ["export", url, "--output", str(tmp_path / "out"), "--spool", str(tmp_path / "mine")]
+    argv = ["report", "export", url, "--output", str(tmp_path / "out"), "--spool", str(tmp_path / "mine")]
     assert cli.main(argv) == 4, "a file that somebody else changed is not believed"
     assert "is not the file that evalkit wrote" in capsys.readouterr().err
 
@@ -304,7 +304,7 @@ def test_every_verb_takes_a_url_where_it_takes_a_folder(tmp_path, bucket, suite,
         ["compare", f"{url}/base", f"{url}/cand"],
         ["report", f"{url}/certificate.json", "--format", "text"],
         ["verify", url, "--unsigned"],
-        ["export", f"{url}/cand", "--format", "fastchat", "--output", str(tmp_path / "exported")],
+        ["report", "export", f"{url}/cand", "--format", "fastchat", "--output", str(tmp_path / "exported")],
         ["judge", f"{url}/base", f"{url}/cand", *JUDGE, "--quiet"],
         ["plan", str(there)],
     ):

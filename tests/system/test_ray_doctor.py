@@ -69,7 +69,7 @@ def test_what_would_fail_after_hours_is_said_before_anything_starts(nodes, capsy
     described["execution"]["engines"]["judge"] = {"urls": ["http://127.0.0.1:9/v1"]}
     file = tmp_path / "suite.yaml"
     file.write_text(yaml.safe_dump(described))
-    assert cli.main(["doctor", "--on", nodes.address, "--engine", str(file)]) == 5
+    assert cli.main(["doctor", "--strict", "--on", nodes.address, "--engine", str(file)]) == 5
     said = capsys.readouterr().out
     assert said.count("405b-official-fp8 is not on this node") == 2
     assert "405b-int4-awq" not in said, "no node could hold it anyway"

@@ -196,16 +196,16 @@ def test_no_verb_writes_or_shows_a_key(address: str, tmp_path: Path, capsys: pyt
     (out / "again.html").unlink()
     run("report", certificate, "--format", "json")
     for form in ("junit", "job-summary"):
-        run("export", out, "--format", form, "--output", tmp_path / "exported" / f"{form}.txt", code=(0, 5))
-    run("keygen", tmp_path / "keys" / "me.pem")
+        run("report", "export", out, "--format", form, "--output", tmp_path / "exported" / f"{form}.txt", code=(0, 5))
+    run("sign", "keygen", tmp_path / "keys" / "me.pem")
     run("sign", out, "--key", tmp_path / "keys" / "me.pem")
     run("verify", out, "--key", tmp_path / "keys" / "me.pub.pem")
     run("verify", out, "--unsigned", "--json")
-    run("export", out / "official", "--format", "every-eval-ever", "--organization", "x", "--output", tmp_path / "eee",
-        code=(0, 4))  # fmt: skip
+    run("report", "export", out / "official", "--format", "every-eval-ever", "--organization", "x",
+        "--output", tmp_path / "eee", code=(0, 4))  # fmt: skip
 
     _foreign(tmp_path / "foreign")
-    run("import", tmp_path / "foreign" / "nel", "--format", "nel", "--output", out / "nel")
+    run("run", "import", tmp_path / "foreign" / "nel", "--format", "nel", "--output", out / "nel")
     (tmp_path / "foreign" / "nel" / "eval-1.json").unlink()
 
     for line in (PASSWORD, KEY):

@@ -43,7 +43,7 @@ def made(folders, tmp_path_factory) -> Gate:
     place = tmp_path_factory.mktemp("gated")
     release = folders.make_release(place / "release", items=500, candidates={"equal": (3, 4)})
     assert release.certify() == 0
-    assert cli.main(["keygen", str(place / "me.pem")]) == 0
+    assert cli.main(["sign", "keygen", str(place / "me.pem")]) == 0
     assert cli.main(["sign", str(release.folder), "--key", str(place / "me.pem")]) == 0
 
     def run(*argv: Any, key: Path = place / "me.pub.pem") -> int:
@@ -240,7 +240,7 @@ def test_two_signers_are_two_keys_and_not_one_twice(made: Gate, tmp_path, capsys
     assert verify(mine, copy) == ExitCode.USAGE, "the same key in two files is one key"
     assert verify(mine, mine) == ExitCode.USAGE
     assert "names 1 different key" in capsys.readouterr().err
-    assert cli.main(["keygen", str(tmp_path / "second.pem")]) == 0
+    assert cli.main(["sign", "keygen", str(tmp_path / "second.pem")]) == 0
     second = tmp_path / "second.pub.pem"
     capsys.readouterr()
     assert verify(mine, second) == ExitCode.INVALID

@@ -28,7 +28,7 @@ def release(signed, tmp_path) -> Path:
 
 @pytest.fixture
 def pair(tmp_path) -> tuple[Path, Path]:
-    assert cli.main(["keygen", str(tmp_path / "me.pem")]) == 0
+    assert cli.main(["sign", "keygen", str(tmp_path / "me.pem")]) == 0
     return tmp_path / "me.pem", tmp_path / "me.pub.pem"
 
 
@@ -36,10 +36,10 @@ def test_a_private_key_is_readable_by_its_owner_alone_and_never_replaced(pair, c
     private, public = pair
     assert stat.S_IMODE(private.stat().st_mode) == 0o600
     before = private.read_bytes()
-    assert cli.main(["keygen", str(private)]) == ExitCode.USAGE
+    assert cli.main(["sign", "keygen", str(private)]) == ExitCode.USAGE
     assert private.read_bytes() == before
     private.unlink()
-    assert cli.main(["keygen", str(private)]) == ExitCode.USAGE, "the public key alone is enough to refuse"
+    assert cli.main(["sign", "keygen", str(private)]) == ExitCode.USAGE, "the public key alone is enough to refuse"
     assert "PRIVATE" not in capsys.readouterr().out + public.read_text()
 
 
@@ -56,7 +56,7 @@ def test_signed_and_verified_from_the_command_line(release, pair, capsys) -> Non
 
 def test_the_key_may_come_from_the_environment_and_be_encrypted(release, tmp_path, monkeypatch, capsys) -> None:
     monkeypatch.setenv("EVALKIT_SIGNING_KEY_PASSWORD", "a password")
-    assert cli.main(["keygen", str(tmp_path / "safe.pem")]) == 0
+    assert cli.main(["sign", "keygen", str(tmp_path / "safe.pem")]) == 0
     monkeypatch.setenv("EVALKIT_SIGNING_KEY", (tmp_path / "safe.pem").read_text())
     assert cli.main(["sign", str(release)]) == 0
     assert cli.main(["verify", str(release), "--key", str(tmp_path / "safe.pub.pem")]) == 0

@@ -149,7 +149,7 @@ def test_compare_and_export_refuse_it_too(release: Path, capsys: pytest.CaptureF
     assert cli.main(argv) == ExitCode.INVALID
     assert "contradiction" in capsys.readouterr().out
     out = str(release.parent / "export")
-    assert cli.main(["export", str(release / "equal"), "--output", out, "--task", "mmlu"]) == ExitCode.INVALID
+    assert cli.main(["report", "export", str(release / "equal"), "--output", out, "--task", "mmlu"]) == ExitCode.INVALID
     assert "records/mmlu.jsonl:7" in capsys.readouterr().err
     with pytest.raises(DataError, match=r"mmlu\.jsonl:7"):
         read_run(release / "equal").trusted()

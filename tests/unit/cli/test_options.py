@@ -77,7 +77,7 @@ def test_whatever_is_written_holds_no_secret(
     assert shown.count("[redacted]") == 13
 
 
-@pytest.mark.parametrize("verb", [["history"], ["nightly", "no-suite.yaml"]])
+@pytest.mark.parametrize("verb", [["nightly", "history"], ["nightly", "no-suite.yaml"]])
 def test_a_password_in_the_address_of_the_history_is_never_shown(
     verb: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -67,9 +67,9 @@ def test_without_a_size_nothing_is_planned(suite: Path, capsys: pytest.CaptureFi
     assert "--items mmlu=N" in capsys.readouterr().err
 
 
-def test_strict_exits_with_2_when_nothing_can_be_promised(suite: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_strict_exits_with_3_when_nothing_can_be_promised(suite: Path, capsys: pytest.CaptureFixture[str]) -> None:
     argv = ["plan", "--policy", str(suite.with_name("policy.yaml")), "--items"]
-    assert cli.main([*argv, "mmlu=400", "--strict"]) == ExitCode.USAGE
+    assert cli.main([*argv, "mmlu=400", "--strict"]) == ExitCode.INCONCLUSIVE
     assert cli.main([*argv, "mmlu=400"]) == ExitCode.CERTIFIED
     assert cli.main([*argv, "mmlu=5000", "--strict"]) == ExitCode.CERTIFIED
     capsys.readouterr()

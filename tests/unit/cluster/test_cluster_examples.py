@@ -134,7 +134,7 @@ def test_the_slurm_script_starts_ray_everywhere_looks_and_certifies(fake, code):
     assert "start --block --address=10.0.0.1:6379 --num-gpus=8" in others
     (looked,) = [line for line in lines if line.startswith("evalkit doctor")]
     (certified,) = [line for line in lines if line.startswith("evalkit certify")]
-    assert looked == "evalkit doctor --on 10.0.0.1:6379 --engine suite.yaml"
+    assert looked == "evalkit doctor --strict --on 10.0.0.1:6379 --engine suite.yaml"
     assert certified == "evalkit certify suite.yaml --on 10.0.0.1:6379 --quiet"
     assert options_of(looked) <= known(doctor)
     assert options_of(certified) <= known(certify)

@@ -105,7 +105,7 @@ def test_the_verb_measures_every_engine_of_a_suite_and_replaces_only_what_it_mea
     }
     file = tmp_path / "suite.yaml"
     file.write_text(json.dumps(suite))
-    argv = ["bench", str(file), "--lengths", "16:8", "--requests", "3", "--rounds", "1", "--quiet"]
+    argv = ["run", "bench", str(file), "--lengths", "16:8", "--requests", "3", "--rounds", "1", "--quiet"]
     assert cli.main(argv) == 0
     out = capsys.readouterr().out
     assert "speedup, fast" in out

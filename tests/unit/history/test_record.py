@@ -38,7 +38,7 @@ def certificate(made, folder: Path, month: int, shift: float) -> Path:
 def test_certificates_make_a_trend_of_accuracies_and_ratings(made, tmp_path, capsys):
     url = f"sqlite:///{tmp_path / 'h.sqlite'}"
     files = [certificate(made, tmp_path / f"m{month}" / "release", month, -0.1 * month) for month in (1, 2)]
-    command = ["history", "--history", url, *(part for file in files for part in ("--record", str(file)))]
+    command = ["nightly", "history", "--history", url, *(part for file in files for part in ("--record", str(file)))]
     assert main(command) == 0
     told = capsys.readouterr()
     assert told.err.count("candidate: new") == 2
@@ -57,7 +57,7 @@ def test_certificates_make_a_trend_of_accuracies_and_ratings(made, tmp_path, cap
     assert rows[1]["difference"] == pytest.approx(-0.1, abs=0.06)
     assert rows[0]["flips"] == pytest.approx(0.03, abs=0.001)
     assert {row["suite"] for row in rows} == {"release"}
-    assert main(["history", "--history", url, "--recipe", "nobody"]) == 0
+    assert main(["nightly", "history", "--history", url, "--recipe", "nobody"]) == 0
     assert "No nights yet." in capsys.readouterr().out
 
 
@@ -68,5 +68,5 @@ def test_what_is_no_certificate_is_refused(tmp_path, capsys):
         ({"certificate_version": 1, "kind": "unpaired", "runs": {}}, "not comparisons with published numbers"),
     ):
         file.write_text(json.dumps(document))
-        assert main(["history", "--history", str(tmp_path / "h.sqlite"), "--record", str(file)]) == 4
+        assert main(["nightly", "history", "--history", str(tmp_path / "h.sqlite"), "--record", str(file)]) == 4
         assert words in " ".join(capsys.readouterr().err.split())

@@ -1,5 +1,7 @@
 """README.md and docs/: short enough, links that lead somewhere, commands and suites that are accepted."""
 
+import ast
+import itertools
 import re
 import shlex
 from pathlib import Path
@@ -7,7 +9,7 @@ from pathlib import Path
 import click
 import pytest
 
-from evalkit.cli import program
+from evalkit.cli import VERBS, program
 from evalkit.configuration import parse_yaml
 from evalkit.suite import load_suite
 
@@ -65,17 +67,49 @@ def commands() -> list[tuple[str, str]]:
 def test_every_command_and_option_that_is_shown_exists(page: str, line: str) -> None:
     words = [word for word in shlex.split(line, comments=True)[1:] if word not in ("[OPTIONS]", "COMMAND", "[ARGS]...")]
     command: click.Command = program
-    with click.Context(program) as context:
-        while isinstance(command, click.Group) and words and not words[0].startswith("-"):
-            found = command.get_command(context, words[0])
-            if found is None and command is not program and command.invoke_without_command:
-                break
-            assert found is not None, f"{page}: {line}"
-            command, words = found, words[1:]
+    if words and not words[0].startswith("-"):
+        _, command, words = program.resolve_command(click.Context(program), words)
     known = {name for option in command.params for name in (*option.opts, *option.secondary_opts)} | {"--help", "-h"}
     for word in words:
         if word.startswith("--") or re.fullmatch(r"-[a-z]", word):
             assert word.split("=")[0] in known, f"{page}: {line}: no option {word}"
+
+
+PROSE = (
+    "again", "asks", "cannot", "did", "does", "failed", "is", "itself", "made", "probe", "sets", "talked", "that",
+    "writes", "wrote",
+)  # fmt: skip
+"""Words behind the name where an error text speaks of evalkit and names no command."""
+
+
+def said_commands() -> list[tuple[str, str]]:
+    """Return what stands behind `evalkit` in the texts of the code, with the file: errors, helps, next steps."""
+    found = []
+    for file in sorted((ROOT / "evalkit").rglob("*.py")):
+        nodes = list(ast.walk(ast.parse(file.read_text("utf-8"))))
+        docstrings = {id(node.value) for node in nodes if isinstance(node, ast.Expr)}
+        for node in nodes:
+            if id(node) in docstrings:
+                continue
+            text = ast.unparse(node)[2:-1] if isinstance(node, ast.JoinedStr) else getattr(node, "value", None)
+            if isinstance(text, str):
+                text = " ".join(text.replace("\\n", " ").split())
+                found += [(file.name, m[1]) for m in re.finditer(r"\bevalkit ((?:[a-z]+|--[a-z-]+|[A-Z]+| )+)", text)]
+    return sorted(set(found))
+
+
+def test_every_command_that_the_code_names_exists() -> None:
+    said = said_commands()
+    assert len({text.split()[0] for _, text in said} & set(VERBS)) >= 10, "the texts are found"
+    for file, text in said:
+        words = text.split()
+        if words and (words[0] in PROSE or words[0].startswith("--")):
+            continue
+        assert words, file
+        _, command, rest = program.resolve_command(click.Context(program), words)
+        known = {name for option in command.params for name in (*option.opts, *option.secondary_opts)}
+        options = list(itertools.takewhile(lambda word: word.startswith("--") or word.isupper(), rest))
+        assert {word for word in options if word.startswith("--")} <= known, f"{file}: evalkit {text}"
 
 
 def test_architecture_names_files_and_names_that_exist() -> None:

@@ -202,19 +202,32 @@ def test_any_name_becomes_a_key_mlflow_takes(name: str) -> None:
 
 def test_the_verbs(release, tmp_path, capsys) -> None:
     run = str(release / "worse")
-    assert cli.main(["export", run, "--format", "every-eval-ever", "--output", str(tmp_path)]) == ExitCode.USAGE
-    argv = ["export", run, "--format", "every-eval-ever", "--output", str(tmp_path), "--organization", "x", "--json"]
+    assert (
+        cli.main(["report", "export", run, "--format", "every-eval-ever", "--output", str(tmp_path)]) == ExitCode.USAGE
+    )
+    argv = [
+        "report",
+        "export",
+        run,
+        "--format",
+        "every-eval-ever",
+        "--output",
+        str(tmp_path),
+        "--organization",
+        "x",
+        "--json",
+    ]
     capsys.readouterr()
     assert cli.main(argv) == 0
     told = json.loads(capsys.readouterr().out)
     assert all(Path(file).exists() for file in told["files"])
-    assert cli.main(["export", run, "--format", "eval-results", "--output", str(tmp_path)]) == ExitCode.USAGE
-    argv = ["export", run, "--format", "eval-results", "--output", str(tmp_path), "--task", "mmlu"]
+    assert cli.main(["report", "export", run, "--format", "eval-results", "--output", str(tmp_path)]) == ExitCode.USAGE
+    argv = ["report", "export", run, "--format", "eval-results", "--output", str(tmp_path), "--task", "mmlu"]
     assert cli.main([*argv, "--dataset", "a/b", "--dataset-task", "t", "--scale", "percent"]) == 0
     assert yaml.safe_load((tmp_path / ".eval_results" / "mmlu.yaml").read_text())[0]["dataset"]["id"] == "a/b"
 
 
 def test_mlflow_that_is_not_installed_is_named(release, monkeypatch, capsys) -> None:
     monkeypatch.setitem(__import__("sys").modules, "mlflow", None)
-    assert cli.main(["export", str(release), "--format", "mlflow"]) == ExitCode.USAGE
+    assert cli.main(["report", "export", str(release), "--format", "mlflow"]) == ExitCode.USAGE
     assert "evalkit-quant[mlflow]" in capsys.readouterr().err

@@ -305,7 +305,10 @@ def test_answers_without_any_rating_become_a_run_that_can_be_judged(tmp_path, ca
     assert len(run.trusted().records["mt-bench"]) == 4
     assert run.manifest.judges == {}
     assert any("no rating of the answers" in note and "evalkit judge" in note for note in imported(root).notes)
-    assert main(["import", str(root), "--format", "fastchat", "--model", "cand", "--output", str(tmp_path / "b")]) == 0
+    assert (
+        main(["run", "import", str(root), "--format", "fastchat", "--model", "cand", "--output", str(tmp_path / "b")])
+        == 0
+    )
     assert "answers: 4 of 4 questions" in capsys.readouterr().out
 
 
@@ -421,7 +424,7 @@ def test_fastchats_swap_rule():
 def test_the_verbs_say_what_is_in_a_folder_and_what_fastchat_would_make_of_it(tmp_path, capsys):
     rows = [rating("base", 81, 1, 8), rating("base", 81, 2, -1), rating("base", 82, 1, 7)]
     root = fill(tmp_path / "mt_bench", rows)
-    words = ["import", str(root), "--format", "fastchat", "--model", "base", "--output", str(tmp_path / "base")]
+    words = ["run", "import", str(root), "--format", "fastchat", "--model", "base", "--output", str(tmp_path / "base")]
     assert main(words) == 0
     said = capsys.readouterr()
     assert "turn 1 7.500000, average 7.500000 (1 rows of -1 passed over)" in said.out
@@ -431,7 +434,16 @@ def test_the_verbs_say_what_is_in_a_folder_and_what_fastchat_would_make_of_it(tm
     shown = json.loads(capsys.readouterr().out)
     assert shown["fastchat"]["dropped"] == 1
     assert shown["judgments"]["mt-bench"]["by_status"] == {"ok": 2, "unparsed": 1}
-    out = ["export", str(tmp_path / "base"), "--format", "fastchat", "--output", str(tmp_path / "out"), "--json"]
+    out = [
+        "report",
+        "export",
+        str(tmp_path / "base"),
+        "--format",
+        "fastchat",
+        "--output",
+        str(tmp_path / "out"),
+        "--json",
+    ]
     assert main(out) == 0
     assert json.loads(capsys.readouterr().out)["unrated"] == 1
     assert (tmp_path / "out" / "model_judgment" / "gpt-4_single.jsonl").is_file()
@@ -480,7 +492,7 @@ def test_votes_that_carry_the_conversations_need_no_other_file(tmp_path):
 def test_no_name_in_a_manifest_or_an_option_leads_out_of_the_folder(name, where, tmp_path):
     root = fill(tmp_path / "mt_bench", [rating("base", 81, 1, 8)])
     run = tmp_path / "deep" / "er" / "run"
-    assert main(["import", str(root), "--format", "fastchat", "--model", "base", "--output", str(run)]) == 0
+    assert main(["run", "import", str(root), "--format", "fastchat", "--model", "base", "--output", str(run)]) == 0
     if where == "manifest":
         manifest = json.loads((run / "manifest.json").read_text())
         manifest["requested"] = {**manifest["requested"], "engine": {"name": name}}
@@ -488,7 +500,7 @@ def test_no_name_in_a_manifest_or_an_option_leads_out_of_the_folder(name, where,
     out = tmp_path / "deep" / "er" / "out"
     more = ["--name", name] if where == "option" else []
     before = {file for file in tmp_path.rglob("*") if file.is_file()}
-    code = main(["export", str(run), "--format", "fastchat", "--output", str(out), *more])
+    code = main(["report", "export", str(run), "--format", "fastchat", "--output", str(out), *more])
     made = {file for file in tmp_path.rglob("*") if file.is_file()} - before
     assert all(file.resolve().is_relative_to(out) for file in made)
     assert made if code == 0 else not made

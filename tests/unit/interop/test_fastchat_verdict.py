@@ -103,7 +103,17 @@ def certified(tmp_path: Path, *options: str, **data: Any) -> tuple[int, dict[str
     """Import both models, certify the second, and return the exit code and the certificate."""
     root = folder(tmp_path / "mt_bench", **data)
     for model, more in (("fp8", []), ("int4", ["--against", str(tmp_path / "fp8")])):
-        words = ["import", str(root), "--format", "fastchat", "--model", model, "--output", str(tmp_path / model)]
+        words = [
+            "run",
+            "import",
+            str(root),
+            "--format",
+            "fastchat",
+            "--model",
+            model,
+            "--output",
+            str(tmp_path / model),
+        ]
         assert main([*words, *more]) == 0
     (tmp_path / "policy.yaml").write_text(yaml.safe_dump(POLICY))
     runs = ["--baseline", str(tmp_path / "fp8"), "--candidate", str(tmp_path / "int4")]

@@ -81,10 +81,10 @@ def test_it_is_appended_where_the_server_says(release, certificate, tmp_path, mo
     file = tmp_path / "summary.md"
     file.write_text("before\n")
     monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(file))
-    assert cli.main(["export", str(release), "--format", "job-summary"]) == 0
+    assert cli.main(["report", "export", str(release), "--format", "job-summary"]) == 0
     assert file.read_text("utf-8") == "before\n" + job_summary(certificate)
     monkeypatch.delenv("GITHUB_STEP_SUMMARY")
     capsys.readouterr()
-    assert cli.main(["export", str(release), "--format", "job-summary"]) == 0
+    assert cli.main(["report", "export", str(release), "--format", "job-summary"]) == 0
     assert capsys.readouterr().out == job_summary(certificate)
-    assert cli.main(["export", str(release), "--format", "job-summary", "--output", str(tmp_path)]) == 5
+    assert cli.main(["report", "export", str(release), "--format", "job-summary", "--output", str(tmp_path)]) == 5

@@ -118,9 +118,12 @@ def test_any_text_makes_valid_xml_and_comes_back(text: str) -> None:
 
 
 def test_the_verb_writes_a_file_that_is_valid(release, certificate, tmp_path, capsys) -> None:
-    assert cli.main(["export", str(release), "--format", "junit", "--output", str(tmp_path / "x" / "junit.xml")]) == 0
+    assert (
+        cli.main(["report", "export", str(release), "--format", "junit", "--output", str(tmp_path / "x" / "junit.xml")])
+        == 0
+    )
     assert (tmp_path / "x" / "junit.xml").read_text("utf-8") == junit_xml(certificate)
-    assert cli.main(["export", str(release / "certificate.json"), "--format", "junit"]) == 2
+    assert cli.main(["report", "export", str(release / "certificate.json"), "--format", "junit"]) == 2
     assert "--output" in capsys.readouterr().err
 
 

@@ -142,7 +142,7 @@ def test_two_runs_compare_item_by_item_through_the_verb(write, tmp_path, capsys)
     left = write([row(n, reward=1.0) for n in range(6)], bundle(), name="left")
     right = write([row(n, reward=float(n > 0)) for n in reversed(range(6))], bundle(), name="right")
     for source in (left, right):
-        argv = ["import", str(source), "--format", "nel", "--output", str(tmp_path / f"{source.name}-run")]
+        argv = ["run", "import", str(source), "--format", "nel", "--output", str(tmp_path / f"{source.name}-run")]
         assert cli.main([*argv, "--recipe", source.name, "--model", "m"]) == 0
     runs = [read_run(tmp_path / f"{name}-run") for name in ("left", "right")]
     found = compare(runs[0], runs[1], "adding")
@@ -151,8 +151,12 @@ def test_two_runs_compare_item_by_item_through_the_verb(write, tmp_path, capsys)
     table = found.proportion.observed
     assert (table.n11, table.n10, table.n01, table.n00) == (5, 1, 0, 0)
     assert "planned" in capsys.readouterr().out
-    assert cli.main(["import", str(left), "--format", "nel", "--task", "x", "--output", str(tmp_path / "y")]) == 2
-    assert cli.main(["import", str(tmp_path), "--format", "nel", "--output", str(tmp_path / "y")]) == ExitCode.USAGE
+    assert (
+        cli.main(["run", "import", str(left), "--format", "nel", "--task", "x", "--output", str(tmp_path / "y")]) == 2
+    )
+    assert (
+        cli.main(["run", "import", str(tmp_path), "--format", "nel", "--output", str(tmp_path / "y")]) == ExitCode.USAGE
+    )
 
 
 def test_a_mark_of_one_scorer_can_decide(write) -> None:

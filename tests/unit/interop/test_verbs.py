@@ -13,7 +13,7 @@ from evalkit.store import read_run
 
 
 def test_export_counts_what_it_leaves_out(runs, tmp_path, capsys):
-    assert main(["export", str(runs.quiz()), "--output", str(tmp_path / "out"), "--json"]) == 0
+    assert main(["report", "export", str(runs.quiz()), "--output", str(tmp_path / "out"), "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert told["tasks"] == {"quiz": {"written": 7, "failed": 1, "absent": 1}}
     assert len(told["files"]) == 3
@@ -21,7 +21,17 @@ def test_export_counts_what_it_leaves_out(runs, tmp_path, capsys):
 
 def test_import_writes_a_run_that_can_be_read(theirs, tmp_path, capsys):
     folder = theirs.write({"quiz": [theirs.sample(n) for n in range(3)]})
-    argv = ["import", str(folder), "--output", str(tmp_path / "run"), "--recipe", "fp8", "--fidelity", "dequantised"]
+    argv = [
+        "run",
+        "import",
+        str(folder),
+        "--output",
+        str(tmp_path / "run"),
+        "--recipe",
+        "fp8",
+        "--fidelity",
+        "dequantised",
+    ]
     assert main(argv) == 0
     run = read_run(tmp_path / "run")
     assert (run.manifest.engine.recipe, run.manifest.engine.fidelity) == ("fp8", "dequantised")
@@ -32,8 +42,8 @@ def test_import_writes_a_run_that_can_be_read(theirs, tmp_path, capsys):
 def test_what_cannot_be_judged_is_invalid_and_what_is_not_there_is_a_wrong_request(theirs, tmp_path, capsys):
     folder = theirs.write({"quiz": [theirs.sample(0)]})
     next(folder.rglob("samples_*")).unlink()
-    assert main(["import", str(folder), "--output", str(tmp_path / "run")]) == ExitCode.INVALID
-    assert main(["import", str(tmp_path / "nowhere"), "--output", str(tmp_path / "run")]) == ExitCode.USAGE
+    assert main(["run", "import", str(folder), "--output", str(tmp_path / "run")]) == ExitCode.INVALID
+    assert main(["run", "import", str(tmp_path / "nowhere"), "--output", str(tmp_path / "run")]) == ExitCode.USAGE
     assert not (tmp_path / "run").exists()
     assert "--log_samples" in capsys.readouterr().err
 
@@ -42,7 +52,7 @@ def test_an_import_is_on_record_once_and_another_of_the_same_weights_is_counted(
     folder = theirs.write({"quiz": [theirs.sample(n) for n in range(3)]})
 
     def bring(name, source=folder):
-        assert main(["import", str(source), "--output", str(tmp_path / "runs" / name), "--recipe", "fp8"]) == 0
+        assert main(["run", "import", str(source), "--output", str(tmp_path / "runs" / name), "--recipe", "fp8"]) == 0
 
     def entries():
         return Ledger(tmp_path / "runs" / "ledger.jsonl").entries()

@@ -6,6 +6,7 @@ import re
 import shlex
 from pathlib import Path
 
+import click
 import pytest
 import yaml
 
@@ -36,8 +37,8 @@ def test_every_command_is_one_that_evalkit_knows(tmp_path, monkeypatch):
         (tmp_path / name).touch()
     found = commands()
     assert len(found) >= 7
-    for verb, *arguments in found:
-        command = program.get_command(program.make_context("evalkit", [verb]), verb)
+    for words in found:
+        verb, command, arguments = program.resolve_command(click.Context(program), words)
         assert command.make_context(verb, list(arguments)).params
 
 

@@ -162,9 +162,9 @@ def test_plans_rest_on_full_comparisons_never_on_nights_that_stopped_early():
 def test_the_history_needs_a_database(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("EVALKIT_HISTORY", raising=False)
-    assert main(["history"]) == 2
+    assert main(["nightly", "history"]) == 2
     assert "there is no history yet" in capsys.readouterr().err
-    assert main(["history", "--history", "mysql://x/y"]) == 2
+    assert main(["nightly", "history", "--history", "mysql://x/y"]) == 2
     assert "allowed: sqlite and postgresql" in " ".join(capsys.readouterr().err.split())
-    assert main(["history", "--history", str(tmp_path / "new.sqlite")]) == 0
+    assert main(["nightly", "history", "--history", str(tmp_path / "new.sqlite")]) == 0
     assert "No nights yet." in capsys.readouterr().out

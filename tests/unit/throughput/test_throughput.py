@@ -216,10 +216,12 @@ def test_the_verb_writes_the_file_and_keeps_evalkit_s_own(write, tmp_path: Path,
     target = tmp_path / "out" / "throughput.json"
     target.parent.mkdir()
     target.write_text(throughput_json([_one()]))
-    argv = ["throughput", "--csv", str(write(ARTICLE, "a.csv")), "--measured", "x", str(write(TRTLLM))]
+    argv = ["report", "throughput", "--csv", str(write(ARTICLE, "a.csv")), "--measured", "x", str(write(TRTLLM))]
     assert cli.main([*argv, "--baseline", "official-fp8", "--output", str(target)]) == 0
     out = capsys.readouterr().out
     assert "1.44x" in out
     assert {one.tool for one in read_throughput(target)} == {"csv", "trtllm-bench", "evalkit"}
-    assert cli.main(["throughput"]) == ExitCode.USAGE
-    assert cli.main(["throughput", "--csv", str(write(ARTICLE, "a.csv")), "--lengths", "8x4"]) == ExitCode.USAGE
+    assert cli.main(["report", "throughput"]) == ExitCode.USAGE
+    assert (
+        cli.main(["report", "throughput", "--csv", str(write(ARTICLE, "a.csv")), "--lengths", "8x4"]) == ExitCode.USAGE
+    )

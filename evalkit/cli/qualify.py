@@ -22,6 +22,7 @@ from evalkit.cli.options import (
     print_json,
     quiet_option,
     say,
+    verb,
 )
 from evalkit.errors import ExitCode
 
@@ -34,8 +35,8 @@ TRIAL_ANSWERS = 30
 """Answers that a judge is tried on unless another number is asked for."""
 
 
-@click.command(
-    epilog="Example: evalkit judge qualify outputs/cpu-demo/official-fp8 --profile evalkit-rating-logprob "
+@verb(
+    example="evalkit judge qualify outputs/cpu-demo/official-fp8 --profile evalkit-rating-logprob "
     "--adapter hf --model smollm2-135m-instruct"
 )
 @click.argument("run", type=existing_folder)
