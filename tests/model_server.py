@@ -14,25 +14,18 @@ import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 
-_COMMON = {"model", "max_tokens", "temperature", "top_p", "stop", "seed", "n", "stream", "top_k", "min_p"} | {
-    "repetition_penalty",
-    "presence_penalty",
-    "frequency_penalty",
-    "logit_bias",
-    "ignore_eos",
-    "stop_token_ids",
-    "add_special_tokens",
-    "detokenize",
-    "response_format",
+FIELDS: dict[str, frozenset[str]] = {
+    path: frozenset(rows)
+    for path, rows in yaml.safe_load((Path(__file__).parent / "doubles" / "tensorrt_api.yaml").read_text()).items()
+    if path.startswith("/v1/")
 }
-FIELDS = {
-    "/v1/completions": _COMMON | {"prompt", "echo", "logprobs"},
-    "/v1/chat/completions": _COMMON | {"messages", "logprobs", "top_logprobs", "chat_template_kwargs"},
-}
+"""Names that trtllm-serve's requests have, from NVIDIA's list of them."""
 
 
 @dataclass(frozen=True, kw_only=True)

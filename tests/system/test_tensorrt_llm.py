@@ -12,13 +12,13 @@ import gc
 import importlib
 import json
 import math
+import os
 import shutil
 import sys
 from contextlib import contextmanager
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -32,6 +32,7 @@ import torch
 from evalkit.adapters.base import Failure, GenerateRequest, Generation, Message, Resources, ScoreReply, ScoreRequest
 from evalkit.adapters.modelopt import write_checkpoint
 from evalkit.adapters.registry import load_engine
+from evalkit.adapters.trtllm import loading
 from evalkit.assets import AssetStore
 from evalkit.errors import (
     AssetError,
@@ -646,33 +647,61 @@ def test_a_checkpoint_the_library_does_not_know_is_refused_with_the_next_step(ti
         load(folder)
 
 
-def test_a_recipe_for_unquantized_weights_needs_a_word(tiny_folder):
+def test_a_recipe_for_unquantized_weights_is_refused_because_the_library_quantizes_nothing(tiny_folder):
     with library():
-        with pytest.raises(UsageError, match=r"the checkpoint is not quantized; next step: evalkit quantize --model"):
+        with pytest.raises(UsageError, match=r"TensorRT-LLM quantizes nothing itself; next step: evalkit quantize --m"):
             load(tiny_folder, recipe="llama-official-fp8")
-        with pytest.raises(UsageError, match="TensorRT-LLM does not make W4A16_AWQ of unquantized weights"):
-            load(tiny_folder, recipe="int4-awq", quantize_on_load=True)
-        with pytest.raises(UsageError, match="quantize_on_load, but no recipe is named"):
-            load(tiny_folder, quantize_on_load=True)
+        with pytest.raises(ValueError, match="LLM got invalid argument: quant_config"):
+            part().LLM(model=str(tiny_folder), quant_config=part(".llmapi").QuantConfig(quant_algo="FP8"))
 
 
-def test_the_official_recipe_is_the_librarys_own_where_it_has_it(tiny_folder, monkeypatch):
+# --- how it is launched
+
+
+def test_parallelism_and_further_keywords_reach_the_library_and_the_identity(tiny_folder):
+    with library("1.4.0"):
+        chosen = {
+            "context_parallel": 2,
+            "expert_parallel": 4,
+            "gpus_per_node": 4,
+            "extra": {"attn_backend": "FLASHINFER"},
+        }
+        engine, plain = load(tiny_folder, tensor_parallel=4, **chosen), load(tiny_folder)
+        args = engine._session.llm.args
+        assert (args.context_parallel_size, args.moe_expert_parallel_size, args.gpus_per_node) == (2, 4, 4)
+        assert (args.attn_backend, args.generation_config) == ("FLASHINFER", "trtllm")
+        assert "context parallel 2, expert parallel 4" in engine.identity.device
+        assert engine.identity.options["extra"] == {"attn_backend": "FLASHINFER"}
+        assert engine.identity.sha256 != plain.identity.sha256
+    assert os.environ["TRTLLM_NO_USAGE_STATS"] == "1", "an evaluation tells nobody which model it is about"
+
+
+@pytest.mark.parametrize(
+    ("extra", "fault"),
+    [
+        ({"quant_config": {}}, r"quant_config: TensorRT-LLM 1\.3\.0rc11 has no such keyword"),
+        ({"max_seq_len": 4}, r"max_seq_len: said by options\.max_length"),
+        ({"load_format": "dummy"}, "load_format: refused, dummy weights answer nothing"),
+        ({"telemetry_config": {}, "model_kwargs": {}}, r"(?s)model_kwargs: refused.*telemetry_config: .*has no such"),
+    ],
+)
+def test_a_further_keyword_that_is_not_the_librarys_or_is_said_elsewhere_is_refused(tiny_folder, extra, fault):
+    with library(), pytest.raises(UsageError, match=fault):
+        load(tiny_folder, extra=extra)
+
+
+def test_what_cannot_fit_the_gpus_is_refused_before_it_is_loaded(tiny_folder, monkeypatch):
+    size = sum(one.stat().st_size for one in tiny_folder.glob("*.safetensors"))
     with library():
-        engine = load(tiny_folder, recipe="llama-official-fp8", quantize_on_load=True)
-        loaded = engine._session.llm.args.quant_config
-        assert (loaded.use_meta_recipe, loaded.clamp_val) == (True, [-1200.0, 1200.0])
-        assert engine.identity.quantization["loaded"]["official_recipe"] is True
-        assert any("settings were read back, weights were not" in line for line in engine.warnings)
-        known = part(".llmapi").QuantConfig.model_fields
-        lacking = {name: one for name, one in known.items() if name != "use_meta_recipe"}
-        monkeypatch.setattr("tensorrt_llm.llmapi.QuantConfig", SimpleNamespace(model_fields=lacking))
-        with pytest.raises(EngineError, match=r"no switch for the official recipe \(QuantConfig\.use_meta_recipe\)"):
-            load(tiny_folder, recipe="llama-official-fp8", quantize_on_load=True)
-    with (
-        library(loaded_quantization={"use_meta_recipe": False}),
-        pytest.raises(RecipeError, match="official recipe is off"),
-    ):
-        load(tiny_folder, recipe="llama-official-fp8", quantize_on_load=True)
+        monkeypatch.setattr(loading, "gpu_memory", lambda: (size // 2, size // 2))
+        with pytest.raises(UsageError, match=r"4 GPUs are asked for .*, 2 are visible; next step: .*gpus_per_node"):
+            load(tiny_folder, tensor_parallel=4)
+        with pytest.raises(UsageError, match=r"its weights are .* GiB, 2 GPUs have .*more GPUs \(tensor_parallel\)"):
+            load(tiny_folder, tensor_parallel=2)
+        assert part(".llmapi.llm").closed == []
+        assert load(tiny_folder, tensor_parallel=4, gpus_per_node=2), "other machines' GPUs are not seen from here"
+        monkeypatch.setattr(loading, "gpu_memory", lambda: (2 * size,))
+        assert load(tiny_folder)
 
 
 @pytest.fixture

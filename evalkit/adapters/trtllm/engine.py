@@ -162,6 +162,7 @@ def _identify(
             "end_tokens": list(local.ends),
             "guided_decoding": options.guided_decoding,
             "trust_remote_code": options.trust_remote_code,
+            "extra": options.extra,
             "weights_format": "engine" if target.compiled else "safetensors",
             **chat_options(local.tokenizer),
         },
@@ -172,14 +173,13 @@ def _quantization(target: Target, loaded: Loaded, options: TensorRTOptions) -> d
     checkpoint = target.checkpoint
     codes = len(checkpoint.stored.quantized) if checkpoint else 0
     held = checkpoint.record() if checkpoint else {"declared": target.declared.record(), "stored": None, "trace": None}
-    exported = target.recipe is not None and not target.compiled and not options.quantize_on_load
+    exported = target.recipe is not None and not target.compiled
     return {
         "algorithm": loaded.algorithm,
         "kv_cache": loaded.kv_cache,
         "enabled": {"weight": codes} if codes else {},
         "loaded": loaded.record(),
         "kv_cache_asked": options.kv_cache,
-        "quantized_on_load": options.quantize_on_load,
         "lost": lost_in_export(target.recipe) if exported and target.recipe else [],
         **held,
     }
@@ -187,15 +187,17 @@ def _quantization(target: Target, loaded: Loaded, options: TensorRTOptions) -> d
 
 def _warnings(identity: EngineIdentity) -> list[str]:
     found = [f"recipe '{identity.recipe}': {lost}" for lost in identity.quantization["lost"]]
-    if identity.quantization["quantized_on_load"]:
-        found.append(
-            "TensorRT-LLM quantized the weights as it loaded them: its settings were read back, weights were not"
-        )
-    elif identity.recipe != "none" and identity.quantization["trace"] is None:
+    if identity.recipe != "none" and identity.quantization["trace"] is None:
         found.append("nobody says what the checkpoint was made from (no evalkit.json): its format was read back")
     return found
 
 
 def _device(options: TensorRTOptions) -> str:
     name = device_name("cuda:0" if torch.cuda.is_available() else "cpu")
-    return f"{name}, tensor parallel {options.tensor_parallel}, pipeline parallel {options.pipeline_parallel}"
+    parts = [
+        f"tensor parallel {options.tensor_parallel}",
+        f"pipeline parallel {options.pipeline_parallel}",
+        *([f"context parallel {options.context_parallel}"] if options.context_parallel > 1 else []),
+        *([f"expert parallel {options.expert_parallel}"] if options.expert_parallel is not None else []),
+    ]
+    return ", ".join([name, *parts])

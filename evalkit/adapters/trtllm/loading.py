@@ -7,8 +7,9 @@ Must not depend on: requests, scores.
 from __future__ import annotations
 
 import inspect
+import os
 import weakref
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from importlib import import_module
 from pathlib import Path
@@ -193,6 +194,7 @@ def import_library() -> Library:
     Raises:
         EngineError: it cannot be imported, or is older than `OLDEST`.
     """
+    os.environ.setdefault("TRTLLM_NO_USAGE_STATS", "1")  # versions from 1.3 on report what model is loaded, and how
     try:
         package, api = import_module("tensorrt_llm"), import_module("tensorrt_llm.llmapi")
     except Exception as error:  # it loads CUDA and MPI libraries, which may fail in any way
@@ -234,11 +236,9 @@ def _shown(wanted: Mapping[str, Any]) -> str:
 
 
 META_BACKEND = "fp8_rowwise_ub"
-"""A recipe with this backend is the official row-wise one, for which TensorRT-LLM has a switch of its own."""
+"""A recipe with this backend is the official row-wise one, for which compiled engines had a switch of their own."""
 
-BOUND = 1200.0
 _BATCH_TOKENS = 8192
-_ON_LOAD = ("FP8", "FP8_PER_CHANNEL_PER_TOKEN")
 
 
 class Session:
@@ -261,10 +261,14 @@ def open_session(spec: EngineSpec, options: TensorRTOptions, library: Library, t
     """Load a model.
 
     Raises:
-        UsageError: the length asked for is more than the model has, or it cannot be quantized while it is loaded.
+        UsageError: the length asked for is more than the model has, the weights are not quantized as the recipe says,
+            they do not fit the GPUs, or a further keyword is not one of the library's.
         EngineError: TensorRT-LLM cannot load it.
     """
     length = _length(options, target)
+    if not target.compiled:
+        _check_quantized(target)
+    _check_fit(options, target, gpu_memory())
     keywords = _keywords(spec, options, library, target, length)
     kind = _compiled_kind(library) if target.compiled else library.api.LLM
     try:
@@ -305,6 +309,11 @@ def _keywords(
         "model": str(target.files.folder),
         "tensor_parallel_size": options.tensor_parallel,
         "pipeline_parallel_size": options.pipeline_parallel,
+        **_chosen(
+            context_parallel_size=options.context_parallel,
+            moe_expert_parallel_size=options.expert_parallel,
+            gpus_per_node=options.gpus_per_node,
+        ),
         "trust_remote_code": options.trust_remote_code,
         "kv_cache_config": library.make("KvCacheConfig", **cache),
     }
@@ -324,51 +333,105 @@ def _keywords(
         "enable_chunked_prefill": options.chunked_prefill,
         **({"max_batch_size": options.max_batch_size} if options.max_batch_size is not None else {}),
         **_where_known(library, max_input_len=length, generation_config="trtllm"),
-        **_quantization(options, library, target),
+        **_extra(library, options, target),
     }
+
+
+def _chosen(**keywords: Any) -> dict[str, Any]:
+    return {name: value for name, value in keywords.items() if value is not None}
+
+
+_SET_HERE = {
+    "model": "model",
+    "tokenizer": "options.tokenizer",
+    "dtype": "dtype",
+    "tensor_parallel_size": "options.tensor_parallel",
+    "pipeline_parallel_size": "options.pipeline_parallel",
+    "context_parallel_size": "options.context_parallel",
+    "moe_expert_parallel_size": "options.expert_parallel",
+    "gpus_per_node": "options.gpus_per_node",
+    "kv_cache_config": "options.kv_cache, kv_reuse and memory_fraction",
+    "guided_decoding_backend": "options.guided_decoding",
+    "max_seq_len": "options.max_length",
+    "max_input_len": "options.max_length",
+    "max_num_tokens": "options.max_length",
+    "max_batch_size": "options.max_batch_size",
+    "enable_chunked_prefill": "options.chunked_prefill",
+    "trust_remote_code": "options.trust_remote_code",
+    "gather_generation_logits": "options.scoring and fallback",
+}
+"""Keywords of `LLM` that evalkit gives, and what says them."""
+
+_NEVER = {
+    "generation_config": "evalkit says every sampling setting itself",
+    "load_format": "dummy weights answer nothing",
+    "model_kwargs": "they change the model behind its files",
+    "skip_tokenizer_init": "the tokenizer is compared with the model's",
+    "speculative_config": "log-probabilities of drafted tokens are not those of the model",
+}
+
+
+def _extra(library: Library, options: TensorRTOptions, target: Target) -> dict[str, Any]:
+    """Return the further keywords, each one that the library has and nobody else sets."""
+    faults = []
+    for name in sorted(options.extra):
+        if name in _SET_HERE:
+            faults.append(f"{name}: said by {_SET_HERE[name]}")
+        elif name in _NEVER:
+            faults.append(f"{name}: refused, {_NEVER[name]}")
+        elif name not in library.model_fields:
+            faults.append(f"{name}: TensorRT-LLM {library.version} has no such keyword")
+    if faults:
+        raise UsageError("\n  - ".join([f"{target.files.name}: options.extra cannot be used:", *faults]))
+    return dict(options.extra)
+
+
+def gpu_memory() -> tuple[int, ...]:
+    """Return the bytes of each GPU that this process sees; () where CUDA is missing."""
+    import torch  # noqa: PLC0415 - slow to import
+
+    if not torch.cuda.is_available():
+        return ()
+    return tuple(torch.cuda.get_device_properties(one).total_memory for one in range(torch.cuda.device_count()))
+
+
+def _check_fit(options: TensorRTOptions, target: Target, gpus: Sequence[int]) -> None:
+    """Refuse what cannot fit, before minutes of loading; an engine over several machines sees a part of its GPUs."""
+    needed = options.tensor_parallel * options.pipeline_parallel * options.context_parallel
+    if not gpus or options.gpus_per_node is not None:
+        return
+    name = target.files.name
+    if needed > len(gpus):
+        raise UsageError(
+            f"{name}: {needed} GPUs are asked for (tensor x pipeline x context parallel), {len(gpus)} are visible; "
+            "next step: smaller options, or gpus_per_node with a launch over several machines"
+        )
+    weights = sum(one.stat().st_size for one in target.files.folder.glob("*.safetensors"))
+    room = sum(sorted(gpus)[:needed])
+    if weights > room * _WEIGHTS_SHARE:
+        raise UsageError(
+            f"{name}: its weights are {weights / 2**30:.1f} GiB, {needed} GPUs have {room / 2**30:.1f} GiB together, "
+            f"and caches and activations need {1 - _WEIGHTS_SHARE:.0%} of it at least; next step: more "
+            "GPUs (tensor_parallel), or a smaller recipe"
+        )
+
+
+_WEIGHTS_SHARE = 0.95
+"""Most of the GPUs' memory that weights may take: CUDA's context and the work space alone need some 3 GiB of 80."""
 
 
 def _where_known(library: Library, **keywords: Any) -> dict[str, Any]:
     return {name: value for name, value in keywords.items() if name in library.model_fields}
 
 
-def _quantization(options: TensorRTOptions, library: Library, target: Target) -> dict[str, Any]:
-    """Return what makes the library quantize the weights as it loads them."""
-    recipe, name = target.recipe, target.files.name
-    if recipe is None or target.declared.algorithm != NONE:
-        if options.quantize_on_load:
-            why = "no recipe is named" if recipe is None else f"the weights are {target.declared.algorithm} already"
-            raise UsageError(f"{name}: quantize_on_load, but {why}")
-        return {}
-    if not options.quantize_on_load:
+def _check_quantized(target: Target) -> None:
+    """Refuse a recipe for plain weights: the library takes quantization from the files, and from nowhere else."""
+    if target.recipe is not None and target.declared.algorithm == NONE:
+        name, recipe = target.files.name, target.recipe.name
         raise UsageError(
-            f"{name}: recipe '{recipe.name}' was asked for, but the checkpoint is not quantized; next step: evalkit "
-            f"quantize --model {name} --recipe {recipe.name} --output FOLDER, or for FP8 quantize_on_load: true"
+            f"{name}: recipe '{recipe}' was asked for, but the checkpoint is not quantized, and TensorRT-LLM quantizes "
+            f"nothing itself; next step: evalkit quantize --model {name} --recipe {recipe} --output FOLDER"
         )
-    wanted = recipe.expectation.algorithm
-    if wanted not in _ON_LOAD or recipe.expectation.kv_cache not in ("none", "FP8"):
-        raise UsageError(
-            f"{name}: TensorRT-LLM does not make {wanted} of unquantized weights; next step: evalkit quantize"
-        )
-    if wanted == "FP8_PER_CHANNEL_PER_TOKEN" and not is_official(recipe):
-        raise UsageError(f"{name}: of row-wise recipes, TensorRT-LLM makes the official one only; evalkit quantize")
-    if wanted == "FP8_PER_CHANNEL_PER_TOKEN" and not _has_official(library):
-        raise EngineError(
-            f"TensorRT-LLM {library.version} has no switch for the official recipe (QuantConfig.use_meta_recipe); next "
-            "step: evalkit quantize"
-        )
-    details: dict[str, Any] = {"quant_algo": wanted}
-    if recipe.expectation.kv_cache == "FP8":
-        details["kv_cache_quant_algo"] = "FP8"
-    if is_official(recipe):
-        details |= {"use_meta_recipe": True, "clamp_val": [-BOUND, BOUND]}
-    return {"quant_config": library.make("QuantConfig", **details)}
-
-
-def _has_official(library: Library) -> bool:
-    kind = getattr(library.api, "QuantConfig", None)
-    known = getattr(kind, "model_fields", None) or getattr(kind, "__dataclass_fields__", {})
-    return "use_meta_recipe" in known
 
 
 def _compiled_kind(library: Library) -> Any:

@@ -6,7 +6,7 @@ Must not depend on: TensorRT-LLM.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -19,6 +19,10 @@ class TensorRTOptions(Section):
     Attributes:
         tensor_parallel: GPUs that share every layer. Part of `device` in the identity: recipes need different numbers.
         pipeline_parallel: groups of GPUs that share the layers between them.
+        context_parallel: groups of GPUs that share the tokens of a request.
+        expert_parallel: GPUs among which the experts of a mixture are dealt; None leaves the library's choice.
+        gpus_per_node: GPUs of each machine, where the engine runs on several (started under `trtllm-llmapi-launch` or
+            `mpirun`); None for one machine.
         max_length: tokens a request may need, the generated ones included; None is what the model was trained for, up
             to 8192.
         max_batch_size: requests in one pass; None leaves the library's choice. Not part of the identity.
@@ -32,8 +36,10 @@ class TensorRTOptions(Section):
         top_logprobs: candidates asked for.
         fallback: how often in a run a score may be asked for again with logits, where a continuation is not among the
             candidates; further ones are failures.
-        quantize_on_load: let TensorRT-LLM quantize unquantized weights itself, by the recipe's FP8 format.
         guided_decoding: backend that enforces a JSON schema; None ignores schemas.
+        extra: further keywords of TensorRT-LLM's `LLM` (those of its `--extra_llm_api_options` file), such as
+            `attn_backend`; recorded in the identity. Keywords that another option says, and those that would change
+            which model answers, are refused.
         tokenizer: folder or hub id of the tokenizer, where it is not in the model's folder.
         revision: commit or tag of a hub model.
         trust_remote_code: run Python code that comes with the model; recorded in the identity.
@@ -41,6 +47,9 @@ class TensorRTOptions(Section):
 
     tensor_parallel: int = Field(default=1, ge=1)
     pipeline_parallel: int = Field(default=1, ge=1)
+    context_parallel: int = Field(default=1, ge=1)
+    expert_parallel: Annotated[int, Field(ge=1)] | None = None
+    gpus_per_node: Annotated[int, Field(ge=1)] | None = None
     max_length: Annotated[int, Field(ge=8)] | None = None
     max_batch_size: Annotated[int, Field(ge=1)] | None = None
     in_flight: int = Field(default=256, ge=1)
@@ -51,8 +60,8 @@ class TensorRTOptions(Section):
     scoring: Literal["first-token-topk", "first-token-logits"] = "first-token-topk"
     top_logprobs: int = Field(default=20, ge=4)
     fallback: int = Field(default=256, ge=0)
-    quantize_on_load: bool = False
     guided_decoding: Literal["xgrammar", "llguidance"] | None = None
+    extra: dict[str, Any] = Field(default_factory=dict)
     tokenizer: str | None = None
     revision: str | None = None
     trust_remote_code: bool = False

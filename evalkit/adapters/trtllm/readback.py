@@ -192,8 +192,6 @@ def check_loaded(session: Session, loaded: Loaded, options: TensorRTOptions) -> 
 
 def _declared_faults(target: Target, loaded: Loaded, options: TensorRTOptions) -> list[str]:
     declared, faults = target.declared, []
-    if options.quantize_on_load:
-        return []
     if declared.algorithm != loaded.algorithm:
         faults.append(f"the files declare {declared.algorithm}, loaded is {loaded.algorithm}{_step(target, loaded)}")
     wanted = declared.kv_cache if options.kv_cache == "auto" else _CACHE_TYPES[options.kv_cache]

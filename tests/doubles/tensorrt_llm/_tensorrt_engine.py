@@ -2,7 +2,7 @@
 
 from .eras import since
 
-if since("1.3.0rc1"):
+if since("1.4.0rc0"):
     raise ImportError("cannot import name 'LLM' from 'tensorrt_llm._tensorrt_engine'")
 
 from .llmapi import llm

@@ -51,8 +51,7 @@ class LLM:
     def _open(self, folder: Path) -> None:
         config = json.loads((folder / "config.json").read_text())
         declared = self._declared(folder)
-        asked = self.args.quant_config
-        self.args.quant_config = declared if declared is not None else asked or QuantConfig()
+        self.args.quant_config = declared or QuantConfig()
         for name, value in (faults.loaded_quantization or {}).items():
             setattr(self.args.quant_config, name, value)
         if faults.kv_cache_type is not None:

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field, make_dataclass
 from typing import Any
 
+from ..eras import listed
 
-@dataclass
-class CompletionOutput:
-    index: int = 0
-    text: str = ""
-    token_ids: list[int] = field(default_factory=list)
-    cumulative_logprob: float | None = None
-    logprobs: list[Any] = field(default_factory=list)
-    prompt_logprobs: list[Any] = field(default_factory=list)
-    finish_reason: str | None = None
-    stop_reason: Any = None
-    generation_logits: Any = None
+
+def _field(default: Any) -> Any:
+    return field(default_factory=list) if default == [] else field(default=default)
+
+
+CompletionOutput = make_dataclass(
+    "CompletionOutput",
+    [(name, type_, _field(default)) for name, (type_, default) in listed("CompletionOutput").items()],
+)
 
 
 class RequestOutput:
@@ -24,7 +23,7 @@ class RequestOutput:
 
     def __init__(self, request_id: int, prompt_token_ids: list[int], work: Any) -> None:
         self.request_id, self.prompt, self.prompt_token_ids = request_id, None, prompt_token_ids
-        self.outputs: list[CompletionOutput] = []
+        self.outputs: list[Any] = []
         self.context_logits: Any = None
         self.finished = False
         self._work = work
