@@ -19,6 +19,8 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 
 import click
 
+from evalkit.schemas import attributes, summary
+
 ROOT = Path(__file__).resolve().parent.parent
 _WORDS = {
     "str": "text",
@@ -61,7 +63,7 @@ def _sections(
     tag = _tag(model)
     if path:
         yield f"{heading}`{path}`{tag}\n" if heading else f"**`{path}`**{tag}\n"
-    yield f"{_summary(model)}\n"
+    yield f"{summary(model)}\n"
     yield "| key | value | default | meaning |\n|---|---|---|---|"
     for row in rows:
         shown = row.kind
@@ -115,25 +117,6 @@ def _fields(model: type[Any]) -> Iterator[tuple[str, Any, Any]]:
         return
     for name, info in model.model_fields.items():
         yield name, hints[name], _NEEDED if info.is_required() else info.get_default(call_default_factory=True)
-
-
-def attributes(model: type[Any]) -> dict[str, str]:
-    """Return what a class and its bases say of their attributes: name to text."""
-    found: dict[str, str] = {}
-    for base in reversed(model.__mro__):
-        text = inspect.cleandoc(base.__dict__.get("__doc__") or "")
-        _, _, listed = text.partition("Attributes:\n")
-        listed = re.split(r"\n(?=\S)", listed)[0]
-        for names, meaning in re.findall(
-            r"^    (\w[\w, ]*): (.*?)(?=^    \w[\w, ]*: |\Z)", listed, re.DOTALL | re.MULTILINE
-        ):
-            found |= {name.strip(): " ".join(meaning.split()) for name in names.split(",")}
-    return found
-
-
-def _summary(model: type[Any]) -> str:
-    text = inspect.cleandoc(model.__doc__ or "").split("Attributes:")[0].strip()
-    return re.sub(r"(?<!\n)\n(?!\n)", " ", text)
 
 
 def _kind(annotation: Any, below: list[type[Any]]) -> str:  # noqa: PLR0911 - one line a kind of type

@@ -1,9 +1,8 @@
 """The command line: a dozen verbs, by what a person is doing.
 
 In: argv and the environment. Out: data on stdout, progress and errors on stderr, an exit code with one meaning.
-Must not depend on: how anything is done. Each verb lives in a module of its own that is imported when it is called,
-so that
-`evalkit --help` starts at once and deciding never imports an engine.
+Must not depend on: how anything is done. Each verb lives in a module of its own that is imported when it is called, so
+that `evalkit --help` starts at once and deciding never imports an engine.
 """
 
 from __future__ import annotations
@@ -65,6 +64,7 @@ INNER = {
         "throughput": "Read throughput measured by other tools, for tables and the report.",
     },
     "sign": {"keygen": "Make a key pair to sign certificates with."},
+    "list": {"schema": "Print the JSON schema of a kind of file, for editors."},
 }
 """Further commands behind a verb's word. A folder of such a name is written ./export.
 

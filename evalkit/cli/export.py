@@ -6,6 +6,7 @@ Must not depend on: how the files look.
 
 from __future__ import annotations
 
+import datetime
 import importlib
 import os
 from pathlib import Path
@@ -16,9 +17,10 @@ import click
 from evalkit.cli.fastchat_files import export_folder, fastchat_export_options
 from evalkit.cli.options import any_path, json_option, out, out_page, print_json, print_table, say, verb
 from evalkit.cli.remote import read_any, with_places
+from evalkit.errors import StoreError
 
 OF_RUNS = ("lm-eval", "fastchat", "every-eval-ever", "eval-results")
-OF_CERTIFICATES = ("junit", "job-summary", "mlflow")
+OF_CERTIFICATES = ("junit", "job-summary", "mlflow", "model-card", "badge")
 
 SUMMARY_VARIABLE = "GITHUB_STEP_SUMMARY"
 
@@ -26,7 +28,7 @@ SUMMARY_VARIABLE = "GITHUB_STEP_SUMMARY"
 @verb(example="evalkit report export outputs/fp8 --output exports")
 @click.argument("source", type=read_any)
 @click.option("--format", "form", type=click.Choice((*OF_RUNS, *OF_CERTIFICATES)), default="lm-eval", show_default=True)
-@click.option("--output", type=any_path, help="Folder to write to; for junit and job-summary a file.")
+@click.option("--output", type=any_path, help="Folder to write to; for a certificate's formats a file.")
 @click.option("--task", "tasks", multiple=True, help="Task of the run to write; may be repeated. All by default.")
 @fastchat_export_options
 @click.option("--organization", help="every-eval-ever: organization that publishes the numbers.")
@@ -43,7 +45,11 @@ SUMMARY_VARIABLE = "GITHUB_STEP_SUMMARY"
 @click.option(
     "--scale", type=click.Choice(("proportion", "percent")), help="eval-results: score scale used by the leaderboard."
 )
-@click.option("--report-url", default="", help="eval-results: URL of the report.")
+@click.option("--report-url", default="", help="eval-results, model-card: URL of the report.")
+@click.option("--recipe", help="model-card, badge: recipe to show, where the certificate speaks of several.")
+@click.option(
+    "--date", type=click.DateTime(["%Y-%m-%d"]), help="model-card, badge: day to print (default: that of the file)."
+)
 @json_option
 @with_places
 def command(source: Path, form: str, output: Path | None, tasks: tuple[str, ...], as_json: bool, **given: Any) -> None:
@@ -51,13 +57,14 @@ def command(source: Path, form: str, output: Path | None, tasks: tuple[str, ...]
 
     SOURCE is a run folder for lm-eval (results_*.json and samples_*.jsonl), fastchat (its data/mt_bench),
     every-eval-ever (0.3) and eval-results (Hugging Face's .eval_results), and a certificate or its folder for junit
-    (XML), job-summary (Markdown, appended to --output or $GITHUB_STEP_SUMMARY) and mlflow (into the tracking server of
-    the environment). Items without a score are left out and counted.
+    (XML), job-summary (Markdown, appended to --output or $GITHUB_STEP_SUMMARY), mlflow (into the tracking server of the
+    environment), model-card (Markdown, into the place for it in a card that exists) and badge (SVG). Items without a
+    score are left out and counted.
     """
     if output is None and form not in ("job-summary", "mlflow"):
         raise click.UsageError("name the --output")
     if form in OF_CERTIFICATES:
-        _certificate(source, form, output)
+        _certificate(source, form, output, given)
         return
     assert output is not None
     if form == "lm-eval":
@@ -132,13 +139,18 @@ def _eval_results(run: Path, output: Path, tasks: tuple[str, ...], given: dict[s
     out(str(output / ".eval_results" / name))
 
 
-def _certificate(source: Path, form: str, output: Path | None) -> None:
+def _certificate(source: Path, form: str, output: Path | None, given: dict[str, Any]) -> None:
     from evalkit.cli.report import read_certificate, write_named
     from evalkit.interop import append_summary, job_summary, junit_xml
 
-    document = read_certificate(source / "certificate.json" if source.is_dir() else source)
+    file = source / "certificate.json" if source.is_dir() else source
+    document = read_certificate(file)
     if form == "mlflow":
         _mlflow(document)
+        return
+    if form in ("model-card", "badge"):
+        assert output is not None
+        _for_a_page(document, file, form, output, given)
         return
     if form == "junit":
         assert output is not None
@@ -151,6 +163,32 @@ def _certificate(source: Path, form: str, output: Path | None) -> None:
         return
     append_summary(named, job_summary(document))
     say(f"appended to {named}")
+
+
+def _for_a_page(document: dict[str, Any], file: Path, form: str, output: Path, given: dict[str, Any]) -> None:
+    """Write a badge, or a block for a model card: into the card that is there, where it has a place for it."""
+    from evalkit.certify.deciding import write_certificate
+    from evalkit.cli.report import write_named
+    from evalkit.interop.model_card import badge, model_card, with_card
+
+    written = datetime.datetime.fromtimestamp(file.stat().st_mtime, datetime.timezone.utc)
+    date = (given["date"] or written).date()
+    if form == "badge":
+        write_named(output, badge(document, given["recipe"], date=date))
+    else:
+        block = model_card(document, given["recipe"], date=date, link=given["report_url"])
+        if output.exists():
+            write_certificate(output.parent, {output.name: with_card(_card(output), block, str(output))})
+        else:
+            write_named(output, block)
+    out(str(output))
+
+
+def _card(path: Path) -> str:
+    try:
+        return path.read_bytes().decode("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise StoreError(f"{path}: cannot be read as UTF-8 text: {error}; next step: name another file") from error
 
 
 def _mlflow(document: dict[str, Any]) -> None:

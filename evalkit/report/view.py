@@ -409,7 +409,7 @@ class VerdictRow:
         """What the outcome says of the data, with its margins."""
         shown = self.would_be or self.outcome
         if shown is Outcome.CERTIFIED and self.deciding:
-            losses = [f"{row.margin_words(_claimed(row, self.claim))} ({row.endpoint})" for row in self.deciding]
+            losses = [f"{row.margin_words(claimed(row, self.claim))} ({row.endpoint})" for row in self.deciding]
             kept = [f"{100 * r.recovery_min:g} % ({r.endpoint})" for r in self.deciding if r.recovery_min is not None]
             more = f"; a recovery of at least {' and of '.join(kept)} is shown" if kept else ""
             return f"a loss of {' or of '.join(losses)} is ruled out{more}"
@@ -420,7 +420,7 @@ class VerdictRow:
         return WORDS[shown].meaning
 
 
-def _claimed(row: EndpointRow, claim: str | None) -> float:
+def claimed(row: EndpointRow, claim: str | None) -> float:
     """Return the margin that a claim stands for: its own, or the endpoint's last one.
 
     What qualifies a claim stands behind its name, which holds no blank.

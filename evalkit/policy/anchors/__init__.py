@@ -39,11 +39,27 @@ class Anchor:
 
 
 class _Protocol(Section):
+    """One way in which published figures were made.
+
+    Attributes:
+        stands_for: names of evalkit's own ways of asking that a figure of this protocol may be held against.
+        tolerance_points: how far a baseline asked by evalkit may lie from it, percentage points.
+    """
+
     stands_for: Annotated[tuple[str, ...], Field(min_length=1)]
     tolerance_points: Annotated[float, Field(gt=0, lt=100)]
 
 
 class _Row(Section):
+    """One published figure.
+
+    Attributes:
+        accuracy: proportion, between 0 and 1.
+        protocol: how it was asked; a name of `protocols`.
+        source: where it stands; a name of `sources`.
+        recipe: recipe of the model that was asked; None for the model as it was published.
+    """
+
     accuracy: Annotated[float, Field(gt=0, lt=1)]
     protocol: str
     source: str
@@ -51,7 +67,15 @@ class _Row(Section):
 
 
 class AnchorTable(Section):
-    """One file of published accuracies."""
+    """One file of published accuracies.
+
+    Attributes:
+        tasks: names of tasks that ask these questions.
+        metric: metric of the figures, in lm-eval's words.
+        protocols: name to how figures were made.
+        sources: name to the document and its version.
+        models: model to its published figures.
+    """
 
     tasks: Annotated[tuple[str, ...], Field(min_length=1)]
     metric: str
