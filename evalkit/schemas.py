@@ -1,8 +1,8 @@
 """JSON schemas of the files that people write, so that an editor completes and checks them.
 
 In: the pydantic models that read the files. Out: JSON Schema documents (draft 2020-12), one for each kind of file.
-Must not depend on: what any key means. A schema says no to a file only where evalkit says no too; rules that span keys
-are checked by evalkit alone.
+Must not depend on: what any key means. A schema refuses nothing that can be read; rules that span keys are
+checked when a file is read, and by no schema.
 """
 
 from __future__ import annotations

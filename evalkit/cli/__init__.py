@@ -57,7 +57,10 @@ INNER = {
         "bench": "Measure the output tokens per second of a suite's engines.",
     },
     "judge": {"qualify": "Try a judge before its word counts."},
-    "plan": {"seal": "Preregister a policy, and sign it, before the runs."},
+    "plan": {
+        "init": "Write a first suite and its policy, from servers or checkpoints.",
+        "seal": "Preregister a policy, and sign it, before the runs.",
+    },
     "nightly": {"history": "List and plot the results of nights and certificates over time."},
     "report": {
         "export": "Write a run or a certificate in the files of another tool.",

@@ -69,13 +69,7 @@ def read_card(transport: Transport, model: str) -> ServerCard:
         UsageError: it does not serve this model.
         EngineError: it does not answer, or refuses the key.
     """
-    try:
-        listed = transport.get("/v1/models", "data")
-    except UnusableError as error:
-        raise EngineError(f"{transport}: no list of models: {error.failure.message}") from error
-    if listed is None:
-        raise EngineError(f"{transport}: no page /v1/models; next step: give the address of an OpenAI-like server")
-    entry = _entry(listed, model, str(transport))
+    entry = _entry(_listed(transport), model, str(transport))
     family = str(entry.get("owned_by") or "unknown")
     facts = _facts(entry)
     # Only where the server is known to have a page: a strange page is not asked for, let alone every few seconds.
@@ -95,6 +89,29 @@ def read_card(transport: Transport, model: str) -> ServerCard:
         chat_template_sha256=text_digest(template) if isinstance(template, str) and template else None,
         chat_clock="strftime" in str(template),
     )
+
+
+def served_models(transport: Transport) -> list[str]:
+    """Return the names of the models that a server lists.
+
+    Raises:
+        EngineError: it does not answer, refuses the key, or lists none.
+    """
+    data = _listed(transport).get("data")
+    names = [str(entry["id"]) for entry in data if isinstance(entry, Mapping) and entry.get("id")] if data else []
+    if not names:
+        raise EngineError(f"{transport} lists no model; next step: wait until it has loaded one, then repeat")
+    return names
+
+
+def _listed(transport: Transport) -> Json:
+    try:
+        listed = transport.get("/v1/models", "data")
+    except UnusableError as error:
+        raise EngineError(f"{transport}: no list of models: {error.failure.message}") from error
+    if listed is None:
+        raise EngineError(f"{transport}: no page /v1/models; next step: give the address of an OpenAI-like server")
+    return listed
 
 
 def _entry(listed: Json, model: str, where: str) -> Mapping[str, Any]:
