@@ -2,7 +2,8 @@
 
 By hand: `make matrix`, or `python benchmarks/matrix.py --only avx2,threads-1`, one setting after the other. What is
 there already is kept (`--again` runs it anew), so it can be stopped and begun again. `--demo` runs the demo too, a
-quarter of an hour for each setting; `--table` only writes the table from the JSON files that are there.
+quarter of an hour for each setting (`--few`: a part of it, some minutes); `--table` only writes the table from the JSON
+files that are there.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import argparse
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -28,6 +30,10 @@ from evalkit.records import processor_line
 
 ROOT = Path(__file__).resolve().parent.parent
 SUITE = ROOT / "examples" / "cpu-demo.yaml"
+TASK = "mmlu-cloze-demo"
+FEW_ITEMS = 20
+"""Items of each subject with `--few`."""
+
 SIMULATED = ROOT / "tests" / "other_processor.py"
 TESTS = (
     "tests/contract",
@@ -118,7 +124,7 @@ def _bring(name: str, args: argparse.Namespace) -> None:
             file.write_text(json.dumps(found, indent=2), "utf-8")
         if args.demo and "demo" not in found:
             m.say(f"{name}: demo")
-            found["demo"] = run_demo(name, setting, args.folder)
+            found["demo"] = run_demo(name, setting, args.folder, few=args.few)
     file.write_text(json.dumps(found, indent=2), "utf-8")
 
 
@@ -143,11 +149,21 @@ def run_tests(setting: Setting, tests: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def run_demo(name: str, setting: Setting, folder: Path) -> dict[str, Any]:
-    """Run the demo in a folder of its own; returns accuracy of the baseline, flips of the rerun, items a second."""
+def run_demo(name: str, setting: Setting, folder: Path, *, few: bool = False) -> dict[str, Any]:
+    """Run the demo in a folder of its own; returns accuracy of the baseline, flips of the rerun, items a second.
+
+    Args:
+        name, setting: one row of the table.
+        folder: below it the runs are kept.
+        few: the baseline, its rerun and the control alone, on `FEW_ITEMS` items of each subject.
+    """
     outputs = folder / "runs" / name
     suite = SUITE.with_name(f".matrix-{name}.yaml")
-    suite.write_text(yaml.safe_dump({**yaml.safe_load(SUITE.read_text("utf-8")), "outputs": str(outputs)}), "utf-8")
+    asked = {**yaml.safe_load(SUITE.read_text("utf-8")), "outputs": str(outputs)}
+    if few:
+        asked = {key: value for key, value in asked.items() if key not in ("candidates", "judge")}
+        asked |= {"tasks": [TASK], "definitions": str(_fewer(folder / "definitions"))}
+    suite.write_text(yaml.safe_dump(asked), "utf-8")
     first = [str(SIMULATED), "-m", "evalkit"] if setting.simulated else ["-m", "evalkit"]
     try:
         out = subprocess.run(
@@ -169,14 +185,26 @@ def run_demo(name: str, setting: Setting, folder: Path) -> dict[str, Any]:
         "code": out.returncode,
         "accuracy": effects["baseline_accuracy"],
         "flips": effects["flips"]["rate"],
+        "items": effects["flips"]["n"],
         "verdicts": verdicts,
         "items_per_second": _speed(outputs / "official-fp8" / "timings.jsonl"),
     }
 
 
+def _fewer(folder: Path) -> Path:
+    """Return a folder of definitions in which the demo's task has fewer items."""
+    for kind in ("tasks", "judges"):
+        shutil.copytree(ROOT / kind, folder / kind, dirs_exist_ok=True)
+    file = next(folder.rglob(f"{TASK}.yaml"))
+    text, count = re.subn(r"(?m)^items_per_subject: .*$", f"items_per_subject: {FEW_ITEMS}", file.read_text("utf-8"))
+    assert count == 1, file
+    file.write_text(text, "utf-8")
+    return folder
+
+
 def _speed(timings: Path) -> float:
     rows = [json.loads(line) for line in timings.read_text("utf-8").splitlines()]
-    choices = [row for row in rows if row.get("task") == "mmlu-cloze-demo" and "seconds" in row]
+    choices = [row for row in rows if row.get("task") == TASK and "seconds" in row]
     return sum(row["items"] for row in choices) / max(1e-9, sum(row["seconds"] for row in choices))
 
 
@@ -212,7 +240,11 @@ def _cells(found: Mapping[str, Any]) -> list[str]:
     if "accuracy" not in demo:
         return [*cells, *[f"failed with exit code {demo['code']}"] * 4]
     verdicts = ", ".join(f"{recipe} {outcome}" for recipe, outcome in demo["verdicts"].items())
-    numbers = [f"{100 * demo['accuracy']:.1f} %", f"{100 * demo['flips']:.1f} %", f"{demo['items_per_second']:.1f}"]
+    numbers = [
+        f"{100 * demo['accuracy']:.1f} % of {demo['items']:,}",
+        f"{100 * demo['flips']:.1f} %",
+        f"{demo['items_per_second']:.1f}",
+    ]
     return [*cells, *numbers, verdicts]
 
 

@@ -363,7 +363,7 @@ _SET_HERE = {
 """Keywords of `LLM` that evalkit gives, and what says them."""
 
 _NEVER = {
-    "generation_config": "evalkit says every sampling setting itself",
+    "generation_config": "every sampling setting is sent with the request",
     "load_format": "dummy weights answer nothing",
     "model_kwargs": "they change the model behind its files",
     "skip_tokenizer_init": "the tokenizer is compared with the model's",
