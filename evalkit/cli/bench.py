@@ -7,14 +7,15 @@ Must not depend on: how an engine works.
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from evalkit.cli.invocation import assets_of, definitions_of, into, progress
 from evalkit.cli.options import (
     any_path,
-    cache_folder,
     definitions_option,
     existing_file,
     json_option,
@@ -29,6 +30,22 @@ from evalkit.cli.options import (
 if TYPE_CHECKING:
     from evalkit.suite import EngineSpec, Suite
     from evalkit.throughput import Measurement
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What the command line asks."""
+
+    suite: Path
+    lengths: tuple[str, ...]
+    engines: tuple[str, ...]
+    mode: str
+    requests: int
+    rounds: int
+    output: Path | None
+    definitions: Path | None
+    quiet: bool
+    as_json: bool
 
 
 @verb(example="evalkit run bench examples/cpu-demo.yaml --lengths 128:32 --requests 8")
@@ -48,7 +65,8 @@ if TYPE_CHECKING:
 @definitions_option
 @quiet_option
 @json_option
-def command(suite: Path, lengths: tuple[str, ...], output: Path | None, as_json: bool, **given: Any) -> None:
+@into(Options)
+def command(options: Options) -> None:
     """Measure the output tokens per second of a suite's engines, one after the other under equal conditions.
 
     It compares recipes on this machine with evalkit's own adapters; a tuned server is measured with its own tool, whose
@@ -60,15 +78,15 @@ def command(suite: Path, lengths: tuple[str, ...], output: Path | None, as_json:
     from evalkit.suite import load_suite
     from evalkit.throughput import throughput_json, throughput_tables
 
-    loaded = load_suite(suite)
-    asked = [parse_lengths(text) for text in lengths]
-    target = output or loaded.outputs / THROUGHPUT
-    found = [one for spec in _chosen(loaded, given["engines"]) for one in _measure(loaded, spec, asked, given)]
+    loaded = load_suite(options.suite)
+    asked = [parse_lengths(text) for text in options.lengths]
+    target = options.output or loaded.outputs / THROUGHPUT
+    found = [one for spec in _chosen(loaded, options.engines) for one in _measure(loaded, spec, asked, options)]
     kept = _kept(target, {one.place for one in found})
     write_certificate(target.parent, {target.name: throughput_json([*kept, *found])})
     say(f"written: {target}")
     shown = throughput_tables(found, baseline=loaded.baseline.name)
-    if as_json:
+    if options.as_json:
         print_json(shown)
         return
     for table in shown["tables"]:
@@ -95,33 +113,28 @@ def _kept(target: Path, new: set[Any]) -> list[Measurement]:
     return [one for one in read_throughput(target) if one.place not in new] if target.exists() else []
 
 
-def _measure(
-    suite: Suite, spec: EngineSpec, lengths: list[tuple[int, int]], given: dict[str, Any]
-) -> list[Measurement]:
+def _measure(suite: Suite, spec: EngineSpec, lengths: list[tuple[int, int]], options: Options) -> list[Measurement]:
     from evalkit.adapters.base import Resources
     from evalkit.adapters.registry import load_engine
-    from evalkit.assets import AssetStore
     from evalkit.collect.variance import measure_speed
-    from evalkit.definitions import find_definitions
     from evalkit.throughput import Measurement
     from evalkit.throughput.measurement import OWN
 
-    told = (lambda _line: None) if given["quiet"] else say
-    root = find_definitions(given["definitions"] or suite.definitions).root
-    assets = AssetStore(root, overrides=suite.assets, cache=cache_folder(), progress=told)
+    told = progress(quiet=options.quiet)
+    assets = assets_of(definitions_of(options.definitions, suite), suite, quiet=options.quiet)
     told(f"{spec.name}: loading {spec.model} with {spec.adapter}, recipe {spec.recipe}")
     engine = load_engine(spec, Resources(assets=assets))
     found = []
     try:
         for put_in, put_out in lengths:
-            for mode in ("maximum", "batch1") if given["mode"] == "both" else (given["mode"],):
+            for mode in ("maximum", "batch1") if options.mode == "both" else (options.mode,):
                 speed = measure_speed(
                     engine,
                     put_in,
                     put_out,
-                    requests=given["requests"],
+                    requests=options.requests,
                     one_at_a_time=mode == "batch1",
-                    rounds=given["rounds"],
+                    rounds=options.rounds,
                     seed=0,
                     clock=time.perf_counter,
                 )
@@ -135,8 +148,8 @@ def _measure(
                         output_tokens=put_out,
                         mode=mode,
                         tokens_per_second=speed.tokens_per_second,
-                        concurrency=1.0 if mode == "batch1" else float(given["requests"]),
-                        requests=given["requests"] * given["rounds"],
+                        concurrency=1.0 if mode == "batch1" else float(options.requests),
+                        requests=options.requests * options.rounds,
                         tool=OWN,
                         hardware=engine.identity.device,
                     )

@@ -7,14 +7,14 @@ Must not depend on: how anything is decided.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from evalkit.cli.invocation import LedgerOptions, definitions_of, into, workshop_of
 from evalkit.cli.options import (
-    cache_folder,
-    command_line,
     definitions_option,
     execution_of,
     existing_file,
@@ -25,6 +25,7 @@ from evalkit.cli.options import (
     out_json,
     out_page,
     quiet_option,
+    refuse,
     say,
     url_of,
     verb,
@@ -38,6 +39,31 @@ if TYPE_CHECKING:
 
 OUTPUTS = Path("outputs")
 """Where a certificate goes that names run folders and no folder of its own."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(LedgerOptions):
+    """What the command line asks."""
+
+    suite: Path | None
+    from_runs: bool
+    baseline: Path | None
+    candidates: tuple[Path, ...]
+    rerun: Path | None
+    controls: tuple[Path, ...]
+    published: tuple[tuple[str, float, int, str], ...]
+    policy: str | None
+    judge: str | None
+    judge_profile: str | None
+    qualifications: tuple[Path, ...]
+    post_hoc: bool
+    on: str | None
+    output: Path | None
+    force: bool
+    retry_failed: bool
+    definitions: Path | None
+    quiet: bool
+    as_json: bool
 
 
 @verb(example="evalkit certify examples/cpu-demo.yaml")
@@ -78,75 +104,79 @@ OUTPUTS = Path("outputs")
 @quiet_option
 @json_option
 @with_places
-def command(suite: Path | None, as_json: bool, output: Path | None, **given: Any) -> int:
+@into(Options)
+def command(options: Options) -> int:
     """Run what is missing of a suite, then decide: CERTIFIED, REJECTED, INCONCLUSIVE or INVALID.
 
     With --from, or with run folders instead of a suite, nothing is run and no engine is needed. With --published the
     baseline is only a number: that can reject, or stay inconclusive, and never certifies.
     """
-    own = {"baseline": "--baseline", "candidates": "--candidate", "rerun": "--rerun", "controls": "--control"}
-    own |= {"qualifications": "--qualification"}
-    alone = [option for name, option in own.items() if given[name]]
-    if suite is not None and alone:
-        raise click.UsageError(f"a suite names its own runs: leave out {', '.join(alone)}")
-    if suite is None and given["from_runs"]:
+    if options.suite is not None and not options.published:
+        refuse("a suite names its own runs", "baseline", "candidates", "rerun", "controls", "qualifications")
+    if options.suite is None and options.from_runs:
         raise click.UsageError("--from needs a suite; without one name --baseline, --candidate and a --policy")
-    if (given["judge"] or given["judge_profile"]) and (suite is None or given["from_runs"]):
-        raise click.UsageError("--judge and --judge-profile need a suite that is run; for folders: evalkit judge")
-    if given["on"] and (suite is None or given["from_runs"]):
-        raise click.UsageError("--on needs a suite that is run; deciding loads no engine")
+    if options.suite is None or options.from_runs:
+        refuse("it needs a suite that is run; for run folders: evalkit judge", "judge", "judge_profile")
+        refuse("it needs a suite that is run; deciding loads no engine", "on", "retry_failed")
+    if options.suite is None:
+        refuse("run folders are judged by the definitions that they name", "definitions")
     runs: RunSet | None = None
-    if given["published"]:
-        certificate, folder, ledger = _by_published(suite, output, given)
-    elif suite is not None:
-        certificate, folder, runs, ledger = _by_suite(suite, given)
+    if options.published:
+        certificate, folder, ledger = _by_published(options)
+    elif options.suite is not None:
+        certificate, folder, runs, ledger = _by_suite(options.suite, options)
     else:
-        certificate, folder, runs, ledger = _by_folders(output, given)
-    _write(certificate, output or folder, runs, ledger, force=given["force"] or suite is not None, as_json=as_json)
+        certificate, folder, runs, ledger = _by_folders(options)
+    _write(
+        certificate,
+        options.output or folder,
+        runs,
+        ledger,
+        force=options.force or options.suite is not None,
+        as_json=options.as_json,
+    )
     return certificate.exit_code
 
 
-def _by_suite(file: Path, given: dict[str, Any]) -> tuple[Certificate, Path, RunSet, Ledger]:
+def _by_suite(file: Path, options: Options) -> tuple[Certificate, Path, RunSet, Ledger]:
     from evalkit.certify.deciding import decide_runs, suite_runs
     from evalkit.certify.recording import recall_before
     from evalkit.planning import refuse_impossible
     from evalkit.policy import bind, load_policy
     from evalkit.suite import load_suite
 
-    suite = _judged_by(load_suite(file, place=url_place), given)
+    suite = _judged_by(load_suite(file, place=url_place), options)
     suite = suite.model_copy(update={"outputs": opened(suite.outputs)})
     policy = bind(
-        load_policy(given["policy"] or suite.policy),
+        load_policy(options.policy or suite.policy),
         suite.baseline.name,
         [spec.name for spec in suite.candidates],
         [spec.name for spec in suite.controls],
     )
     refuse_impossible(policy.policy, {}, recipes=len(suite.candidates))
-    ledger = ledger_at(given["ledger"], suite.outputs, given["history"])
-    if given["from_runs"]:
+    ledger = ledger_at(options.ledger, suite.outputs, options.history)
+    if options.from_runs:
         from evalkit.certify.reading import refuse_wrong_runs
-        from evalkit.definitions import find_definitions
 
-        named = find_definitions(given["definitions"] or suite.definitions)
-        refuse_wrong_runs(suite, named.with_template(suite.template))
+        refuse_wrong_runs(suite, definitions_of(options.definitions, suite))
     else:
-        _collect(suite, policy, ledger, given)
+        _collect(suite, policy, ledger, options)
     runs = suite_runs(suite)
     seen = recall_before(ledger, runs.paths) if _there(runs) else None
-    certificate = decide_runs(policy, runs, title=suite.title, post_hoc=given["post_hoc"], ledger=seen)
+    certificate = decide_runs(policy, runs, title=suite.title, post_hoc=options.post_hoc, ledger=seen)
     return certificate, suite.outputs, runs, ledger
 
 
-def _judged_by(suite: Suite, given: dict[str, Any]) -> Suite:
+def _judged_by(suite: Suite, options: Options) -> Suite:
     """Return the suite with the judge that was asked for on the command line."""
-    if not given["judge"] and not given["judge_profile"]:
+    if not options.judge and not options.judge_profile:
         return suite
     from evalkit.cli.judging_options import named_judge
     from evalkit.suite import JudgeSpec
 
     before = suite.judge
-    profile = given["judge_profile"] or (before.profile if before is not None else None)
-    engine = named_judge(given["judge"]) if given["judge"] else (before.engine if before is not None else None)
+    profile = options.judge_profile or (before.profile if before is not None else None)
+    engine = named_judge(options.judge) if options.judge else (before.engine if before is not None else None)
     if profile is None or engine is None:
         raise click.UsageError("the suite names no judge; give both --judge and --judge-profile")
     changed = {"profile": profile, "engine": engine}
@@ -159,77 +189,69 @@ def _there(runs: RunSet) -> bool:
     return runs.baseline.exists()
 
 
-def _collect(suite: Suite, policy: Any, ledger: Ledger, given: dict[str, Any]) -> None:
-    from evalkit.assets import AssetStore
+def _collect(suite: Suite, policy: Any, ledger: Ledger, options: Options) -> None:
     from evalkit.certify.collecting import collect_suite
-    from evalkit.certify.running import Workshop
-    from evalkit.definitions import find_definitions
 
-    definitions = find_definitions(given["definitions"] or suite.definitions).with_template(suite.template)
-    told = (lambda _line: None) if given["quiet"] else say
-    workshop = Workshop(
-        assets=AssetStore(definitions.root, overrides=suite.assets, cache=cache_folder(), progress=told),
-        definitions=definitions,
-        say=told,
-        progress=not given["quiet"],
-        command=command_line(),
-        overrides=suite.assets,
-        execution=execution_of(given, suite.baseline.name, suite.execution),
+    workshop = workshop_of(
+        definitions_of(options.definitions, suite),
+        suite,
+        quiet=options.quiet,
+        execution=execution_of(options.on, None, suite.baseline.name, suite.execution),
         ledger=ledger,
     )
     with workshop:
-        collect_suite(suite, policy, workshop, retry_failed=given["retry_failed"])
+        collect_suite(suite, policy, workshop, retry_failed=options.retry_failed)
 
 
-def _by_folders(output: Path | None, given: dict[str, Any]) -> tuple[Certificate, Path, RunSet, Ledger]:
+def _by_folders(options: Options) -> tuple[Certificate, Path, RunSet, Ledger]:
     from evalkit.certify.deciding import RunSet, decide_runs
     from evalkit.certify.recording import recall_before
     from evalkit.planning import refuse_impossible
     from evalkit.policy import bind, load_policy
 
-    if given["baseline"] is None or not given["candidates"] or given["policy"] is None:
+    if options.baseline is None or not options.candidates or options.policy is None:
         raise click.UsageError("name a suite, or --baseline, at least one --candidate and a --policy")
-    candidates, controls = _named(given["candidates"]), _named(given["controls"])
-    policy = bind(load_policy(given["policy"]), _name(given["baseline"]), list(candidates), list(controls))
+    candidates, controls = _named(options.candidates), _named(options.controls)
+    policy = bind(load_policy(options.policy), _name(options.baseline), list(candidates), list(controls))
     refuse_impossible(policy.policy, {}, recipes=len(candidates))
     runs = RunSet(
-        baseline=given["baseline"],
-        rerun=given["rerun"],
+        baseline=options.baseline,
+        rerun=options.rerun,
         candidates=candidates,
         controls=controls,
-        qualifications=given["qualifications"],
+        qualifications=options.qualifications,
     )
-    ledger = _ledger_of(given["candidates"][0], output, given)
+    ledger = _ledger_of(options.candidates[0], options)
     seen = recall_before(ledger, runs.paths)
-    certificate = decide_runs(policy, runs, post_hoc=given["post_hoc"], ledger=seen)
+    certificate = decide_runs(policy, runs, post_hoc=options.post_hoc, ledger=seen)
     return certificate, OUTPUTS, runs, ledger
 
 
-def _ledger_of(run: Path, output: Path | None, given: dict[str, Any]) -> Ledger:
+def _ledger_of(run: Path, options: Options) -> Ledger:
     """Return the ledger of a run folder; a run that was only brought down has that of where the certificate goes."""
-    return ledger_at(given["ledger"], run if url_of(run) is None else output or OUTPUTS, given["history"])
+    return ledger_at(options.ledger, run if url_of(run) is None else options.output or OUTPUTS, options.history)
 
 
-def _by_published(suite: Path | None, output: Path | None, given: dict[str, Any]) -> tuple[Certificate, Path, Ledger]:
+def _by_published(options: Options) -> tuple[Certificate, Path, Ledger]:
     from evalkit.certify.deciding import decide_published
     from evalkit.comparison import PublishedAccuracy
     from evalkit.policy import load_policy
 
-    if suite is not None or given["baseline"] is not None or given["rerun"] is not None or given["controls"]:
+    if options.suite is not None or options.baseline is not None or options.rerun is not None or options.controls:
         raise click.UsageError(
             "--published stands for the baseline: leave out the suite, --baseline, --rerun, --control"
         )
-    if len(given["candidates"]) != 1 or given["policy"] is None:
+    if len(options.candidates) != 1 or options.policy is None:
         raise click.UsageError("--published needs exactly one --candidate and a --policy")
     published = {
         name: PublishedAccuracy(accuracy=accuracy, items=items, source=source)
-        for name, accuracy, items, source in given["published"]
+        for name, accuracy, items, source in options.published
     }
-    if len(published) < len(given["published"]):
+    if len(published) < len(options.published):
         raise click.UsageError("--published names an endpoint twice")
-    (path,) = given["candidates"]
-    certificate = decide_published(load_policy(given["policy"]), published, path, _name(path))
-    return certificate, OUTPUTS, _ledger_of(path, output, given)
+    (path,) = options.candidates
+    certificate = decide_published(load_policy(options.policy), published, path, _name(path))
+    return certificate, OUTPUTS, _ledger_of(path, options)
 
 
 def _named(paths: Sequence[Path]) -> dict[str, Path]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from evalkit.cli.invocation import assets_of, definitions_of
 from evalkit.cli.options import (
     any_path,
     cache_folder,
@@ -23,7 +24,6 @@ from evalkit.cli.options import (
     print_json,
     print_table,
     refuse,
-    say,
     verb,
 )
 from evalkit.errors import ExitCode
@@ -48,7 +48,7 @@ def examine_cluster(on: str, suite_engine: str | None, *, as_json: bool) -> bool
     from evalkit.suite import LOCAL
 
     suite, specs = _engines(suite_engine)
-    execution = execution_of({"on": on}, "", suite.execution if suite is not None else None)
+    execution = execution_of(on, None, "", suite.execution if suite is not None else None)
     placements = _placements(suite, specs, execution)
     urls = sorted({url for placement in placements.values() for url in placement.urls} | _addresses(specs, placements))
     models = {name: spec.model for name, spec in specs.items() if not _by_address(spec, placements[name])}
@@ -140,11 +140,9 @@ def command(
         refuse("--engine looks at one engine", "outputs", "offline", "strict")
         _check(engine, definitions, as_json=as_json)
         return ExitCode.OK
-    from evalkit.assets import AssetStore
-    from evalkit.definitions import find_definitions
     from evalkit.doctor import examine
 
-    store = AssetStore(find_definitions(definitions).root, cache=cache_folder())
+    store = assets_of(definitions_of(definitions), quiet=True)
     findings = list(examine(store, {"outputs": outputs, "cache": cache_folder()}, online=not offline))
     if as_json:
         print_json([asdict(finding) for finding in findings])
@@ -163,15 +161,12 @@ def _code(findings: Sequence[Finding], missing: ExitCode) -> ExitCode:
 
 def _check(suite_engine: str, definitions: Path | None, *, as_json: bool) -> None:
     from evalkit.adapters.base import Resources
-    from evalkit.assets import AssetStore
     from evalkit.cli.run import engine_of_suite
-    from evalkit.definitions import find_definitions
     from evalkit.doctor import as_rows, check_engine
     from evalkit.errors import EngineError
 
     suite, spec = engine_of_suite(suite_engine, judge=True)
-    found = find_definitions(definitions or suite.definitions)
-    store = AssetStore(found.root, overrides=suite.assets, cache=cache_folder(), progress=say)
+    store = assets_of(definitions_of(definitions, suite), suite, quiet=False)
     check = check_engine(spec, Resources(assets=store))
     if as_json:
         print_json({**asdict(check), "scoring": check.scoring, "identity_sha256": check.identity.sha256})

@@ -9,20 +9,68 @@ from __future__ import annotations
 import datetime
 import importlib
 import os
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import click
 
-from evalkit.cli.fastchat_files import export_folder, fastchat_export_options
-from evalkit.cli.options import any_path, json_option, out, out_page, print_json, print_table, say, verb
+from evalkit.cli.invocation import into
+from evalkit.cli.options import F, any_path, json_option, out, out_page, print_json, print_table, refuse, say, verb
 from evalkit.cli.remote import read_any, with_places
 from evalkit.errors import StoreError
 
 OF_RUNS = ("lm-eval", "fastchat", "every-eval-ever", "eval-results")
 OF_CERTIFICATES = ("junit", "job-summary", "mlflow", "model-card", "badge")
+TAKEN = {
+    "lm-eval": ("tasks", "as_json"),
+    "fastchat": ("tasks", "name", "opponent", "as_json"),
+    "every-eval-ever": ("tasks", "organization", "relationship", "model", "as_json"),
+    "eval-results": ("tasks", "dataset", "dataset_task", "scale", "report_url"),
+    "junit": (),
+    "job-summary": (),
+    "mlflow": (),
+    "model-card": ("recipe", "date", "report_url"),
+    "badge": ("recipe", "date"),
+}
+"""Parameters that a format makes use of, beside the source and the output."""
 
 SUMMARY_VARIABLE = "GITHUB_STEP_SUMMARY"
+
+
+_EXPORT_OPTIONS = (
+    click.option("--name", help="fastchat: model name in the files (default: the run's)."),
+    click.option("--opponent", help="fastchat: model name of the opponent in pairwise games."),
+)
+
+
+def fastchat_export_options(verb: F) -> F:
+    """Add the options of an export to FastChat's files."""
+    for option in reversed(_EXPORT_OPTIONS):
+        verb = option(verb)
+    return verb
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What the command line asks."""
+
+    source: Path
+    form: str
+    output: Path | None
+    tasks: tuple[str, ...]
+    name: str | None
+    opponent: str | None
+    organization: str | None
+    relationship: Literal["first_party", "third_party", "collaborative", "other"]
+    model: str | None
+    dataset: str | None
+    dataset_task: str | None
+    scale: Literal["proportion", "percent"] | None
+    report_url: str
+    recipe: str | None
+    date: datetime.datetime | None
+    as_json: bool
 
 
 @verb(example="evalkit report export outputs/fp8 --output exports")
@@ -52,7 +100,8 @@ SUMMARY_VARIABLE = "GITHUB_STEP_SUMMARY"
 )
 @json_option
 @with_places
-def command(source: Path, form: str, output: Path | None, tasks: tuple[str, ...], as_json: bool, **given: Any) -> None:
+@into(Options)
+def command(options: Options) -> None:
     """Write a run, or a certificate, in the files of another tool.
 
     SOURCE is a run folder for lm-eval (results_*.json and samples_*.jsonl), fastchat (its data/mt_bench),
@@ -61,20 +110,22 @@ def command(source: Path, form: str, output: Path | None, tasks: tuple[str, ...]
     environment), model-card (Markdown, into the place for it in a card that exists) and badge (SVG). Items without a
     score are left out and counted.
     """
-    if output is None and form not in ("job-summary", "mlflow"):
+    others = {name for taken in TAKEN.values() for name in taken} - set(TAKEN[options.form])
+    refuse(f"format {options.form} has no such thing", *sorted(others))
+    if options.output is None and options.form not in ("job-summary", "mlflow"):
         raise click.UsageError("name the --output")
-    if form in OF_CERTIFICATES:
-        _certificate(source, form, output, given)
+    if options.form in OF_CERTIFICATES:
+        _certificate(options)
         return
-    assert output is not None
-    if form == "lm-eval":
-        _lm_eval(source, output, tasks, as_json=as_json)
-    elif form == "fastchat":
-        export_folder(source, output, tasks, given, as_json=as_json)
-    elif form == "every-eval-ever":
-        _every_eval_ever(source, output, tasks, given, as_json=as_json)
+    assert options.output is not None
+    if options.form == "lm-eval":
+        _lm_eval(options.source, options.output, options.tasks, as_json=options.as_json)
+    elif options.form == "fastchat":
+        _fastchat(options.source, options.output, options)
+    elif options.form == "every-eval-ever":
+        _every_eval_ever(options.source, options.output, options.tasks, options, as_json=options.as_json)
     else:
-        _eval_results(source, output, tasks, given)
+        _eval_results(options.source, options.output, options.tasks, options)
 
 
 def _lm_eval(run: Path, output: Path, tasks: tuple[str, ...], *, as_json: bool) -> None:
@@ -100,17 +151,45 @@ def _lm_eval(run: Path, output: Path, tasks: tuple[str, ...], *, as_json: bool) 
     out(f"{len(done.files)} files in {done.files[0].parent}")
 
 
-def _every_eval_ever(run: Path, output: Path, tasks: tuple[str, ...], given: dict[str, Any], *, as_json: bool) -> None:
+def _fastchat(source: Path, output: Path, options: Options) -> None:
+    """Write a run's conversations in FastChat's files."""
+    from evalkit.comparison.runs import label
+    from evalkit.interop.fastchat_export import export_fastchat
+    from evalkit.store import read_run
+
+    run = read_run(source).trusted()
+    found = list(options.tasks) or [name for name, task in run.manifest.tasks.items() if task.kind == "conversation"]
+    if len(found) != 1:
+        raise click.UsageError(f"FastChat's folder holds one task; name one with --task: {', '.join(found) or 'none'}")
+    name = options.name or label(run.manifest).name or source.resolve().name
+    done = export_fastchat(run, output, task=found[0], name=name, opponent=options.opponent)
+    for note in done.notes:
+        say(f"{source}: {note}")
+    counts = {
+        "answers": done.answers,
+        "failed": done.failed,
+        "ratings": done.ratings,
+        "games": done.games,
+        "unrated": done.unrated,
+    }
+    if options.as_json:
+        print_json({"files": [str(file) for file in done.files], **counts, "notes": list(done.notes)})
+        return
+    print_table([tuple(map(str, counts.values()))], tuple(counts))
+    out(f"{len(done.files)} files in {output}")
+
+
+def _every_eval_ever(run: Path, output: Path, tasks: tuple[str, ...], options: Options, *, as_json: bool) -> None:
     from evalkit.interop import export_eee
 
-    if not given["organization"]:
+    if not options.organization:
         raise click.UsageError("this format names who publishes the numbers: --organization NAME")
     done = export_eee(
         run,
         output,
-        organization=given["organization"],
-        relationship=given["relationship"],
-        model=given["model"],
+        organization=options.organization,
+        relationship=options.relationship,
+        model=options.model,
         tasks=tasks or None,
     )
     for note in done.notes:
@@ -126,23 +205,25 @@ def _every_eval_ever(run: Path, output: Path, tasks: tuple[str, ...], given: dic
     out(f"{done.files[0]}")
 
 
-def _eval_results(run: Path, output: Path, tasks: tuple[str, ...], given: dict[str, Any]) -> None:
+def _eval_results(run: Path, output: Path, tasks: tuple[str, ...], options: Options) -> None:
     from evalkit.cli.report import write_named
     from evalkit.interop import Benchmark, eval_results_yaml
 
-    if len(tasks) != 1 or not given["dataset"] or not given["dataset_task"] or not given["scale"]:
+    if len(tasks) != 1 or not options.dataset or not options.dataset_task or not options.scale:
         raise click.UsageError("this format needs one --task, its --dataset, --dataset-task and --scale")
-    scale = cast("Literal['proportion', 'percent']", given["scale"])
-    benchmark = Benchmark(dataset=given["dataset"], task=given["dataset_task"], scale=scale, source=given["report_url"])
+    benchmark = Benchmark(
+        dataset=options.dataset, task=options.dataset_task, scale=options.scale, source=options.report_url
+    )
     name = f"{tasks[0].replace(':', '-')}.yaml"
     write_named(output / ".eval_results" / name, eval_results_yaml(run, tasks[0], benchmark))
     out(str(output / ".eval_results" / name))
 
 
-def _certificate(source: Path, form: str, output: Path | None, given: dict[str, Any]) -> None:
+def _certificate(options: Options) -> None:
     from evalkit.cli.report import read_certificate, write_named
     from evalkit.interop import append_summary, job_summary, junit_xml
 
+    source, form, output = options.source, options.form, options.output
     file = source / "certificate.json" if source.is_dir() else source
     document = read_certificate(file)
     if form == "mlflow":
@@ -150,7 +231,7 @@ def _certificate(source: Path, form: str, output: Path | None, given: dict[str, 
         return
     if form in ("model-card", "badge"):
         assert output is not None
-        _for_a_page(document, file, form, output, given)
+        _for_a_page(document, file, form, output, options)
         return
     if form == "junit":
         assert output is not None
@@ -165,18 +246,18 @@ def _certificate(source: Path, form: str, output: Path | None, given: dict[str, 
     say(f"appended to {named}")
 
 
-def _for_a_page(document: dict[str, Any], file: Path, form: str, output: Path, given: dict[str, Any]) -> None:
+def _for_a_page(document: dict[str, Any], file: Path, form: str, output: Path, options: Options) -> None:
     """Write a badge, or a block for a model card: into the card that is there, where it has a place for it."""
     from evalkit.certify.deciding import write_certificate
     from evalkit.cli.report import write_named
     from evalkit.interop.model_card import badge, model_card, with_card
 
     written = datetime.datetime.fromtimestamp(file.stat().st_mtime, datetime.timezone.utc)
-    date = (given["date"] or written).date()
+    date = (options.date or written).date()
     if form == "badge":
-        write_named(output, badge(document, given["recipe"], date=date))
+        write_named(output, badge(document, options.recipe, date=date))
     else:
-        block = model_card(document, given["recipe"], date=date, link=given["report_url"])
+        block = model_card(document, options.recipe, date=date, link=options.report_url)
         if output.exists():
             write_certificate(output.parent, {output.name: with_card(_card(output), block, str(output))})
         else:

@@ -7,11 +7,13 @@ Must not depend on: how a trend is found.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from evalkit.cli.invocation import into
 from evalkit.cli.options import (
     any_path,
     existing_file,
@@ -20,6 +22,7 @@ from evalkit.cli.options import (
     place_name,
     print_json,
     print_table,
+    refuse,
     say,
     verb,
 )
@@ -30,6 +33,22 @@ if TYPE_CHECKING:
     from evalkit.history import History
 
 DEFAULT = Path("outputs/history.sqlite")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What the command line asks."""
+
+    url: str | None
+    suite: str | None
+    site: str | None
+    recipe: str | None
+    last: int
+    record: tuple[Path, ...]
+    ledgers: bool
+    svg: Path | None
+    form: str
+    as_json: bool
 
 
 @verb(example="evalkit nightly history --history outputs/history.sqlite --last 30")
@@ -52,37 +71,42 @@ DEFAULT = Path("outputs/history.sqlite")
 @click.option("--svg", type=any_path, help="Also draw the trends into this file.")
 @click.option("--format", "form", type=click.Choice(("text", "markdown")), default="text", show_default=True)
 @json_option
-def command(url: str | None, as_json: bool, form: str, **given: Any) -> int:
+@into(Options)
+def command(options: Options) -> int:
     """List and plot trends of each recipe: accuracy, difference with its interval, flips, ratings, speed.
 
     Each change point names the first night with a shifted value, and what changed in the environment then. Nights
     reuse the items of one list, so they are never pooled into one estimate.
     """
-    remember_url(url or "")  # before anything may fail and quote it
+    remember_url(options.url or "")  # before anything may fail and quote it
     from evalkit.cli.mirror import opened_history
     from evalkit.nightly.history_page import page_data, page_text
 
-    if url is None and not DEFAULT.exists() and not given["record"]:
+    if options.ledgers:
+        refuse("--ledgers lists the copies of ledgers alone", "recipe", "last", "svg", "form")
+    if options.as_json:
+        refuse("--json is a format of its own", "form")
+    if options.url is None and not DEFAULT.exists() and not options.record:
         raise UsageError(
             f"{DEFAULT}: there is no history yet; next step: run 'evalkit nightly', or name one: --history"
         )
-    with opened_history(url or f"sqlite:///{DEFAULT}") as history:
-        for file in given["record"]:
-            _record(history, file, given)
-        if given["ledgers"]:
-            _list_ledgers(history, as_json=as_json)
+    with opened_history(options.url or f"sqlite:///{DEFAULT}") as history:
+        for file in options.record:
+            _record(history, file, options)
+        if options.ledgers:
+            _list_ledgers(history, as_json=options.as_json)
             return 0
-        found, compared = _read(history, given)
-    if given["svg"] is not None:
-        _draw(given["svg"], found, compared)
-    if as_json:
+        found, compared = _read(history, options)
+    if options.svg is not None:
+        _draw(options.svg, found, compared)
+    if options.as_json:
         print_json(page_data(found, compared))
     else:
-        out_page(page_text(found, compared, markdown=form == "markdown"))
+        out_page(page_text(found, compared, markdown=options.form == "markdown"))
     return 0
 
 
-def _record(history: History, file: Path, given: dict[str, Any]) -> None:
+def _record(history: History, file: Path, options: Options) -> None:
     from evalkit.cli.mirror import ledger_rows
     from evalkit.cli.report import read_certificate
     from evalkit.errors import EvalkitError
@@ -102,8 +126,8 @@ def _record(history: History, file: Path, given: dict[str, Any]) -> None:
     if copy.exists():
         entries = parse_entries(copy.read_text(encoding="utf-8"), copy)
         write_ledger(history, ledger_rows(entries, place_name(copy)))
-    suite = given["suite"] or file.resolve().parent.name
-    for one in certified_runs(document, suite=suite, site=given["site"] or "default", begun=begun):
+    suite = options.suite or file.resolve().parent.name
+    for one in certified_runs(document, suite=suite, site=options.site or "default", begun=begun):
         written = write_certificate_run(history, one.run, one.comparisons, one.verdict)
         say(f"{file}: {one.run.name}: {written.value}")
 
@@ -139,13 +163,13 @@ def _list_ledgers(history: History, *, as_json: bool) -> None:
     print_table(rows, headers)
 
 
-def _read(history: History, given: dict[str, Any]) -> tuple[list[Any], list[Any]]:
+def _read(history: History, options: Options) -> tuple[list[Any], list[Any]]:
     from evalkit.history import read_comparisons, read_nights
     from evalkit.nightly.trends import trends
 
-    rows = read_nights(history, suite=given["suite"], site=given["site"], recipe=given["recipe"], last=given["last"])
-    compared = read_comparisons(history, suite=given["suite"], site=given["site"], name=given["recipe"])
-    return trends(rows), [row for row in compared if row.night is None][-given["last"] :]
+    rows = read_nights(history, suite=options.suite, site=options.site, recipe=options.recipe, last=options.last)
+    compared = read_comparisons(history, suite=options.suite, site=options.site, name=options.recipe)
+    return trends(rows), [row for row in compared if row.night is None][-options.last :]
 
 
 def _draw(file: Path, found: Sequence[Any], compared: Sequence[Any]) -> None:

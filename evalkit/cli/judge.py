@@ -7,12 +7,21 @@ Must not depend on: which run is the baseline.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
-from evalkit.cli.judging_options import judge_budget, judge_engine, judge_options, judged_tasks, workshop_of
+from evalkit.cli.invocation import into
+from evalkit.cli.judging_options import (
+    JudgeOptions,
+    judge_budget,
+    judge_engine,
+    judge_options,
+    judged_tasks,
+    judging_workshop,
+)
 from evalkit.cli.options import (
     definitions_option,
     json_option,
@@ -31,6 +40,20 @@ if TYPE_CHECKING:
     from evalkit.judging.reading import JudgingEstimate
 
 
+@dataclass(frozen=True, kw_only=True)
+class Options(JudgeOptions):
+    """What the command line asks."""
+
+    runs: tuple[Path, ...]
+    tasks: tuple[str, ...]
+    repeats: int
+    against: Path | None
+    name: str | None
+    only_estimate: bool
+    retry_failed: bool
+    as_json: bool
+
+
 @verb(
     example="evalkit judge outputs/a outputs/b --profile evalkit-rating-logprob --adapter hf "
     "--model smollm2-135m-instruct",
@@ -47,7 +70,8 @@ if TYPE_CHECKING:
 @quiet_option
 @json_option
 @with_places
-def command(runs: tuple[Path, ...], tasks: tuple[str, ...], as_json: bool, **given: Any) -> None:
+@into(Options)
+def command(options: Options) -> None:
     """Let an LLM judge rate the answers in run folders.
 
     All runs are judged in one mixed order, and equal answers are judged once. Give baseline and candidates together.
@@ -55,41 +79,41 @@ def command(runs: tuple[Path, ...], tasks: tuple[str, ...], as_json: bool, **giv
     """
     from evalkit.certify.judging import Bench
 
-    workshop = workshop_of(given, runs[0])
-    judged = [path for path in runs if given["against"] is None or path.resolve() != given["against"].resolve()]
+    workshop = judging_workshop(options, options.runs[0])
+    judged = [path for path in options.runs if options.against is None or path.resolve() != options.against.resolve()]
     if not judged:
         raise click.UsageError("--against names the only run; name the runs to compare with it too")
-    found = judged_tasks(judged, tasks)
-    jobs = [_job(task, given, workshop) for task in found]
-    if given["only_estimate"]:
-        _show_estimates(_estimates(judged, jobs, workshop), given["price"], as_json=as_json)
+    found = judged_tasks(judged, options.tasks)
+    jobs = [_job(task, options, workshop) for task in found]
+    if options.only_estimate:
+        _show_estimates(_estimates(judged, jobs, workshop), options.price, as_json=options.as_json)
         return
-    budget = judge_budget(given)
-    with workshop, Bench(workshop, store=given["store"], budget=budget) as bench:
+    budget = judge_budget(options)
+    with workshop, Bench(workshop, store=options.store, budget=budget) as bench:
         for job in jobs:
-            bench.judge(judged, job, retry_failed=given["retry_failed"])
-    _show(judged, [job.judging for job in jobs], as_json=as_json)
+            bench.judge(judged, job, retry_failed=options.retry_failed)
+    _show(judged, [job.judging for job in jobs], as_json=options.as_json)
     _refuse_nothing(judged, [job.judging for job in jobs])
 
 
-def _job(task: str, given: dict[str, Any], workshop: Workshop) -> Job:
+def _job(task: str, options: Options, workshop: Workshop) -> Job:
     from evalkit.certify.judging import Job
     from evalkit.records import judging_name
     from evalkit.suite import EngineSpec, Panelist
 
-    profile = workshop.definitions.judge(given["profile"])
+    profile = workshop.definitions.judge(options.profile)
     pairwise = profile.mode == "pairwise"
-    if pairwise and given["against"] is None:
+    if pairwise and options.against is None:
         raise click.UsageError(f"judge '{profile.name}' compares two runs; name the one to compare with: --against RUN")
-    if not pairwise and given["against"] is not None:
+    if not pairwise and options.against is not None:
         raise click.UsageError(f"judge '{profile.name}' rates single answers; leave out --against")
-    name = given["name"] or (profile.name if pairwise else None)
-    spec = EngineSpec(name="judge", adapter="none", model="none") if given["only_estimate"] else judge_engine(given)
+    name = options.name or (profile.name if pairwise else None)
+    spec = EngineSpec(name="judge", adapter="none", model="none") if options.only_estimate else judge_engine(options)
     return Job(
         task=task,
         judging=judging_name(task, name),
-        judge=Panelist(profile=profile.name, engine=spec, repeats=given["repeats"]),
-        opponent=given["against"],
+        judge=Panelist(profile=profile.name, engine=spec, repeats=options.repeats),
+        opponent=options.against,
     )
 
 

@@ -7,24 +7,16 @@ Must not depend on: how a judge is asked.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from evalkit.cli.options import (
-    F,
-    any_path,
-    cache_folder,
-    command_line,
-    execution_of,
-    ledger_at,
-    ledger_option,
-    on_options,
-    say,
-)
-from evalkit.cli.run import engine_options, parsed_options
+from evalkit.cli.invocation import EngineOptions, LedgerOptions, PlaceOptions, definitions_of, workshop_of
+from evalkit.cli.options import F, any_path, execution_of, ledger_at, ledger_option, on_options, refuse
+from evalkit.cli.run import described_engine, engine_options
 
 if TYPE_CHECKING:
     from evalkit.certify.running import Workshop
@@ -74,30 +66,40 @@ def judge_options(verb: F) -> F:
     return verb
 
 
-def judge_budget(given: Mapping[str, Any]) -> Budget:
+@dataclass(frozen=True, kw_only=True)
+class JudgeOptions(EngineOptions, PlaceOptions, LedgerOptions):
+    """A judge and its limits: of `judge_options`, and what every verb with a judge takes."""
+
+    profile: str
+    judge_name: str | None
+    max_calls: int | None
+    max_tokens: int | None
+    price: tuple[float, float] | None
+    max_cost: float | None
+    store: Path | None
+    definitions: Path | None
+    quiet: bool
+
+
+def judge_budget(options: JudgeOptions) -> Budget:
     """Return the caps on what may be asked, and the prices."""
     from evalkit.collect.ratings import Budget
 
-    if given["max_cost"] is not None and given["price"] is None:
+    if options.max_cost is not None and options.price is None:
         raise click.UsageError("--max-cost needs --price IN OUT, the prices per million input and output tokens")
-    return Budget(**{name: given[name] for name in ("max_calls", "max_tokens", "price", "max_cost")})
+    return Budget(
+        max_calls=options.max_calls, max_tokens=options.max_tokens, price=options.price, max_cost=options.max_cost
+    )
 
 
-def judge_engine(given: Mapping[str, Any], name: str = "judge") -> EngineSpec:
+def judge_engine(options: JudgeOptions, name: str = "judge") -> EngineSpec:
     """Return who judges, from `--judge`, or from `--adapter` and `--model`."""
-    from evalkit.configuration import validate
-    from evalkit.suite import EngineSpec
-
-    wanted = {key: given[key] for key in ("adapter", "model", "recipe", "dtype", "device")}
-    options: dict[str, Any] = parsed_options(given["options"])
-    if given["judge_name"]:
-        if given["adapter"] or given["model"]:
-            raise click.UsageError("--judge names adapter and model; leave out --adapter and --model")
-        wanted |= _short(given["judge_name"])
-        options = {**wanted.pop("options", {}), **options}
-    if not wanted["adapter"] or not wanted["model"]:
+    if options.judge_name:
+        refuse("--judge names adapter and model", "adapter", "model")
+        return described_engine(name, options, **_short(options.judge_name))
+    if not options.adapter or not options.model:
         raise click.UsageError("name the judge with --judge ADAPTER:MODEL, or with --adapter and --model")
-    return validate(EngineSpec, {"name": name, **wanted, "options": options}, "command line")
+    return described_engine(name, options)
 
 
 def named_judge(text: str, name: str = "judge") -> EngineSpec:
@@ -120,23 +122,16 @@ def _short(text: str) -> dict[str, Any]:
     return {"adapter": "openai_server", "model": model, "options": options}
 
 
-def workshop_of(given: Mapping[str, Any], run: Path) -> Workshop:
+def judging_workshop(options: JudgeOptions, run: Path) -> Workshop:
     """Return what judgings share; `run` is a run folder whose ledger they are put on record in."""
-    from evalkit.assets import AssetStore
-    from evalkit.certify.running import Workshop
-    from evalkit.definitions import find_definitions
     from evalkit.suite import JUDGE
 
-    definitions = find_definitions(given["definitions"])
-    told = (lambda _line: None) if given["quiet"] else say
-    return Workshop(
-        assets=AssetStore(definitions.root, cache=cache_folder(), progress=told),
-        definitions=definitions,
-        say=told,
-        progress=not given["quiet"],
-        command=command_line(),
-        execution=execution_of(given, JUDGE),
-        ledger=ledger_at(given["ledger"], run, given["history"]),
+    return workshop_of(
+        definitions_of(options.definitions),
+        None,
+        quiet=options.quiet,
+        execution=execution_of(options.on, options.replicas, JUDGE),
+        ledger=ledger_at(options.ledger, run, options.history),
     )
 
 

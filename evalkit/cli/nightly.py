@@ -9,16 +9,16 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from evalkit.cli.invocation import definitions_of, into, workshop_of
 from evalkit.cli.options import (
     any_path,
-    cache_folder,
-    command_line,
     definitions_option,
     existing_file,
     json_option,
@@ -27,6 +27,7 @@ from evalkit.cli.options import (
     out_page,
     print_json,
     quiet_option,
+    refuse,
     say,
     verb,
 )
@@ -43,6 +44,31 @@ COMMIT_VARIABLES = ("EVALKIT_COMMIT", "GITHUB_SHA", "CI_COMMIT_SHA", "GIT_COMMIT
 """Where CI servers say which commit is under test; the first that is set counts."""
 
 Results = Sequence[Mapping[str, Any]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What the command line asks."""
+
+    suite_file: Path
+    night: str | None
+    site: str
+    policy: str | None
+    only_plan: bool
+    full: bool
+    block: int | None
+    discordance: float | None
+    rate: float | None
+    commit: str | None
+    url: str | None
+    junit: Path | None
+    summary: Path | None
+    webhook: str | None
+    webhook_secret: str | None
+    line: bool
+    definitions: Path | None
+    quiet: bool
+    as_json: bool
 
 
 @verb(example="evalkit nightly examples/nightly.yaml --plan")
@@ -70,7 +96,8 @@ Results = Sequence[Mapping[str, Any]]
 @definitions_option
 @quiet_option
 @json_option
-def command(suite_file: Path, as_json: bool, line: bool, **given: Any) -> int:
+@into(Options)
+def command(options: Options) -> int:
     """Check every candidate of a suite each night, with as few items as the evidence needs.
 
     Stored replies of the baseline are reused; the night stops at OK, ALARM or its cap, and goes on where it was stopped
@@ -82,82 +109,78 @@ def command(suite_file: Path, as_json: bool, line: bool, **given: Any) -> int:
     from evalkit.nightly.report import night_sections, one_line, outcomes
     from evalkit.report import as_text
 
-    remember_url(given["url"] or "")  # before anything may fail and quote it
-    night, workshop = _night(suite_file, given)
-    secret = _secret(given)
-    url = _address(given["url"], night.suite)
-    results = None if given["only_plan"] else finished_night(night)
+    remember_url(options.url or "")  # before anything may fail and quote it
+    if options.as_json:
+        refuse("--json prints the whole result", "line")
+    if not options.webhook:
+        refuse("it needs --webhook", "webhook_secret")
+    night, workshop = _night(options)
+    secret = _secret(options)
+    url = _address(options.url, night.suite)
+    results = None if options.only_plan else finished_night(night)
     if results is not None:
         say(f"night {night.settings.night}: finished before, results reused from {night.path}")
     else:
-        plan = _plan(night, workshop, url, given)
+        plan = _plan(night, workshop, url, options)
         lines = "\n".join(plan_lines(plan))
-        if given["only_plan"]:
-            out_page(lines) if not as_json else print_json(plan.to_dict())
+        if options.only_plan:
+            out_page(lines) if not options.as_json else print_json(plan.to_dict())
             return 0
         workshop.say(lines)
         with workshop:
             results = run_night(night, workshop, plan.to_dict())
-    _write(night, results, given)
+    _write(night, results, options)
     with _warned():
         _keep(night, url, workshop)
     with _warned():
-        _tell(night, results, given, secret)
-    if as_json:
+        _tell(night, results, options, secret)
+    if options.as_json:
         print_json(list(results))
     else:
-        out(one_line(results)) if line else out_page(as_text(night_sections(results)))
+        out(one_line(results)) if options.line else out_page(as_text(night_sections(results)))
     say(f"written: {night.path}")
     return night_exit_code(outcomes(results))
 
 
-def _night(file: Path, given: Mapping[str, Any]) -> tuple[Night, Workshop]:
-    from evalkit.assets import AssetStore
-    from evalkit.certify import Workshop
-    from evalkit.definitions import find_definitions
+def _night(options: Options) -> tuple[Night, Workshop]:
     from evalkit.nightly import NightSettings, open_night
     from evalkit.nightly.night import BLOCK, environment
     from evalkit.policy import load_policy
     from evalkit.suite import load_suite
 
-    suite, now = load_suite(file), datetime.now(timezone.utc)
-    told = (lambda _line: None) if given["quiet"] else say
-    definitions = find_definitions(given["definitions"] or suite.definitions).with_template(suite.template)
+    suite, now = load_suite(options.suite_file), datetime.now(timezone.utc)
     settings = NightSettings(
-        night=given["night"] or now.date().isoformat(),
+        night=options.night or now.date().isoformat(),
         started_at=now.isoformat(timespec="microseconds"),
-        site=given["site"],
-        full=given["full"],
-        block=given["block"] or BLOCK,
-        discordance=given["discordance"],
-        rate=given["rate"],
-        environment=environment(commit=given["commit"] or _commit()),
+        site=options.site,
+        full=options.full,
+        block=options.block or BLOCK,
+        discordance=options.discordance,
+        rate=options.rate,
+        environment=environment(commit=options.commit or _commit()),
     )
-    workshop = Workshop(
-        assets=AssetStore(definitions.root, overrides=suite.assets, cache=cache_folder(), progress=told),
-        definitions=definitions,
-        say=told,
-        progress=not given["quiet"],
-        command=command_line(),
-        overrides=suite.assets,
+    workshop = workshop_of(
+        definitions_of(options.definitions, suite),
+        suite,
+        quiet=options.quiet,
         execution=suite.execution,
-        ledger=ledger_at(None, suite.outputs, _address(given["url"], suite)),
+        ledger=ledger_at(None, suite.outputs, _address(options.url, suite)),
     )
-    return open_night(suite, load_policy(given["policy"] or suite.policy), settings), workshop
+    return open_night(suite, load_policy(options.policy or suite.policy), settings), workshop
 
 
 def _commit() -> str | None:
     return next((os.environ[name] for name in COMMIT_VARIABLES if os.environ.get(name)), None)
 
 
-def _secret(given: Mapping[str, Any]) -> str | None:
+def _secret(options: Options) -> str | None:
     """Read the secret by the name of its variable: it is on no command line and in no file."""
     from evalkit.nightly.report import checked_url
 
-    if given["webhook"]:
-        remember(given["webhook"])  # whoever knows the address may post there
-        checked_url(given["webhook"])
-    name = given["webhook_secret"]
+    if options.webhook:
+        remember(options.webhook)  # whoever knows the address may post there
+        checked_url(options.webhook)
+    name = options.webhook_secret
     if name is None:
         return None
     if not os.environ.get(name):
@@ -193,7 +216,7 @@ def _warned() -> Iterator[None]:
         say(f"WARNING: {error}")
 
 
-def _plan(night: Night, workshop: Workshop, url: str | None, given: Mapping[str, Any]) -> NightPlan:
+def _plan(night: Night, workshop: Workshop, url: str | None, options: Options) -> NightPlan:
     from evalkit.nightly import plan_night
     from evalkit.nightly.night import Known
     from evalkit.nightly.result import speed_of
@@ -208,10 +231,10 @@ def _plan(night: Night, workshop: Workshop, url: str | None, given: Mapping[str,
         for name in night.endpoints:
             found = known.get((spec.name, name), Known(discordance=usual, source="the policy's assumption"))
             flips, source = found.discordance, found.source
-            if given["discordance"] is not None:
-                flips, source = given["discordance"], "as given"
-            known[spec.name, name] = Known(discordance=flips, source=source, rate=given["rate"] or found.rate or rate)
-    sizes = {name: _size(night, name, workshop) for name in night.endpoints}
+            if options.discordance is not None:
+                flips, source = options.discordance, "as given"
+            known[spec.name, name] = Known(discordance=flips, source=source, rate=options.rate or found.rate or rate)
+    sizes = _sizes(night, workshop)
     return plan_night(
         night.policy, [spec.name for spec in night.suite.candidates], sizes, known, full=night.settings.full
     )
@@ -227,28 +250,23 @@ def _known(night: Night, url: str) -> dict[tuple[str, str], Known]:
     return known_before(rows, night.policy.planning.discordance)
 
 
-def _size(night: Night, name: str, workshop: Workshop) -> int:
-    """Return the items of an endpoint from the cheapest source: policy, stored run, the task's file, the task itself.
+def _sizes(night: Night, workshop: Workshop) -> dict[str, int]:
+    """Return the items of every endpoint; the task itself is loaded where nothing cheaper knows.
 
     A task's file may say a few more than there are, which a plan can bear; a night counts the baseline's records.
     """
-    from evalkit.store import read_manifest
+    from evalkit.planning import endpoint_sizes
+    from evalkit.store import begun_manifest
 
-    endpoint = night.endpoints[name]
-    if endpoint.size is not None:
-        return endpoint.size
-    stored = night.suite.outputs / night.suite.baseline.name
-    if (stored / "manifest.json").exists():
-        tasks = read_manifest(stored).tasks
-        if endpoint.task in tasks:
-            return tasks[endpoint.task].planned
-    task = workshop.definitions.task(endpoint.task)
-    if task.subjects is not None and task.items_per_subject is not None:
-        return len(task.subjects) * task.items_per_subject
-    return workshop.benchmark(endpoint.task).task_run.planned
+    stored = begun_manifest(night.suite.outputs / night.suite.baseline.name)
+    known = endpoint_sizes(night.policy, workshop.definitions.task, [stored] if stored else [])
+    return {
+        name: known[name] if name in known else workshop.benchmark(endpoint.task).task_run.planned
+        for name, endpoint in night.endpoints.items()
+    }
 
 
-def _write(night: Night, results: Results, given: Mapping[str, Any]) -> None:
+def _write(night: Night, results: Results, options: Options) -> None:
     from evalkit.certify import write_certificate
     from evalkit.interop.junit import append_summary
     from evalkit.nightly.report import job_summary, junit_xml, night_sections, one_line
@@ -262,10 +280,10 @@ def _write(night: Night, results: Results, given: Mapping[str, Any]) -> None:
         "line.txt": one_line(results) + "\n",
     }
     write_certificate(night.path, files)
-    if given["junit"] is not None:
-        write_certificate(given["junit"].parent, {given["junit"].name: junit})
-    if given["summary"] is not None:
-        append_summary(given["summary"], summary)
+    if options.junit is not None:
+        write_certificate(options.junit.parent, {options.junit.name: junit})
+    if options.summary is not None:
+        append_summary(options.summary, summary)
 
 
 def _keep(night: Night, url: str | None, workshop: Workshop) -> None:
@@ -284,17 +302,17 @@ def _keep(night: Night, url: str | None, workshop: Workshop) -> None:
             say(f"night {label} was begun and has no result; next step: the same command with --night {label}")
 
 
-def _tell(night: Night, results: Results, given: Mapping[str, Any], secret: str | None) -> None:
+def _tell(night: Night, results: Results, options: Options, secret: str | None) -> None:
     """Post the result once; a repeated command does not post it again."""
     from evalkit.certify import write_certificate
     from evalkit.nightly.report import deliver, payload
     from evalkit.records import digest
 
-    if not given["webhook"]:
+    if not options.webhook:
         return
     data = payload(results)
     delivery, told = digest(data), night.path / "told.txt"
     if told.exists() and told.read_text(encoding="utf-8").strip() == delivery:
         return
-    deliver(given["webhook"], {**data, "url": os.environ.get("EVALKIT_JOB_URL")}, delivery=delivery, secret=secret)
+    deliver(options.webhook, {**data, "url": os.environ.get("EVALKIT_JOB_URL")}, delivery=delivery, secret=secret)
     write_certificate(night.path, {told.name: delivery + "\n"})

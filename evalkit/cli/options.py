@@ -294,11 +294,12 @@ def on_options(verb: F) -> F:
     return on_option(_replicas_option(verb))
 
 
-def execution_of(given: Mapping[str, Any], engine: str, execution: Execution | None = None) -> Execution:
+def execution_of(on: str | None, replicas: int | None, engine: str, execution: Execution | None = None) -> Execution:
     """Return where engines run, from a suite's section and the options.
 
     Args:
-        given: the options.
+        on: what `--on` says.
+        replicas: what `--replicas` says.
         engine: name of the engine that `--replicas` is about.
         execution: of the suite; None without one.
 
@@ -308,8 +309,7 @@ def execution_of(given: Mapping[str, Any], engine: str, execution: Execution | N
     from evalkit.errors import UsageError
     from evalkit.suite import LOCAL, Execution, placed_on
 
-    placed = placed_on(execution or Execution(), given["on"])
-    replicas = given.get("replicas")
+    placed = placed_on(execution or Execution(), on)
     if replicas is None:
         return placed
     if placed.on == LOCAL:

@@ -7,13 +7,14 @@ Must not depend on: how power is computed.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 from tabulate import tabulate
 
+from evalkit.cli.invocation import definitions_of, into
 from evalkit.cli.options import (
     definitions_option,
     existing_file,
@@ -27,7 +28,6 @@ from evalkit.cli.options import (
 from evalkit.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
-    from evalkit.definitions import TaskDefinition
     from evalkit.planning import EndpointPlan, MarginPlan, Measured, Plan, TruePoint
     from evalkit.policy import Policy
     from evalkit.store import Run
@@ -210,7 +210,20 @@ def _count(value: int | None) -> str:
     return "-" if value is None else str(value)
 
 
-MT_BENCH_CATEGORIES = ("writing", "roleplay", "reasoning", "math", "coding", "extraction", "stem", "humanities")
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What the command line asks."""
+
+    suite_file: Path | None
+    policy_name: str | None
+    items: tuple[str, ...]
+    discordance: tuple[str, ...]
+    sd: tuple[str, ...]
+    runs: tuple[Path, Path] | None
+    recipes: int | None
+    strict: bool
+    definitions: Path | None
+    as_json: bool
 
 
 @verb(example="evalkit plan --policy release --recipes 2 --discordance 0.03")
@@ -240,8 +253,8 @@ MT_BENCH_CATEGORIES = ("writing", "roleplay", "reasoning", "math", "coding", "ex
 @click.option("--strict", is_flag=True, help="Exit with 3 if the planned power is below target.")
 @definitions_option
 @json_option
-@click.pass_context
-def command(context: click.Context, /, suite_file: Path | None, policy_name: str | None, **given: Any) -> None:
+@into(Options)
+def command(options: Options) -> ExitCode:
     """Check whether a policy can reach its verdicts: power, detectable margins, items and judge calls needed.
 
     A plan rests on the share of items that flip: the policy's assumption, --discordance, or measured --from two runs.
@@ -255,26 +268,26 @@ def command(context: click.Context, /, suite_file: Path | None, policy_name: str
     from evalkit.suite import load_suite
     from evalkit.verdict.words import standard_cautions
 
-    suite = load_suite(suite_file, place=url_place) if suite_file else None
-    if policy_name is None and suite is None:
+    suite = load_suite(options.suite_file, place=url_place) if options.suite_file else None
+    if options.policy_name is None and suite is None:
         raise click.UsageError("name a suite, or a policy with --policy; see: evalkit list policies")
-    policy = load_policy(policy_name or (suite.policy if suite else ""))
-    earlier = [read_run(path) for path in given["runs"] or ()]
+    policy = load_policy(options.policy_name or (suite.policy if suite else ""))
+    earlier = [read_run(path) for path in options.runs or ()]
     found = measure(policy, earlier[0], earlier[1]) if earlier else {}
     planned = plan(
         policy,
-        {**_known_sizes(policy, suite, earlier, given["definitions"]), **_sizes(given["items"])},
-        discordance={**_used(found, "discordance"), **_shares(policy, given["discordance"])},
-        recipes=given["recipes"] or (len(suite.candidates) if suite else 1) or 1,
-        planning_sd={**_used(found, "sd"), **_spreads(given["sd"])},
+        {**_known_sizes(policy, suite, earlier, options.definitions), **_sizes(options.items)},
+        discordance={**_used(found, "discordance"), **_shares(policy, options.discordance)},
+        recipes=options.recipes or (len(suite.candidates) if suite else 1) or 1,
+        planning_sd={**_used(found, "sd"), **_spreads(options.sd)},
         judgments=suite.judge.repeats if suite and suite.judge else None,
         gaps=suite_gaps(policy, suite) if suite else (),
-        ranges=_ranges(policy, suite, given["definitions"]),
-        written=_written(policy, suite, given["definitions"]),
+        ranges=_ranges(policy, suite, options.definitions),
+        written=_written(policy, suite, options.definitions),
         trial=(suite.judge.qualify if suite.judge else None) if suite else TRIAL_ANSWERS,
     )
     cautions = [f"CAUTION, {one.code}: {one.message}" for one in standard_cautions(policy, standing(policy))]
-    if given["as_json"]:
+    if options.as_json:
         print_json({**planned.to_dict(), "measured": {name: asdict(one) for name, one in found.items()}})
         for line in (*cautions, *(f"WARNING: {warning}" for warning in planned.warnings)):
             say(line)
@@ -285,40 +298,28 @@ def command(context: click.Context, /, suite_file: Path | None, policy_name: str
             f"evalkit: refused: {NO_CERTIFICATE}: {'; '.join(planned.impossible)}; next step: resolve this before a "
             "run is paid for"
         )
-        context.exit(ExitCode.USAGE)
-    if given["strict"] and not planned.promises:
+        return ExitCode.USAGE
+    if options.strict and not planned.promises:
         say("evalkit: --strict: no verdict can be promised; next step: resolve the warnings above")
-        context.exit(ExitCode.INCONCLUSIVE)
+        return ExitCode.INCONCLUSIVE
+    return ExitCode.OK
 
 
 def _known_sizes(
     policy: Policy, suite: Suite | None, earlier: Sequence[Run], definitions: Path | None
 ) -> dict[str, int]:
     """Return sizes from the best source: the policy, a run that was begun, the task file if it says so by itself."""
-    from evalkit.definitions import find_definitions
-    from evalkit.planning import planned_sizes
-    from evalkit.store import read_manifest
+    from evalkit.planning import endpoint_sizes
+    from evalkit.store import begun_manifest
 
-    tasks = find_definitions(definitions or (suite.definitions if suite else None))
-    sizes: dict[str, int] = {}
-    for name, endpoint in policy.endpoints.items():
-        if endpoint.size is None:
-            size = _task_size(tasks.task(endpoint.task))
-            sizes.update({} if size is None else {name: size})
-    begun = suite.outputs / suite.baseline.name if suite else None
-    if begun is not None and begun.is_dir():
-        sizes.update(planned_sizes(policy, read_manifest(begun)))
-    for run in earlier[:1]:
-        sizes.update(planned_sizes(policy, run.manifest))
-    sizes.update({name: endpoint.size for name, endpoint in policy.endpoints.items() if endpoint.size is not None})
-    return sizes
+    begun = begun_manifest(suite.outputs / suite.baseline.name) if suite else None
+    stored = [*([begun] if begun else []), *(run.manifest for run in earlier[:1])]
+    return endpoint_sizes(policy, definitions_of(definitions, suite).task, stored)
 
 
 def _ranges(policy: Policy, suite: Suite | None, definitions: Path | None) -> dict[str, tuple[float, float]]:
     """Return the range of every mean that is declared: by the suite's judge profile, or by the task."""
-    from evalkit.definitions import find_definitions
-
-    found = find_definitions(definitions or (suite.definitions if suite else None))
+    found = definitions_of(definitions, suite)
     ranges: dict[str, tuple[float, float]] = {}
     for name, endpoint in policy.endpoints.items():
         if endpoint.kind != "paired_mean":
@@ -334,20 +335,8 @@ def _ranges(policy: Policy, suite: Suite | None, definitions: Path | None) -> di
 
 def _written(policy: Policy, suite: Suite | None, definitions: Path | None) -> list[str]:
     """Return the accuracy endpoints whose answers are written and then read."""
-    from evalkit.definitions import find_definitions
-
-    found = find_definitions(definitions or (suite.definitions if suite else None))
+    found = definitions_of(definitions, suite)
     return [name for name, endpoint in policy.endpoints.items() if found.task(endpoint.task).kind == "text"]
-
-
-def _task_size(task: TaskDefinition) -> int | None:
-    if task.mt_bench is not None:
-        if task.mt_bench.per_category is not None:
-            return len(task.subjects or MT_BENCH_CATEGORIES) * task.mt_bench.per_category
-        return len(task.mt_bench.questions) if task.mt_bench.questions else None
-    if task.subjects is None or task.items_per_subject is None:
-        return None
-    return len(task.subjects) * task.items_per_subject
 
 
 def _used(found: Mapping[str, Measured], kind: str) -> dict[str, float]:

@@ -7,12 +7,21 @@ Must not depend on: how a judge is tried.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from evalkit.cli.judging_options import judge_budget, judge_engine, judge_options, judged_tasks, workshop_of
+from evalkit.cli.invocation import into
+from evalkit.cli.judging_options import (
+    JudgeOptions,
+    judge_budget,
+    judge_engine,
+    judge_options,
+    judged_tasks,
+    judging_workshop,
+)
 from evalkit.cli.options import (
     any_path,
     definitions_option,
@@ -21,6 +30,7 @@ from evalkit.cli.options import (
     out,
     print_json,
     quiet_option,
+    refuse,
     say,
     verb,
 )
@@ -33,6 +43,22 @@ if TYPE_CHECKING:
 
 TRIAL_ANSWERS = 30
 """Answers that a judge is tried on unless another number is asked for."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(JudgeOptions):
+    """What the command line asks."""
+
+    run: Path
+    task: str | None
+    answers: int
+    seed: int
+    policy: str
+    votes: Path | None
+    vote_answers: Path | None
+    vote_pairs: int
+    output: Path | None
+    as_json: bool
 
 
 @verb(
@@ -62,7 +88,8 @@ TRIAL_ANSWERS = 30
 @definitions_option
 @quiet_option
 @json_option
-def command(run: Path, as_json: bool, **given: Any) -> int:
+@into(Options)
+def command(options: Options) -> int:
     """Try a judge: corrupted answers, planted verdicts, the same question twice, both orders, votes of people.
 
     The probes are made from the run's own answers. Exit code 0 if the judge reaches every bar of the policy, 1 if not.
@@ -73,49 +100,49 @@ def command(run: Path, as_json: bool, **given: Any) -> int:
     from evalkit.records import judging_name
     from evalkit.suite import Panelist
 
-    tasks = judged_tasks([run], [given["task"]] if given["task"] else [])
+    if options.votes is None:
+        refuse("it needs --votes", "vote_answers", "vote_pairs")
+    tasks = judged_tasks([options.run], [options.task] if options.task else [])
     if len(tasks) > 1:
-        raise click.UsageError(f"{run} has several conversations: {', '.join(tasks)}; name one with --task")
-    workshop = workshop_of(given, run)
-    profile = workshop.definitions.judge(given["profile"])
-    rules = load_policy(given["policy"]).judge or JudgeRules()
-    judge = Panelist(profile=profile.name, engine=judge_engine(given))
+        raise click.UsageError(f"{options.run} has several conversations: {', '.join(tasks)}; name one with --task")
+    workshop = judging_workshop(options, options.run)
+    profile = workshop.definitions.judge(options.profile)
+    rules = load_policy(options.policy).judge or JudgeRules()
+    judge = Panelist(profile=profile.name, engine=judge_engine(options))
     by = judging_name(tasks[0], profile.name if profile.mode == "pairwise" else None)
-    file = given["output"] or qualification_file(run.resolve().parent, by)
-    budget = judge_budget(given)
-    store = given["store"] or run.resolve().parent / STORE
+    file = options.output or qualification_file(options.run.resolve().parent, by)
+    budget = judge_budget(options)
+    store = options.store or options.run.resolve().parent / STORE
     with workshop, Bench(workshop, store=store, budget=budget) as bench:
         found = qualify_judge(
-            run,
+            options.run,
             tasks[0],
             judge,
             bench,
-            answers=given["answers"],
-            seed=given["seed"],
-            votes=_votes(given),
+            answers=options.answers,
+            seed=options.seed,
+            votes=_votes(options),
             rules=rules,
         )
     file = keep_trial(file, found)
-    passed = _show(found, rules.bars, as_json=as_json)
+    passed = _show(found, rules.bars, as_json=options.as_json)
     say(f"written: {file}")
     return ExitCode.CERTIFIED if passed else ExitCode.REJECTED
 
 
-def _votes(given: dict[str, Any]) -> Votes | None:
-    if given["votes"] is None:
-        if given["vote_answers"] is not None:
-            raise click.UsageError("--vote-answers needs --votes")
+def _votes(options: Options) -> Votes | None:
+    if options.votes is None:
         return None
     from evalkit.interop.voted import voted_pairs, votes_alone
 
-    found = voted_pairs(given["votes"], given["vote_answers"], count=given["vote_pairs"], seed=given["seed"])
+    found = voted_pairs(options.votes, options.vote_answers, count=options.vote_pairs, seed=options.seed)
     if found is None:
         say(
-            f"{given['votes']}: the votes come without the answers that were voted on, so the judge cannot be compared "
+            f"{options.votes}: the votes come without the answers that were voted on, so the judge cannot be compared "
             "with people, only GPT-4 and people with one another; next step: --vote-answers FOLDER with FastChat's "
             "model_answer files"
         )
-        return votes_alone(given["votes"])
+        return votes_alone(options.votes)
     return found
 
 

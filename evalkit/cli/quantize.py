@@ -6,31 +6,37 @@ Must not depend on: how a model is quantized or packed.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from evalkit.cli.options import (
-    any_path,
-    cache_folder,
-    definitions_option,
-    json_option,
-    out,
-    print_json,
-    quiet_option,
-    say,
-    verb,
-)
+from evalkit.cli.invocation import assets_of, definitions_of, into, progress
+from evalkit.cli.options import any_path, definitions_option, json_option, out, print_json, quiet_option, refuse, verb
 from evalkit.errors import UsageError, suggestion
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from evalkit.adapters.checkpoint.reading import Trace
-    from evalkit.suite import EngineSpec
+    from evalkit.suite import EngineSpec, Suite
 
 ADAPTER = "modelopt"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What the command line asks."""
+
+    suite_engine: str | None
+    model: str | None
+    recipe: str | None
+    dtype: str
+    device: str
+    adapter_options: tuple[str, ...]
+    output: Path
+    definitions: Path | None
+    quiet: bool
+    as_json: bool
 
 
 @verb(example="evalkit quantize --model smollm2-135m-instruct --recipe modelopt-fp8-kv --output fp8")
@@ -40,13 +46,14 @@ ADAPTER = "modelopt"
 @click.option("--dtype", default="bfloat16", show_default=True, help="Data type of the unquantized parts.")
 @click.option("--device", default="auto", show_default=True)
 @click.option(
-    "--option", "options", multiple=True, metavar="KEY=VALUE", help="Option of adapter modelopt (YAML value)."
+    "--option", "adapter_options", multiple=True, metavar="KEY=VALUE", help="Option of adapter modelopt (YAML value)."
 )
 @click.option("--output", type=any_path, required=True, help="New folder for the checkpoint.")
 @definitions_option
 @quiet_option
 @json_option
-def command(suite_engine: str | None, output: Path, as_json: bool, **given: Any) -> None:
+@into(Options)
+def command(options: Options) -> None:
     """Quantize a model with ModelOpt and write it for TensorRT-LLM and vLLM, with a record of how it was made.
 
     The record, evalkit.json, names the model, the resolved recipe, every quantizer and the digest of every file, and
@@ -55,27 +62,24 @@ def command(suite_engine: str | None, output: Path, as_json: bool, **given: Any)
     """
     from evalkit.adapters.base import Resources
     from evalkit.adapters.modelopt import write_checkpoint
-    from evalkit.assets import AssetStore
-    from evalkit.definitions import find_definitions
 
-    spec, overrides, definitions = _spec(suite_engine, given)
-    told = (lambda _line: None) if given["quiet"] else say
-    root = find_definitions(given["definitions"] or definitions).root
-    assets = AssetStore(root, overrides=overrides, cache=cache_folder(), progress=told)
-    told(f"{spec.model}: applying recipe {spec.recipe}")
-    trace = write_checkpoint(spec, Resources(assets=assets, progress=False), output)
-    _show(output, trace, as_json=as_json)
+    suite, spec = _spec(options)
+    assets = assets_of(definitions_of(options.definitions, suite), suite, quiet=options.quiet)
+    progress(quiet=options.quiet)(f"{spec.model}: applying recipe {spec.recipe}")
+    trace = write_checkpoint(spec, Resources(assets=assets, progress=False), options.output)
+    _show(options.output, trace, as_json=options.as_json)
 
 
-def _spec(suite_engine: str | None, given: Mapping[str, Any]) -> tuple[EngineSpec, Mapping[str, Any], Path | None]:
-    """Return what to quantize, asset sources instead of the declared ones, and the folder of definitions."""
+def _spec(options: Options) -> tuple[Suite | None, EngineSpec]:
+    """Return what to quantize, and the suite that names it."""
     from evalkit.cli.remote import url_place
-    from evalkit.cli.run import parsed_options
+    from evalkit.cli.run import DESCRIPTION, parsed_options
     from evalkit.configuration import validate
     from evalkit.suite import EngineSpec, load_suite
 
-    if suite_engine is not None:
-        file, _, name = suite_engine.partition("#")
+    if options.suite_engine is not None:
+        refuse("the suite describes its engine", *DESCRIPTION)
+        file, _, name = options.suite_engine.partition("#")
         suite = load_suite(Path(file), place=url_place)
         engines = {engine.name: engine for engine in suite.engines if engine.adapter == ADAPTER}
         if name not in engines:
@@ -83,13 +87,12 @@ def _spec(suite_engine: str | None, given: Mapping[str, Any]) -> tuple[EngineSpe
                 f"{file}: no engine {name!r} with adapter {ADAPTER}{suggestion(name, list(engines))}; "
                 f"write {file}#<engine>"
             )
-        return engines[name], suite.assets, suite.definitions
-    if not given["model"] or not given["recipe"]:
+        return suite, engines[name]
+    if not options.model or not options.recipe:
         raise click.UsageError("name a model and a recipe with --model and --recipe, or write SUITE#ENGINE")
-    wanted = {key: given[key] for key in ("model", "recipe", "dtype", "device")}
-    options = parsed_options(given["options"])
-    row = {"name": "quantize", "adapter": ADAPTER, **wanted, "options": options}
-    return validate(EngineSpec, row, "command line"), {}, None
+    row: dict[str, Any] = {"name": "quantize", "adapter": ADAPTER, "model": options.model, "recipe": options.recipe}
+    row |= {"dtype": options.dtype, "device": options.device, "options": parsed_options(options.adapter_options)}
+    return None, validate(EngineSpec, row, "command line")
 
 
 def _show(output: Path, trace: Trace, *, as_json: bool) -> None:

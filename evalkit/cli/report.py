@@ -7,12 +7,14 @@ Must not depend on: how anything was decided.
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from evalkit.cli.options import any_path, existing_file, out, out_page, safe_json, say, verb
+from evalkit.cli.invocation import into
+from evalkit.cli.options import any_path, existing_file, out, out_page, refuse, safe_json, say, verb
 from evalkit.cli.remote import read_file, read_folder, with_places
 from evalkit.errors import DataError, StoreError
 
@@ -103,6 +105,18 @@ def write_named(path: Path, text: str) -> None:
     write_certificate(path.parent, {path.name: text})
 
 
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What the command line asks."""
+
+    certificate: Path
+    form: str
+    page: Path | None
+    evidence: bool
+    runs: Path | None
+    throughput: Path | None
+
+
 @verb(example="evalkit report outputs/cpu-demo/certificate.json --format text")
 @click.argument("certificate", type=read_file)
 @click.option(
@@ -118,44 +132,42 @@ def write_named(path: Path, text: str) -> None:
 @click.option("--runs", type=read_folder, help="Where the run folders lie; beside the certificate by default.")
 @click.option("--throughput", type=existing_file, help="Measured throughput; throughput.json beside it by default.")
 @with_places
-def command(certificate: Path, form: str, page: Path | None, evidence: bool, **given: Path | None) -> None:
+@into(Options)
+def command(options: Options) -> None:
     """Write the report of a certificate again.
 
     Everything that was decided comes from the certificate. Items that changed, conversations and commands come from the
     run folders beside it, which must be those it was decided on; without them the report says so.
     """
-    document = read_certificate(certificate)
-    text = _text(document, certificate, form, page, evidence=evidence, given=given)
-    if page is None:
-        if form == "line":
+    if options.page is not None:
+        refuse("--html writes a page with all of it", "form", *([] if options.evidence else ["evidence"]))
+    elif options.form == "line" or not options.evidence:
+        refuse("what is asked for shows no evidence", "runs", "throughput")
+    document = read_certificate(options.certificate)
+    text = _text(document, options)
+    if options.page is None:
+        if options.form == "line":
             out(text.rstrip("\n"))
         else:
             out_page(text)
         return
-    write_named(page, text)
-    say(f"written: {page}")
+    write_named(options.page, text)
+    say(f"written: {options.page}")
 
 
-def _text(
-    document: dict[str, Any],
-    certificate: Path,
-    form: str,
-    page: Path | None,
-    *,
-    evidence: bool,
-    given: dict[str, Path | None],
-) -> str:
+def _text(document: dict[str, Any], options: Options) -> str:
     from evalkit.report import as_markdown, as_text, document_sections
     from evalkit.report.document import certificate_view
     from evalkit.report.evidence import run_folders
 
+    form, page, certificate = options.form, options.page, options.certificate
     if form == "line" and page is None:
         return certificate_view(document).chat_line + "\n"
-    if not evidence and page is None:
+    if not options.evidence and page is None:
         sections = document_sections(document, evidence=False)
     else:
-        found = find_evidence(document, run_folders(document, given["runs"] or certificate.parent))
-        tables = read_tables(given["throughput"] or certificate.parent / THROUGHPUT, document)
+        found = find_evidence(document, run_folders(document, options.runs or certificate.parent))
+        tables = read_tables(options.throughput or certificate.parent / THROUGHPUT, document)
         if page is not None:
             from evalkit.report.html import html_report
 

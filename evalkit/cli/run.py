@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from evalkit.cli.invocation import EngineOptions, LedgerOptions, PlaceOptions, definitions_of, into, workshop_of
 from evalkit.cli.options import (
     F,
-    cache_folder,
-    command_line,
     definitions_option,
     execution_of,
     json_option,
@@ -28,7 +27,7 @@ from evalkit.cli.options import (
     print_json,
     print_table,
     quiet_option,
-    say,
+    refuse,
     verb,
     with_urls,
 )
@@ -46,8 +45,14 @@ _ENGINE_OPTIONS = (
     click.option("--recipe", default="none", show_default=True, help="Recipe name or file."),
     click.option("--dtype", default="bfloat16", show_default=True, help="Data type of the unquantized parts."),
     click.option("--device", default="auto", show_default=True),
-    click.option("--option", "options", multiple=True, metavar="KEY=VALUE", help="Option of the adapter (YAML value)."),
+    click.option(
+        "--option", "adapter_options", multiple=True, metavar="KEY=VALUE", help="Option of the adapter (YAML value)."
+    ),
 )
+
+
+DESCRIPTION = ("adapter", "model", "recipe", "dtype", "device", "adapter_options")
+"""Parameters of the options that describe an engine."""
 
 
 def engine_options(verb: F) -> F:
@@ -68,6 +73,22 @@ def parsed_options(pairs: Sequence[str]) -> dict[str, Any]:
             raise click.UsageError(f"--option {pair!r}: write KEY=VALUE")
         options[key] = parse_yaml(value, f"--option {key}")
     return options
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(LedgerOptions, PlaceOptions, EngineOptions):
+    """What the command line asks."""
+
+    suite_engine: str | None
+    tasks: tuple[str, ...]
+    output: Path | None
+    name: str | None
+    template: str | None
+    retry_failed: bool
+    check_batches: int
+    definitions: Path | None
+    quiet: bool
+    as_json: bool
 
 
 @verb(example="evalkit run --adapter hf --model smollm2-135m-instruct --task mmlu-cloze-demo --output outputs/a")
@@ -95,60 +116,56 @@ def parsed_options(pairs: Sequence[str]) -> dict[str, Any]:
 @quiet_option
 @json_option
 @with_places
-def command(suite_engine: str | None, output: Path | None, retry_failed: bool, **given: Any) -> None:
+@into(Options)
+def command(options: Options) -> None:
     """Run one engine on one or more tasks; completed records are kept, and the same command resumes.
 
     The engine is given by options, or as the name of one engine of a suite: suite.yaml#name.
     """
-    from evalkit.assets import AssetStore
-    from evalkit.certify.running import Workshop, run_engine
-    from evalkit.definitions import find_definitions
+    from evalkit.certify.running import run_engine
 
-    suite, spec = _engine(suite_engine, output, given)
-    tasks = given["tasks"] or (suite.tasks if suite else ())
+    suite, spec = _engine(options)
+    tasks = options.tasks or (suite.tasks if suite else ())
     if not tasks:
         raise click.UsageError("name at least one --task; see: evalkit list tasks")
-    path = output or (opened(suite.outputs, spec.name) if suite else None)
+    path = options.output or (opened(suite.outputs, spec.name) if suite else None)
     if path is None:
         raise click.UsageError("name the run's folder with --output")
-    definitions = find_definitions(given["definitions"] or (suite.definitions if suite else None))
-    definitions = definitions.with_template(given["template"] or (suite.template if suite else None))
-    if given["template"] and not any(definitions.task(task).kind == "conversation" for task in tasks):
+    definitions = definitions_of(options.definitions, suite, options.template)
+    if options.template and not any(definitions.task(task).kind == "conversation" for task in tasks):
         raise click.UsageError("--template writes conversations, and none of the tasks holds any")
-    overrides = suite.assets if suite else {}
-    told = (lambda _line: None) if given["quiet"] else say
-    workshop = Workshop(
-        assets=AssetStore(definitions.root, overrides=overrides, cache=cache_folder(), progress=told),
-        definitions=definitions,
-        say=told,
-        progress=not given["quiet"],
-        command=command_line(),
-        overrides=overrides,
-        execution=execution_of(given, spec.name, suite.execution if suite else None),
-        ledger=ledger_at(given["ledger"], path if output or suite is None else suite.outputs, given["history"]),
+    workshop = workshop_of(
+        definitions,
+        suite,
+        quiet=options.quiet,
+        execution=execution_of(options.on, options.replicas, spec.name, suite.execution if suite else None),
+        ledger=ledger_at(options.ledger, path if options.output or suite is None else suite.outputs, options.history),
     )
     with workshop:
         counts = run_engine(
-            spec, tasks, path, workshop, retry_failed=retry_failed, check_batches=given["check_batches"]
+            spec, tasks, path, workshop, retry_failed=options.retry_failed, check_batches=options.check_batches
         )
-    _show(path, counts, as_json=given["as_json"])
+    _show(path, counts, as_json=options.as_json)
 
 
-def _engine(suite_engine: str | None, output: Path | None, given: dict[str, Any]) -> tuple[Suite | None, EngineSpec]:
+def _engine(options: Options) -> tuple[Suite | None, EngineSpec]:
+    if options.suite_engine is not None:
+        refuse("the suite describes its engine", "name", *DESCRIPTION)
+        return engine_of_suite(options.suite_engine)
+    if not options.adapter or not options.model:
+        raise click.UsageError("name the engine with --adapter and --model, or as SUITE#ENGINE")
+    return None, described_engine(options.name or _folder_name(options.output), options)
+
+
+def described_engine(name: str, options: EngineOptions, **described: Any) -> EngineSpec:
+    """Return the engine that the options describe; what else is known of it takes their place."""
     from evalkit.configuration import validate
     from evalkit.suite import EngineSpec
 
-    if suite_engine is not None:
-        if given["name"]:
-            raise click.UsageError("--name: an engine of a suite has its name there")
-        return engine_of_suite(suite_engine)
-    if not given["adapter"] or not given["model"]:
-        raise click.UsageError("name the engine with --adapter and --model, or as SUITE#ENGINE")
-    wanted = {key: given[key] for key in ("adapter", "model", "recipe", "dtype", "device")}
-    name = given["name"] or _folder_name(output)
-    return None, validate(
-        EngineSpec, {"name": name, **wanted, "options": parsed_options(given["options"])}, "command line"
-    )
+    row = {"adapter": options.adapter, "model": options.model, "recipe": options.recipe, "dtype": options.dtype}
+    row |= {"name": name, "device": options.device} | described
+    row["options"] = described.get("options", {}) | parsed_options(options.adapter_options)
+    return validate(EngineSpec, row, "command line")
 
 
 def _folder_name(output: Path | None) -> str:

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from evalkit.cli.invocation import LedgerOptions, into
 from evalkit.cli.keygen import PASSWORD_VARIABLE
 from evalkit.cli.options import existing_file, json_option, ledger_at, ledger_option, out, print_json, verb, with_urls
 from evalkit.cli.remote import opened, url_place, with_places
@@ -23,13 +25,23 @@ if TYPE_CHECKING:
 OUTPUTS = Path("outputs")
 
 
+@dataclass(frozen=True, kw_only=True)
+class Options(LedgerOptions):
+    """What the command line asks."""
+
+    policy: str
+    key: Path | None
+    as_json: bool
+
+
 @verb(example="evalkit plan seal examples/cpu-demo.yaml")
 @click.argument("policy", metavar="POLICY|SUITE")
 @click.option("--key", type=existing_file, help="Private key to sign the seal with; another person's is allowed.")
 @ledger_option
 @json_option
 @with_places
-def command(policy: str, key: Path | None, as_json: bool, **given: Any) -> None:
+@into(Options)
+def command(options: Options) -> None:
     """Preregister a policy: write its digest into the ledger before the runs.
 
     A suite's policy is bound to its baseline and recipes; a policy alone is sealed for whomever it will judge. A
@@ -37,14 +49,14 @@ def command(policy: str, key: Path | None, as_json: bool, **given: Any) -> None:
     """
     from evalkit.certify.recording import sealed
 
-    bound, document, book = _policy(policy, given)
+    bound, document, book = _policy(options)
     data = sealed(document)
-    if key is not None:
-        data |= _signed(data, book, key)
+    if options.key is not None:
+        data |= _signed(data, book, options.key)
     entry = book.append("seal", data)
     said = {"policy": data["name"], "policy_sha256": data["policy_sha256"], "bound": bound, "entry": entry.sequence}
     said |= {"sha256": entry.sha256, "ledger": with_urls(book.path), "signers": data["signers"]}
-    if as_json:
+    if options.as_json:
         print_json(said)
         return
     whom = "bound to the suite's baseline and recipes" if bound else "bound to nobody"
@@ -53,17 +65,18 @@ def command(policy: str, key: Path | None, as_json: bool, **given: Any) -> None:
     out(f"sealed as entry {entry.sequence} of {with_urls(book.path)}{by}: sha256 {entry.sha256}")
 
 
-def _policy(named: str, given: dict[str, Any]) -> tuple[bool, dict[str, Any], Ledger]:
+def _policy(options: Options) -> tuple[bool, dict[str, Any], Ledger]:
     """Return whether the policy is bound, its document, and the ledger it belongs into."""
     from evalkit.configuration import read_yaml
     from evalkit.policy import bind, load_policy
     from evalkit.suite import load_suite
 
+    named = options.policy
     file = Path(named)
     row = read_yaml(file) if file.is_file() else None
     if not (isinstance(row, dict) and "baseline" in row and "endpoints" not in row):
         loaded = load_policy(named)
-        book = ledger_at(given["ledger"], OUTPUTS / "policy", given["history"])
+        book = ledger_at(options.ledger, OUTPUTS / "policy", options.history)
         return loaded.release is not None, loaded.model_dump(mode="json"), book
     suite = load_suite(file, place=url_place)
     bound = bind(
@@ -72,7 +85,7 @@ def _policy(named: str, given: dict[str, Any]) -> tuple[bool, dict[str, Any], Le
         [spec.name for spec in suite.candidates],
         [spec.name for spec in suite.controls],
     )
-    return True, dict(bound.document), ledger_at(given["ledger"], opened(suite.outputs), given["history"])
+    return True, dict(bound.document), ledger_at(options.ledger, opened(suite.outputs), options.history)
 
 
 def _signed(data: dict[str, Any], book: Ledger, key: Path) -> dict[str, Any]:

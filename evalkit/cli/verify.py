@@ -8,12 +8,13 @@ Must not depend on: how anything is checked.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from evalkit.cli.invocation import into
 from evalkit.cli.options import existing_file, history_option, json_option, out, print_json, verb
 from evalkit.cli.remote import read_folder, with_places
 from evalkit.errors import DataError, EvalkitError, ExitCode
@@ -23,6 +24,29 @@ if TYPE_CHECKING:
     from evalkit.attestation.demands import Demands
 
 _POINTS = click.FloatRange(min=0, min_open=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What the command line asks."""
+
+    folder: Path
+    keys: tuple[Path, ...]
+    require: int
+    unsigned: bool
+    gate: bool
+    policy: str | None
+    tier: str | None
+    weights: tuple[str, ...]
+    source: tuple[str, ...]
+    baseline: str | None
+    max_margin: float | None
+    max_rating_margin: float | None
+    max_alpha: float | None
+    gate_any: bool
+    other_version: bool
+    history: str | None
+    as_json: bool
 
 
 @verb(
@@ -83,7 +107,8 @@ _POINTS = click.FloatRange(min=0, min_open=True)
 @history_option
 @json_option
 @with_places
-def command(folder: Path, keys: tuple[Path, ...], unsigned: bool, gate: bool, as_json: bool, **given: Any) -> int:
+@into(Options)
+def command(options: Options) -> int:
     """Check a signed certificate: signature, digests, and every number and verdict computed again from the records.
 
     It needs no engine, no torch and no network but for a --history, and runs on any machine that has the folder. Exit
@@ -97,45 +122,49 @@ def command(folder: Path, keys: tuple[Path, ...], unsigned: bool, gate: bool, as
     from evalkit.attestation import check_folder
     from evalkit.attestation.envelope import key_id, read_public
 
-    if bool(keys) == unsigned:
+    if bool(options.keys) == options.unsigned:
         raise click.UsageError("name the signer's public key with --key, or say --unsigned")
-    demands = _demands(given)
-    _check_gate(demands, gate=gate, any_certificate=given["gate_any"])
-    trusted = [read_public(path.read_text(encoding="utf-8", errors="replace"), str(path)) for path in keys]
+    demands = _demands(options)
+    _check_gate(demands, gate=options.gate, any_certificate=options.gate_any)
+    trusted = [read_public(path.read_text(encoding="utf-8", errors="replace"), str(path)) for path in options.keys]
     distinct = len({key_id(key) for key in trusted})
-    if given["require"] > 1 and given["require"] > distinct:
-        named = "no signature is checked with --unsigned" if unsigned else f"--key names {distinct} different key(s)"
-        raise click.UsageError(f"--require {given['require']}: {named}; next step: name as many keys as must sign")
-    check = check_folder(folder, None if unsigned else trusted, other_version=given["other_version"])
-    check = _with_demands(check, demands, 0 if unsigned else given["require"])
-    check = _with_history(check, folder, given["history"])
-    if as_json:
-        print_json(_document(check, demands, gate=gate, any_certificate=given["gate_any"]))
+    if options.require > 1 and options.require > distinct:
+        named = (
+            "no signature is checked with --unsigned"
+            if options.unsigned
+            else f"--key names {distinct} different key(s)"
+        )
+        raise click.UsageError(f"--require {options.require}: {named}; next step: name as many keys as must sign")
+    check = check_folder(options.folder, None if options.unsigned else trusted, other_version=options.other_version)
+    check = _with_demands(check, demands, 0 if options.unsigned else options.require)
+    check = _with_history(check, options.folder, options.history)
+    if options.as_json:
+        print_json(_document(check, demands, gate=options.gate, any_certificate=options.gate_any))
     else:
-        for line in _lines(check, demands, gate=gate, any_certificate=given["gate_any"]):
+        for line in _lines(check, demands, gate=options.gate, any_certificate=options.gate_any):
             out(line)
     if not check.sound:
         return ExitCode.INVALID
-    return _exit_code(check) if gate else ExitCode.CERTIFIED
+    return _exit_code(check) if options.gate else ExitCode.CERTIFIED
 
 
-def _demands(given: dict[str, Any]) -> Demands:
+def _demands(options: Options) -> Demands:
     """Return what the command line asks of the certificate; refuse what cannot be asked before anything is read."""
     from evalkit.attestation.demands import SHA256, Demands, demanded_policy
 
-    if given["baseline"] is not None and not SHA256.fullmatch(given["baseline"]):
-        raise click.UsageError(f"--baseline {given['baseline']}: a digest in 64 hexadecimal digits is wanted")
-    if given["policy"] is not None:
-        demanded_policy(given["policy"])
+    if options.baseline is not None and not SHA256.fullmatch(options.baseline):
+        raise click.UsageError(f"--baseline {options.baseline}: a digest in 64 hexadecimal digits is wanted")
+    if options.policy is not None:
+        demanded_policy(options.policy)
     return Demands(
-        policy=given["policy"],
-        tier=given["tier"],
-        weights=_digests("--weights", given["weights"]),
-        source=_digests("--source", given["source"]),
-        baseline=given["baseline"],
-        margin_points=given["max_margin"],
-        margin_rating=given["max_rating_margin"],
-        alpha=given["max_alpha"],
+        policy=options.policy,
+        tier=options.tier,
+        weights=_digests("--weights", options.weights),
+        source=_digests("--source", options.source),
+        baseline=options.baseline,
+        margin_points=options.max_margin,
+        margin_rating=options.max_rating_margin,
+        alpha=options.max_alpha,
     )
 
 

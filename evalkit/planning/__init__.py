@@ -11,10 +11,10 @@ from evalkit.planning.plan import (
     NO_CERTIFICATE,
     Measured,
     Plan,
+    endpoint_sizes,
     impossible,
     measure,
     plan,
-    planned_sizes,
     refuse_impossible,
     suite_gaps,
 )
@@ -30,10 +30,10 @@ __all__ = [
     "Plan",
     "TrialReach",
     "TruePoint",
+    "endpoint_sizes",
     "impossible",
     "measure",
     "plan",
-    "planned_sizes",
     "refuse_impossible",
     "suite_gaps",
 ]

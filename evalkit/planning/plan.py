@@ -7,12 +7,13 @@ Must not depend on: engines, benchmarks, clocks, or how a plan is shown.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import numpy as np
 
+from evalkit.definitions.task import TaskDefinition
 from evalkit.errors import UsageError, suggestion
 from evalkit.planning.designs import POINT, EndpointPlan
 from evalkit.planning.endpoint import (
@@ -159,14 +160,44 @@ def _what(run: Run) -> tuple[str | None, ...]:
     return engine.weights_sha256, engine.recipe, engine.recipe_sha256, engine.dtype
 
 
-def planned_sizes(policy: Policy, manifest: Manifest) -> dict[str, int]:
-    """Return how many items or questions a complete run like this holds, for each endpoint whose task it has."""
-    return {
-        name: manifest.tasks[endpoint.task].planned
-        // (endpoint.generations if isinstance(endpoint, MeanEndpoint) else 1)
-        for name, endpoint in policy.endpoints.items()
-        if endpoint.task in manifest.tasks
-    }
+MT_BENCH_CATEGORIES = ("writing", "roleplay", "reasoning", "math", "coding", "extraction", "stem", "humanities")
+
+
+def endpoint_sizes(
+    policy: Policy, task_of: Callable[[str], TaskDefinition], stored: Sequence[Manifest] = ()
+) -> dict[str, int]:
+    """Return the items or questions of each endpoint from the best source that knows without loading a task.
+
+    That is the policy itself, else the last of the runs that has the task, else the task's file.
+
+    Args:
+        policy: whose endpoints.
+        task_of: a task's definition by its name.
+        stored: of runs that were begun; the last one knows best.
+
+    Returns:
+        Endpoint to size; an endpoint that nothing knows of is left out.
+    """
+    sizes: dict[str, int] = {}
+    for name, endpoint in policy.endpoints.items():
+        turns = endpoint.generations if isinstance(endpoint, MeanEndpoint) else 1
+        found = [run.tasks[endpoint.task].planned // turns for run in stored if endpoint.task in run.tasks]
+        size = endpoint.size or (found[-1] if found else None)
+        if size is None:
+            size = _declared_size(task_of(endpoint.task))
+        sizes |= {} if size is None else {name: size}
+    return sizes
+
+
+def _declared_size(task: TaskDefinition) -> int | None:
+    """Return how many items a task's file says there are."""
+    if task.mt_bench is not None:
+        if task.mt_bench.per_category is not None:
+            return len(task.subjects or MT_BENCH_CATEGORIES) * task.mt_bench.per_category
+        return len(task.mt_bench.questions) if task.mt_bench.questions else None
+    if task.subjects is None or task.items_per_subject is None:
+        return None
+    return len(task.subjects) * task.items_per_subject
 
 
 def _pairs(first: Sequence[Record], second: Sequence[Record]) -> list[tuple[Record, Record]]:

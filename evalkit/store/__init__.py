@@ -8,6 +8,7 @@ from evalkit.store.folder import RunFolder
 from evalkit.store.reading import (
     RatingStore,
     Run,
+    begun_manifest,
     judgment_key,
     read_items,
     read_judgments,
@@ -21,6 +22,7 @@ __all__ = [
     "RatingStore",
     "Run",
     "RunFolder",
+    "begun_manifest",
     "judgment_key",
     "read_items",
     "read_judgments",

@@ -162,6 +162,11 @@ def judgment_key(judgment: Judgment) -> str:
     )
 
 
+def begun_manifest(path: Path) -> Manifest | None:
+    """Read the manifest of a run if it was begun; None if there is none here. Other errors as `read_manifest`."""
+    return read_manifest(path) if (path / MANIFEST).exists() else None
+
+
 def read_manifest(path: Path) -> Manifest:
     """Read a folder's manifest.
 

@@ -1,9 +1,13 @@
 """The outermost edge: help without imports, and exit codes that mean one thing each."""
 
+import dataclasses
+import importlib
+import inspect
 import re
 import shlex
 import subprocess
 import sys
+from pathlib import Path
 
 import click
 import pytest
@@ -110,3 +114,57 @@ def test_a_program_that_cannot_be_imported_ends_with_5_and_never_with_a_verdict(
     assert found.returncode == ExitCode.FAILED
     assert "evalkit: error: cannot start: ModuleNotFoundError" in found.stderr
     assert "Traceback" not in found.stderr
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_verb_parses_into_one_frozen_object(name: str) -> None:
+    command = cli.program.get_command(click.Context(cli.program), name)
+    verb = inspect.unwrap(command.callback)
+    parameters = {one.name for one in command.params if one.expose_value}
+    if list(inspect.signature(verb).parameters) != ["options"]:
+        assert set(inspect.signature(verb).parameters) == parameters, "each one by its name and type"
+        return
+    options = importlib.import_module(verb.__module__).Options
+    assert {field.name for field in dataclasses.fields(options)} == parameters
+    assert options.__dataclass_params__.frozen
+
+
+REFUSED = {
+    "run suite.yaml#a --dtype float32": "--dtype: the suite describes",
+    "run suite.yaml#a --adapter hf --name x": "--adapter, --name: the suite describes",
+    "run import . --output x --repeat 1": "--repeat: format lm-eval",
+    "run import . --output x --format nel --task a": "--task: format nel",
+    "run import . --output x --format fastchat --metric m": "--metric: format fastchat",
+    "report export . --output x --organization me": "--organization: format lm-eval",
+    "report export . --output x --format junit --task a": "--task: format junit",
+    "report export . --format eval-results --output x --json": "--json: format eval-results",
+    "certify suite.yaml --candidate .": "--candidate: a suite names",
+    "certify suite.yaml --from --retry-failed": "--retry-failed: it needs a suite that is run",
+    "certify suite.yaml --from --on ray": "--on: it needs a suite that is run",
+    "certify --baseline . --candidate . --policy release --judge openai:x": "--judge: it needs a suite",
+    "certify --baseline . --candidate . --policy release --definitions .": "--definitions: run folders",
+    "report certificate.json --html page.html --format text": "--format: --html",
+    "report certificate.json --html page.html --no-evidence": "--evidence: --html",
+    "report certificate.json --format line --runs .": "--runs: what is asked for",
+    "nightly suite.yaml --json --line": "--line: --json",
+    "nightly suite.yaml --webhook-secret NAME": "--webhook-secret: it needs --webhook",
+    "nightly history --ledgers --last 3": "--last: --ledgers",
+    "nightly history --json --format markdown": "--format: --json",
+    "doctor --on ray --offline": "--offline: --on",
+    "doctor --engine suite.yaml#a --outputs x": "--outputs: --engine",
+    "quantize suite.yaml#a --recipe r --output x": "--recipe: the suite describes",
+    "judge qualify . --profile p --vote-pairs 3": "--vote-pairs: it needs --votes",
+}
+
+
+@pytest.mark.parametrize("line", REFUSED)
+def test_an_option_that_means_nothing_here_is_refused_by_name(
+    line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("EVALKIT_WEBHOOK", raising=False)
+    for name in ("suite.yaml", "certificate.json"):
+        Path(name).touch()
+    assert cli.main(line.split()) == ExitCode.USAGE
+    assert f"leave out {REFUSED[line]}" in capsys.readouterr().err
+    assert {path.name for path in tmp_path.iterdir()} == {"suite.yaml", "certificate.json"}, "nothing was written"

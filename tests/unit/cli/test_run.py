@@ -7,10 +7,19 @@ from pathlib import Path
 import pytest
 
 from evalkit import cli
-from evalkit.cli.run import _engine
+from evalkit.cli.run import Options, _engine
 from evalkit.errors import ExitCode
 
-GIVEN = {"adapter": "scripted", "model": "none", "recipe": "none", "dtype": "bfloat16", "device": "auto", "options": ()}
+UNSAID = dict.fromkeys(("suite_engine", "template", "ledger", "history", "on", "replicas", "definitions"))
+GIVEN = {"adapter": "scripted", "model": "none", "recipe": "none", "dtype": "bfloat16", "device": "auto", **UNSAID}
+GIVEN |= {
+    "adapter_options": (),
+    "tasks": (),
+    "retry_failed": False,
+    "check_batches": 0,
+    "quiet": True,
+    "as_json": False,
+}
 
 
 @pytest.mark.parametrize(
@@ -27,7 +36,7 @@ GIVEN = {"adapter": "scripted", "model": "none", "recipe": "none", "dtype": "bfl
 def test_a_run_has_the_name_it_is_given_or_that_of_its_folder(
     output: str | None, name: str | None, expected: str
 ) -> None:
-    suite, spec = _engine(None, Path(output) if output else None, {**GIVEN, "name": name})
+    suite, spec = _engine(Options(**GIVEN, output=Path(output) if output else None, name=name))
     assert (suite, spec.name) == (None, expected)
 
 
@@ -37,7 +46,7 @@ ENGINE = ["--adapter", "scripted", "--model", "none", "--output", "x"]
 @pytest.mark.parametrize(
     ("words", "fault"),
     [
-        (["suite.yaml#a", "--name", "b"], "an engine of a suite has its name there"),
+        (["suite.yaml#a", "--name", "b"], "leave out --name: the suite describes its engine"),
         ([*ENGINE, "--name", "a/b", "--task", "mmlu"], "'name' "),
         ([*ENGINE, "--template", "fastchat:zero_shot", "--task", "mmlu"], "none of the tasks holds any"),
         ([*ENGINE, "--template", "vicuna", "--task", "mt-bench"], "write fastchat:<name>"),

@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from evalkit.definitions import find_definitions
 from evalkit.errors import UsageError
-from evalkit.planning import measure, planned_sizes
+from evalkit.planning import endpoint_sizes, measure
 from evalkit.policy import Policy
 from evalkit.records import ChoiceReply, EngineIdentity, Manifest, Record, TaskRun, text_digest
 from evalkit.store import Run
@@ -129,5 +130,10 @@ def test_marks_between_0_and_1_have_no_discordance(make_policy: MakePolicy) -> N
         measure(make_policy(), run(BASE), run([0.5] * 100, recipe="int4"))
 
 
-def test_sizes_come_from_what_a_run_planned(make_policy: MakePolicy) -> None:
-    assert planned_sizes(make_policy(soft={}), run(BASE).manifest) == {"mmlu": 100, "soft": 100}
+def test_sizes_come_from_what_a_run_planned_unless_the_policy_says_them(make_policy: MakePolicy) -> None:
+    policy, task_of = make_policy(soft={}), find_definitions(None).task
+    said = {name: endpoint.size for name, endpoint in policy.endpoints.items() if endpoint.size is not None}
+    assert endpoint_sizes(policy, task_of, [run(BASE).manifest]) == {"mmlu": 100, "soft": 100} | said
+    assert endpoint_sizes(policy, task_of, [run(BASE[:50]).manifest, run(BASE).manifest])["mmlu"] == said.get(
+        "mmlu", 100
+    )
