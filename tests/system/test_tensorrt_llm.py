@@ -630,6 +630,34 @@ def test_a_changed_checkpoint_is_refused_without_loading_it(exported, tmp_path):
         load(folder, recipe="modelopt-fp8-kv")
 
 
+@pytest.mark.parametrize(
+    ("file", "change", "said"),
+    [
+        ("config.json", {"rope_parameters": {"rope_theta": 7.0, "rope_type": "default"}}, "rotary_base: 10000.0 when"),
+        ("tokenizer_config.json", {"eos_token": None}, "eos_token_id: 1 when it was quantized, None here"),
+        ("tokenizer_config.json", {"tokenizer_class": "OfAnotherLibrary"}, "reads no tokenizer out of it"),
+    ],
+)
+def test_a_folder_that_this_transformers_reads_as_another_model_is_refused_without_loading_it(
+    exported, tmp_path, file, change, said
+):
+    folder = shutil.copytree(exported("modelopt-fp8-kv"), tmp_path / "fp8")
+    words = json.loads((folder / file).read_text())
+    words = {name: value for name, value in words.items() if name not in ("rope_theta", "rope_scaling")}
+    (folder / file).write_text(json.dumps({**words, **change}))
+    record = json.loads((folder / "evalkit.json").read_text())
+    del record["files"][file]  # as if the rules of reading had changed, not the file
+    (folder / "evalkit.json").write_text(json.dumps(record))
+    with library():
+        if "OfAnotherLibrary" in change.values():
+            (folder / "tokenizer.json").unlink()
+            del record["files"]["tokenizer.json"]
+            (folder / "evalkit.json").write_text(json.dumps(record))
+        with pytest.raises((IdentityMismatchError, EngineError), match=said):
+            load(folder, recipe="modelopt-fp8-kv")
+        assert part(".llmapi.llm").opened == []
+
+
 def test_the_cache_asked_for_is_the_cache_loaded(exported, tiny_folder):
     with library():
         assert load(tiny_folder, kv_cache="fp8").identity.quantization["kv_cache"] == "FP8"

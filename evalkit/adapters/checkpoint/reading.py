@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from evalkit.adapters.checkpoint.declared import NONE, Declared, layer_count, read_declared
+from evalkit.adapters.checkpoint.resolved import folder_facts, refuse_differences
 from evalkit.adapters.checkpoint.stored import Stored, declaration_faults, label_faults, layer_faults, read_stored
 from evalkit.adapters.source import ModelFiles, file_sha256
-from evalkit.errors import DataError, IdentityMismatchError, RecipeError
+from evalkit.errors import DataError, EngineError, IdentityMismatchError, RecipeError
 from evalkit.recipes import ResolvedRecipe, load_recipe, resolve_recipe
 from evalkit.records import build, parse_object
 
@@ -27,7 +28,10 @@ from evalkit.records import build, parse_object
 
 TRACE_FILE = "evalkit.json"
 
-FORMAT = 1
+FORMAT = 2
+
+_WITHOUT_FACTS = 1
+"""Records of this format say nothing of what the source was resolved to."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,7 +39,7 @@ class Trace:
     """What `evalkit.json` says.
 
     Attributes:
-        format: `FORMAT`.
+        format: `FORMAT`; 1 in files of before, whose `facts` are empty.
         evalkit: version that wrote it.
         source: the model before: name, digests of weights, tokenizer and chat template, type of its numbers.
         recipe: name, digest and document of the resolved recipe.
@@ -48,6 +52,8 @@ class Trace:
         weights_sha256: digest of the packed weights, made like that of any folder.
         files: name to digest of every other file.
         warnings: what the packed model lacks.
+        facts: what the library that quantized it took the model and its tokenizer to be (`resolved`); whoever loads the
+            folder compares them with what its own library makes of the same files.
     """
 
     format: int = FORMAT
@@ -63,6 +69,7 @@ class Trace:
     weights_sha256: str
     files: Mapping[str, str]
     warnings: Sequence[str] = field(default_factory=tuple)
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> str:
         """Return `evalkit.json`: sorted keys, indented for people."""
@@ -94,7 +101,7 @@ def read_trace(folder: Path) -> Trace | None:
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: cannot be read: {error}") from error
     row = parse_object(text, str(path))
-    if row.get("format") != FORMAT:
+    if row.get("format") not in (FORMAT, _WITHOUT_FACTS) or (row["format"] == FORMAT and not row.get("facts")):
         raise DataError(f"{path}: format {row.get('format')!r} is not {FORMAT}; read it with the evalkit that wrote it")
     return build(Trace, row)
 
@@ -197,6 +204,33 @@ def read_checkpoint(files: ModelFiles, recipe_name: str) -> Checkpoint:
     if recipe is not None and found.quantized:
         refuse(found, _recipe_faults(found, recipe))
     return found
+
+
+def check_resolved(checkpoint: Checkpoint, tokenizer: Any, *, trust_remote_code: bool = False) -> None:
+    """Check that the transformers of this process makes of a folder what the one did that quantized the model.
+
+    Args:
+        checkpoint: the folder; one without a record cannot be compared.
+        tokenizer: as loaded in this process.
+        trust_remote_code: as for any other loading of the folder.
+
+    Raises:
+        IdentityMismatchError: names every fact with both values.
+        EngineError: transformers cannot read its configuration at all.
+    """
+    if checkpoint.trace is None or not checkpoint.trace.facts:
+        return
+    from transformers import __version__ as version  # noqa: PLC0415 - optional and slow to import
+
+    reader, writer = f"transformers {version}", f"transformers {checkpoint.trace.versions.get('transformers', '?')}"
+    try:
+        found = folder_facts(checkpoint.files.folder, tokenizer, trust_remote_code=trust_remote_code)
+    except (AttributeError, ImportError, KeyError, OSError, TypeError, ValueError) as error:
+        raise EngineError(
+            f"{checkpoint.files.name}: {reader} cannot read its config.json: {type(error).__name__}: {error}; it was "
+            f"written by {writer}"
+        ) from error
+    refuse_differences(checkpoint.files.name, checkpoint.trace.facts, found, reader, writer)
 
 
 def refuse(checkpoint: Checkpoint, faults: list[str]) -> None:

@@ -18,7 +18,7 @@ import transformers
 from safetensors import safe_open
 
 from evalkit.adapters.causal.loading import LoadedModel, check_complete, load_tokenizer, loaded_model, quiet_loading
-from evalkit.adapters.checkpoint.reading import Checkpoint
+from evalkit.adapters.checkpoint.reading import Checkpoint, check_resolved
 from evalkit.adapters.checkpoint.stored import SCALES, StoredTensor
 from evalkit.adapters.fakequant.options import ModelOptOptions
 from evalkit.adapters.fakequant.quantize import check_neighbours, logits_of, probe_tokens, silent
@@ -183,11 +183,14 @@ def load_expanded(
     Raises:
         UsageError: the format cannot be expanded.
         RecipeError: codes and scales do not belong together.
+        IdentityMismatchError: transformers reads another model out of the folder than was quantized.
         EngineError: tensors are missing.
     """
     format_of(checkpoint)
     files = checkpoint.files
     with quiet_loading(progress):
+        tokenizer = load_tokenizer(files, options)
+        check_resolved(checkpoint, tokenizer, trust_remote_code=options.trust_remote_code)
         scales = _scales(files.folder)
         config = transformers.AutoConfig.from_pretrained(str(files.folder), trust_remote_code=options.trust_remote_code)
         config.quantization_config = None
@@ -204,7 +207,6 @@ def load_expanded(
         )
         if (files.folder / "generation_config.json").exists():
             model.generation_config = transformers.GenerationConfig.from_pretrained(str(files.folder))
-        tokenizer = load_tokenizer(files, options)
     check_complete(files, model, info)
     return loaded_model(model.to(device), tokenizer, files, device), scales
 

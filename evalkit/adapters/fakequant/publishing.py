@@ -21,10 +21,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+import transformers
 
 from evalkit import __version__
-from evalkit.adapters.causal.loading import LoadedModel, choose_device, quiet_loading
+from evalkit.adapters.causal.loading import LoadedModel, choose_device, load_tokenizer, quiet_loading
 from evalkit.adapters.checkpoint.reading import TRACE_FILE, Checkpoint, Trace, folder_files, read_checkpoint, refuse
+from evalkit.adapters.checkpoint.resolved import (
+    config_facts,
+    folder_facts,
+    generation_of,
+    refuse_differences,
+    tokenizer_facts,
+    write_for_both,
+)
 from evalkit.adapters.checkpoint.stored import label_faults, layer_faults, lost_in_export
 from evalkit.adapters.fakequant.assembly import calibrate_with, layers_of, load_unquantized
 from evalkit.adapters.fakequant.exported import FORMATS, load_expanded, quantize_activations
@@ -52,6 +61,7 @@ class _Made:
     """What is kept of the simulated model, which cannot run once it is packed."""
 
     source: Mapping[str, Any]
+    facts: Mapping[str, Any]
     device: str
     quantizers: list[dict[str, Any]]
     simulated: Any
@@ -77,6 +87,7 @@ def publish(spec: EngineSpec, options: ModelOptOptions, resources: Resources, ou
     rows = torch.tensor(calibration.rows[:_COMPARED]).to(probe.device) if calibration else probe
     made = _Made(
         source=_source(loaded),
+        facts=_facts(loaded),
         device=str(probe.device),
         quantizers=describe_quantizers(loaded.model),
         simulated=logits_of(loaded.model, rows).cpu(),
@@ -86,6 +97,7 @@ def publish(spec: EngineSpec, options: ModelOptOptions, resources: Resources, ou
         del loaded
         gc.collect()
         checkpoint = _read_back(folder, resolved, resources)
+        _refuse_another(checkpoint, options, made)
         trace = Trace(
             evalkit=__version__,
             source=made.source,
@@ -99,6 +111,7 @@ def publish(spec: EngineSpec, options: ModelOptOptions, resources: Resources, ou
             weights_sha256=checkpoint.files.weights_sha256,
             files=folder_files(folder),
             warnings=lost_in_export(resolved),
+            facts=made.facts,
         )
         (folder / TRACE_FILE).write_text(trace.to_json(), encoding="utf-8")
     return trace
@@ -153,6 +166,7 @@ def _export(loaded: LoadedModel, folder: Path, *, progress: bool) -> None:
         with quiet_loading(progress), silent():
             export_hf_checkpoint(model, dtype=dtype, export_dir=folder)
             loaded.tokenizer.save_pretrained(folder)
+        write_for_both(None if loaded.files.gguf else loaded.files.folder, folder)
     except (AssertionError, KeyError, NotImplementedError, OSError, RuntimeError, TypeError, ValueError) as error:
         if ran_out_of_memory(error):
             raise
@@ -208,6 +222,20 @@ def _compare(checkpoint: Checkpoint, options: ModelOptOptions, rows: Any, made: 
 
 def _centred(logits: Any) -> Any:
     return logits - logits.mean(-1, keepdim=True)
+
+
+def _facts(loaded: LoadedModel) -> dict[str, Any]:
+    generation = generation_of(transformers.__version__)
+    return {**config_facts(loaded.model.config, generation), **tokenizer_facts(loaded.tokenizer)}
+
+
+def _refuse_another(checkpoint: Checkpoint, options: ModelOptOptions, made: _Made) -> None:
+    """Refuse files out of which the library that wrote them does not read the model that was quantized."""
+    tokenizer = load_tokenizer(checkpoint.files, options)
+    trusted = options.trust_remote_code
+    found = folder_facts(checkpoint.files.folder, tokenizer, trust_remote_code=trusted)
+    name = f"transformers {transformers.__version__}"
+    refuse_differences(checkpoint.files.name, made.facts, found, name, name)
 
 
 def _source(loaded: LoadedModel) -> dict[str, Any]:

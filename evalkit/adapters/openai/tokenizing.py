@@ -12,6 +12,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+from evalkit.adapters.checkpoint.reading import read_trace
+from evalkit.adapters.checkpoint.resolved import refuse_differences, tokenizer_facts
 from evalkit.adapters.openai.transport import Transport
 from evalkit.adapters.openai.wire import Json, MalformedError, RejectedError, UnusableError
 from evalkit.adapters.tokens import chat_text, tokenizer_text
@@ -311,10 +313,13 @@ def local_tokenizer(name: str, resources: Resources) -> tuple[LocalTokenizer, st
     Raises:
         MissingExtraError: transformers is not installed.
         UsageError: no such asset, folder or hub id.
+        DataError: the folder's record is unreadable.
+        IdentityMismatchError: transformers reads another tokenizer out of the folder than was quantized.
         EngineError: transformers cannot load it.
     """
     try:
         from transformers import AutoTokenizer  # noqa: PLC0415 - optional, slow to import
+        from transformers import __version__ as version  # noqa: PLC0415
     except ImportError as error:
         raise MissingExtraError("the option 'tokenizer'", "transformers", "hf") from error
     from pathlib import Path  # noqa: PLC0415
@@ -328,6 +333,10 @@ def local_tokenizer(name: str, resources: Resources) -> tuple[LocalTokenizer, st
         found: Any = AutoTokenizer.from_pretrained(str(place) if place.exists() else name, **keywords)
     except (ImportError, KeyError, OSError, TypeError, ValueError) as error:
         raise EngineError(f"tokenizer {name!r} cannot be loaded: {type(error).__name__}: {error}") from error
+    trace = read_trace(place) if place.is_dir() else None
+    if trace is not None:  # the folder that is served: what the server makes of its configuration is not told
+        wrote = f"transformers {trace.versions.get('transformers', '?')}"
+        refuse_differences(place.name, trace.facts, tokenizer_facts(found), f"transformers {version}", wrote)
     text = tokenizer_text(found)
     template = getattr(found, "chat_template", None)
     return LocalTokenizer(found), text_digest(text), text_digest(str(template)) if template else None

@@ -123,7 +123,7 @@ def load_tensorrt(spec: EngineSpec, options: TensorRTOptions, resources: Resourc
         check_shared(session, local)
         methods = probe(session, options, local.tokenizer)
         identity = _identify(session, options, loaded, methods, local)
-        return TensorRTEngine(session, identity, options, methods, local, _warnings(identity))
+        return TensorRTEngine(session, identity, options, methods, local, _warnings(identity, target))
     except BaseException:
         session.free()
         raise
@@ -185,10 +185,16 @@ def _quantization(target: Target, loaded: Loaded, options: TensorRTOptions) -> d
     }
 
 
-def _warnings(identity: EngineIdentity) -> list[str]:
+def _warnings(identity: EngineIdentity, target: Target) -> list[str]:
     found = [f"recipe '{identity.recipe}': {lost}" for lost in identity.quantization["lost"]]
     if identity.recipe != "none" and identity.quantization["trace"] is None:
         found.append("nobody says what the checkpoint was made from (no evalkit.json): its format was read back")
+    trace = target.checkpoint.trace if target.checkpoint else None
+    if trace is not None and not trace.facts:
+        found.append(
+            "evalkit.json does not say what the source was resolved to (an earlier evalkit wrote it), so whether this "
+            "transformers reads the same rotary embedding and tokenizer was not checked"
+        )
     return found
 
 

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evalkit.adapters.checkpoint.declared import NONE
+from evalkit.adapters.checkpoint.reading import check_resolved
+from evalkit.adapters.checkpoint.resolved import PROBES
 from evalkit.adapters.checkpoint.stored import exclusion_faults, label_faults
 from evalkit.adapters.tokens import tokenizer_text
 from evalkit.adapters.trtllm.loading import Session, Target, is_official
@@ -25,13 +27,6 @@ if TYPE_CHECKING:
 
 
 # The tokenizer with which every prompt is encoded here, and which the library must share.
-
-
-_PROBES = (
-    "The quick brown fox: 3.14159, and 1,000,000\n\nAnswer: A",
-    "Grüße, naïve café: 東京 🙂",
-    "def f(x):\n    return x\n",
-)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -52,13 +47,16 @@ class LocalTokenizer:
 
 
 def load_local(target: Target, options: TensorRTOptions) -> LocalTokenizer:
-    """Load the tokenizer of a model.
+    """Load the tokenizer of a model, and check that this process reads the model that was quantized.
+
+    TensorRT-LLM reads the folder with the same transformers, so this is known before anything is on a GPU.
 
     Raises:
         UsageError: a compiled engine, which has none, and no option `tokenizer`.
+        IdentityMismatchError: transformers reads another model or tokenizer than was quantized.
         EngineError: transformers cannot load it.
     """
-    from transformers import AutoTokenizer  # noqa: PLC0415 - slow to import
+    from transformers import AutoTokenizer, __version__  # noqa: PLC0415 - slow to import
 
     if target.compiled and options.tokenizer is None and not (target.files.folder / "tokenizer_config.json").exists():
         raise UsageError(f"{target.files.name}: a compiled engine has no tokenizer; next step: the option tokenizer")
@@ -66,7 +64,13 @@ def load_local(target: Target, options: TensorRTOptions) -> LocalTokenizer:
     try:
         found: Any = AutoTokenizer.from_pretrained(place, trust_remote_code=options.trust_remote_code)
     except (ImportError, KeyError, OSError, TypeError, ValueError) as error:
-        raise EngineError(f"{target.files.name}: no tokenizer: {type(error).__name__}: {error}") from error
+        raise EngineError(
+            f"{target.files.name}: transformers {__version__} reads no tokenizer out of it: {type(error).__name__}: "
+            f"{error}; next step: if another transformers wrote the folder, run evalkit quantize again, which keeps "
+            "the files of the original"
+        ) from error
+    if target.checkpoint is not None:
+        check_resolved(target.checkpoint, found, trust_remote_code=options.trust_remote_code)
     template = getattr(found, "chat_template", None)
     return LocalTokenizer(
         tokenizer=found,
@@ -85,7 +89,7 @@ def check_shared(session: Session, local: LocalTokenizer) -> None:
     theirs = getattr(session.llm, "tokenizer", None)
     if theirs is None:
         return
-    for text in _PROBES:
+    for text in PROBES:
         ours = list(local.tokenizer.encode(text, add_special_tokens=False))
         if list(theirs.encode(text, add_special_tokens=False)) != ours:
             raise EngineError(

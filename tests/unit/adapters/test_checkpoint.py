@@ -287,6 +287,7 @@ def traced(path: Path, recipe: str = "modelopt-fp8-kv") -> Trace:
         versions={},
         weights_sha256="0" * 64,
         files=folder_files(path),
+        facts={"layers": LAYERS},
     )
     (path / TRACE_FILE).write_text(trace.to_json())
     return trace
@@ -335,7 +336,19 @@ def test_every_changed_file_is_named(folder):
         assert fault in str(caught.value)
 
 
-@pytest.mark.parametrize("text", ["{", '{"format": 2}', '{"format": 1, "surprise": 1}'])
+def test_a_trace_of_before_is_read_and_says_nothing_of_the_source(folder):
+    path = folder()
+    row = json.loads(traced(path).to_json())
+    del row["facts"]
+    (path / TRACE_FILE).write_text(json.dumps({**row, "format": 1}))
+    assert read_trace(path).facts == {}
+    assert read(path, "modelopt-fp8-kv").quantized
+    (path / TRACE_FILE).write_text(json.dumps({**row, "format": 2}))
+    with pytest.raises(DataError, match="read it with the evalkit that wrote it"):
+        read_trace(path)
+
+
+@pytest.mark.parametrize("text", ["{", '{"format": 2}', '{"format": 3}', '{"format": 1, "surprise": 1}'])
 def test_an_unreadable_trace_is_refused(folder, text):
     path = folder()
     (path / TRACE_FILE).write_text(text)

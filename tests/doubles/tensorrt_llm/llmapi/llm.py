@@ -20,6 +20,9 @@ VISIBLE_GPUS = 8
 closed: list[Any] = []
 """Every instance that was shut down."""
 
+opened: list[Any] = []
+"""Every instance that was begun, whether it could be loaded or not."""
+
 seen: list[list[int]] = []
 """Every prompt, in the order in which it came."""
 
@@ -39,6 +42,7 @@ class _Tokenizer:
 
 class LLM:
     def __init__(self, model: Any, **keywords: Any) -> None:
+        opened.append(self)
         for name in keywords:
             if name not in TorchLlmArgs.model_fields:
                 raise ValueError(f"LLM got invalid argument: {name}")
