@@ -170,9 +170,6 @@ def _share(margin: float, largest_loss: float) -> float:
     return checked_between("margin", margin, 0.0, largest_loss) / largest_loss
 
 
-_CHUNK = 2_000_000
-
-
 @dataclass(frozen=True, kw_only=True)
 class PairedT:
     """Paired t test of a mean difference against -margin; all values in the unit of the differences.
@@ -294,76 +291,6 @@ def correction_is_monotone(n: int, critical: float) -> bool:
     most_skewed = (n - 1) * (n - 2) / n**1.5
     steepest = max(critical / math.sqrt(n), abs(2.0 * slope * most_skewed - critical / math.sqrt(n)))
     return bool(1.0 - 3.0 * slope / r - (r * steepest) ** 2 / (12.0 * slope) >= 0.0)
-
-
-def sign_flip_p(shifted: ArrayLike, rng: np.random.Generator, resamples: int = 9_999) -> float:
-    """Return the one-sided sign-flip p-value of "mean <= 0" for `shifted` = differences + margin, shape (n,).
-
-    Assumption: under the null the shifted differences are symmetric about zero. When all 2^n sign patterns are no more
-    than `resamples` the p-value is exact; else it is (1 + hits)/(1 + resamples), which keeps the level at any number
-    of resamples (Phipson and Smyth 2010).
-
-    >>> sign_flip_p([1.0, 2.0, 3.0], np.random.default_rng(0))
-    0.125
-
-    Raises:
-        EstimateError: fewer than two values, a non-finite value, all values zero, or fewer than 99 resamples.
-    """
-    values = checked_vector("shifted differences", shifted)
-    resamples = checked_count("resamples", resamples, minimum=99)
-    if not values.any():
-        raise EstimateError("shifted differences are all zero; a sign-flip test needs at least one that is not")
-    # Sums that are equal on paper may differ in the last bits; a tie counts as a hit.
-    observed = values.sum() - ROUNDING * float(np.abs(values).sum())
-    if 2**values.size <= resamples:
-        patterns = np.arange(2**values.size)[:, np.newaxis] >> np.arange(values.size) & 1
-        return float(np.mean((1 - 2 * patterns) @ values >= observed))
-    hits, rows = 0, max(1, _CHUNK // values.size)
-    for start in range(0, resamples, rows):
-        signs = rng.integers(0, 2, size=(min(rows, resamples - start), values.size), dtype=np.int8)
-        hits += int(np.count_nonzero((1 - 2 * signs) @ values >= observed))
-    return (1 + hits) / (1 + resamples)
-
-
-@dataclass(frozen=True, kw_only=True)
-class PairedTost:
-    """Two one-sided paired t tests: is the mean difference inside (-margin, margin)?
-
-    Attributes:
-        mean_difference: candidate minus baseline.
-        se: its standard error.
-        df: n - 1.
-        p: the larger of the two one-sided p-values.
-        interval: two-sided interval of level 1 - 2 alpha; inside (-margin, margin) exactly when p < alpha.
-    """
-
-    mean_difference: float
-    se: float
-    df: int
-    p: float
-    interval: Interval
-
-
-def tost_paired(differences: ArrayLike, margin: float, alpha: float = 0.05) -> PairedTost:
-    """Test equivalence of two means on the same units (Schuirmann 1987); `alpha` is one-sided.
-
-    >>> result = tost_paired([0.1, -0.2, 0.3, 0.0, 0.1, -0.1], margin=0.5)
-    >>> round(result.p, 5), round(result.interval.lower, 4), round(result.interval.upper, 4)
-    (0.00063, -0.1107, 0.1774)
-
-    Raises:
-        EstimateError: as `paired_t`; also a `margin` not above zero or an `alpha` not inside (0, 0.5).
-    """
-    margin = checked_positive("margin", margin)
-    alpha = checked_between("alpha", alpha, 0.0, 0.5)
-    below, above = paired_t(differences, margin), paired_t(differences, -margin)
-    return PairedTost(
-        mean_difference=below.mean,
-        se=below.se,
-        df=below.df,
-        p=max(below.p_certify, above.p_reject),
-        interval=below.interval(1.0 - 2.0 * alpha),
-    )
 
 
 def noncentral_power_t(n: int, sd: float, margin: float, alpha: float = 0.05, *, true_difference: float = 0.0) -> float:

@@ -11,8 +11,9 @@ from itertools import permutations
 
 import numpy as np
 import pytest
+from betting_process import BettingProcess
 
-from evalkit.statistics.sequential import BettingProcess, log_e_path, relative_gain
+from evalkit.statistics.sequential import log_e_path, relative_gain
 from evalkit.statistics.tango import tango_scores
 
 N, CAP, MARGIN = 14042, 4000, 0.01

@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import pytest
+from betting_process import BettingProcess
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
@@ -24,7 +25,7 @@ from evalkit.statistics.paired_proportions import (
     tango_z,
     tost_p,
 )
-from evalkit.statistics.sequential import BettingProcess, log_e_path
+from evalkit.statistics.sequential import log_e_path
 
 Z = 1.959963984540054
 seeded = settings(derandomize=True, deadline=None, max_examples=150)

@@ -4,11 +4,12 @@ import math
 
 import numpy as np
 import pytest
+from betting_process import MarginProcess
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evalkit.nightly.watch import LARGEST, State, bounds, night_order, order_sha256, watch
-from evalkit.statistics.sequential import MarginProcess, SequentialRules
+from evalkit.statistics.sequential import SequentialRules
 
 RULES = SequentialRules(population=1000, margin=0.03, ok=20.0, alarm=100.0, cap=400)
 

@@ -24,12 +24,6 @@ from evalkit.statistics.power import (
     questions_needed,
     rejection_power,
 )
-from evalkit.statistics.sample_size import (
-    miller_minimum_detectable_effect,
-    miller_sample_size,
-    miller_variance,
-    unpaired_drop_rule,
-)
 from evalkit.statistics.tango import tango_scores
 
 N = 14042
@@ -176,12 +170,6 @@ def test_more_effort_lowers_the_planning_sd_down_to_the_true_spread():
         lambda: minimum_detectable_effect(2, 0.9),
         lambda: planning_sd(tau=0.0, sg=0.0, sj=0.0, turns=2, generations=1, judgments=1),
         lambda: planning_sd(tau=-0.1, sg=1.0, sj=0.0, turns=2, generations=1, judgments=1),
-        lambda: miller_variance(-0.1, 0.0, 0.0, 1, 1),
-        lambda: miller_variance(0.1, 0.0, 0.0, 0, 1),
-        lambda: miller_sample_size(0.0, 0.1),
-        lambda: miller_minimum_detectable_effect(0, 0.1),
-        lambda: unpaired_drop_rule(0.0, 10),
-        lambda: unpaired_drop_rule(1.0, 10, alpha=0.7),
     ],
 )
 def test_impossible_plans_are_refused(plan):

@@ -4,10 +4,10 @@ import math
 
 import numpy as np
 import pytest
+from betting_process import BettingProcess, MarginProcess
 
 from evalkit.errors import EstimateError
-from evalkit.statistics.normal_mixture import best_rho, log_mixture, mixture_bound
-from evalkit.statistics.sequential import BettingProcess, MarginProcess, log_e_path
+from evalkit.statistics.sequential import log_e_path
 
 
 def test_the_fixed_check_of_the_protocol():
@@ -97,9 +97,6 @@ def test_a_difference_out_of_range_is_refused(d):
         lambda: log_e_path([2.0], population=10, null_mean=0.0),
         lambda: log_e_path([float("nan")], population=10, null_mean=0.0),
         lambda: log_e_path(np.zeros((1, 1, 1)), population=10, null_mean=0.0),
-        lambda: best_rho(0.0),
-        lambda: mixture_bound(1.0, 0.0),
-        lambda: log_mixture(float("nan"), 1.0, 1.0),
     ],
 )
 def test_processes_that_cannot_exist_are_refused(build):
@@ -113,8 +110,3 @@ def test_the_list_ends():
     process.update(0)
     with pytest.raises(EstimateError, match="all 2 items"):
         process.update(0)
-
-
-def test_the_boundary_is_where_the_mixture_reaches_its_threshold():
-    rho = best_rho(100.0)
-    assert log_mixture(mixture_bound(50.0, rho), 50.0, rho) == pytest.approx(math.log(20), abs=1e-12)
