@@ -16,12 +16,12 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = "evalkit"
 
 LIMITS = {
-    "modules": 243,
+    "modules": 238,
     "longest_chain": 38,
     "largest_file": 600,
     "p90_file": 440,
     "longest_function": 76,
-    "long_functions": 8,
+    "long_functions": 7,
 }
 """What each figure may be at most. Whoever lowers a figure lowers its limit here; nobody raises one."""
 

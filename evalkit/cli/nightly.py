@@ -198,7 +198,6 @@ def _address(url: str | None, suite: Suite) -> str | None:
     if url:
         return url
     try:
-        import alembic  # noqa: F401
         import sqlalchemy  # noqa: F401
     except ImportError as error:
         missing = MissingExtraError("the history of nights", str(error.name), "history")

@@ -1,6 +1,6 @@
 """The history's database: SQLite in a file, or PostgreSQL by URL.
 
-In: a URL. Out: transactions on tables that are at the newest revision.
+In: a URL. Out: transactions on tables of this evalkit's version.
 Must not depend on: what is written.
 """
 
@@ -11,10 +11,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from alembic.config import Config
-from alembic.runtime.environment import EnvironmentContext
-from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
 from sqlalchemy import (
     JSON,
     Boolean,
@@ -32,6 +28,8 @@ from sqlalchemy import (
     UniqueConstraint,
     create_engine,
     event,
+    inspect,
+    select,
     text,
 )
 from sqlalchemy.engine import URL, make_url
@@ -40,9 +38,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlch
 from evalkit.errors import MissingExtraError, StoreError, UsageError
 from evalkit.redaction import remember_url
 
-# The tables, as the newest migration leaves them.
-#
-# A test compares them with what the migrations make.
+# The tables.
 
 
 METADATA = MetaData(
@@ -173,53 +169,44 @@ LEDGER_ENTRIES = Table(
 )
 
 
-# Bring a database to the newest tables, once, whoever comes first.
-#
-# Two machines may open one new database at the same moment: on PostgreSQL an advisory lock lets one of them migrate
-# while the other waits; SQLite's own write lock does the same.
+SCHEMA = Table("schema_version", METADATA, Column("version", Integer, primary_key=True, autoincrement=False))
 
+VERSION = 1
+"""Of the tables above. Whoever changes one of them counts this up, and says below what becomes of the former."""
 
-HEAD = "0003"
-"""Revision of the newest migration; a test compares it with the files."""
+_FORMER = "alembic_version"
+"""A table of evalkit before version 1. Its steps only ever added tables, so that the missing ones can be made."""
 
-_SCRIPTS = Path(__file__).resolve().parent / "migrations"
 _LOCK = 0x65766B
 
 
-def scripts() -> ScriptDirectory:
-    """Return the migration files."""
-    config = Config()
-    config.set_main_option("script_location", str(_SCRIPTS).replace("%", "%%"))
-    return ScriptDirectory.from_config(config)
+def prepare(connection: Connection) -> None:
+    """Make the tables of a new database; one that is there already is only looked at.
 
-
-def migrate(connection: Connection, target: str = HEAD) -> None:
-    """Apply what is missing up to `target`; a database that is there already is only looked at.
+    Two machines may open one new database at the same moment: on PostgreSQL an advisory lock lets one of them make the
+    tables while the other waits; SQLite's own write lock does the same.
 
     Raises:
-        StoreError: the database was written by a newer evalkit.
+        StoreError: the database is of another version, or another program's.
     """
     if connection.dialect.name == "postgresql":
         connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
-    found = MigrationContext.configure(connection).get_current_revision()
-    if found == target:
-        return
-    known = {script.revision for script in scripts().walk_revisions()}
-    if found is not None and found not in known:
+    there = set(inspect(connection).get_table_names())
+    if SCHEMA.name in there:
+        found = connection.execute(select(SCHEMA.c.version)).scalars().all()
+        if found == [VERSION]:
+            return
+        said = ", ".join(map(str, found)) or "none"
         raise StoreError(
-            f"the history is at revision {found}, which this evalkit does not know (newest: {HEAD}); next step: "
-            "install the evalkit that wrote it"
+            f"the history has tables of version {said}, and this evalkit those of version {VERSION}; next step: "
+            "install the evalkit that wrote it, or name a new database and record its certificates again: "
+            "evalkit nightly history --history NEW --record CERTIFICATE"
         )
-    files = scripts()
-    config = Config()
-    with EnvironmentContext(
-        config,
-        files,
-        fn=lambda revision, _context: files._upgrade_revs(target, revision),
-        destination_rev=target,
-    ) as environment:
-        environment.configure(connection=connection, target_metadata=METADATA)
-        environment.run_migrations()
+    taken = sorted(there & set(METADATA.tables))
+    if taken and _FORMER not in there:
+        raise StoreError(f"tables of another program stand there: {', '.join(taken)}; next step: name a new database")
+    METADATA.create_all(connection)
+    connection.execute(SCHEMA.insert().values(version=VERSION))
 
 
 _WAIT_S = 60
@@ -227,7 +214,7 @@ _WAIT_S = 60
 
 
 class History:
-    """A database at the newest revision.
+    """A database with the tables of this version.
 
     Attributes:
         name: the URL without its password, for messages.
@@ -258,17 +245,16 @@ class History:
         self.close()
 
 
-def open_history(url: str, *, revision: str | None = None) -> History:
-    """Open a database and bring it to the newest tables.
+def open_history(url: str) -> History:
+    """Open a database; one that is not there yet is made.
 
     Args:
         url: `sqlite:///outputs/history.sqlite`, `postgresql://user@host/name`, or the path of a SQLite file.
-        revision: stop at an older revision; for tests of migrations.
 
     Raises:
         UsageError: the URL is wrong, or its database is not supported.
         MissingExtraError: the driver is not installed.
-        StoreError: the database cannot be reached, or was written by a newer evalkit.
+        StoreError: the database cannot be reached, or was written by another version of evalkit.
     """
     remember_url(url)
     address = _address(url)
@@ -285,7 +271,7 @@ def open_history(url: str, *, revision: str | None = None) -> History:
     history = History(engine)
     try:
         with history.transaction() as connection:
-            migrate(connection, **({} if revision is None else {"target": revision}))
+            prepare(connection)
     except BaseException:
         history.close()
         raise

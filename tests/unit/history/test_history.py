@@ -1,10 +1,11 @@
 from __future__ import annotations
 
+import sqlite3
+from contextlib import closing
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
-from alembic.autogenerate import compare_metadata
-from alembic.runtime.migration import MigrationContext
 from sqlalchemy import inspect, select, text
 
 from evalkit.errors import DataError, MissingExtraError, StoreError, UsageError
@@ -27,7 +28,7 @@ from evalkit.history import (
     write_night,
 )
 from evalkit.history import reading as writing
-from evalkit.history.database import COMPARISONS, HEAD, IDENTITIES, METADATA, NIGHTS, RUNS, VERDICTS, migrate, scripts
+from evalkit.history.database import COMPARISONS, IDENTITIES, NIGHTS, RUNS, VERDICTS
 
 
 def identity(name="candidate", **changes) -> IdentityEntry:
@@ -169,35 +170,53 @@ def test_certificates_are_kept_with_ratings(history):
     assert second.flips is None
 
 
-def test_the_migrations_make_the_tables_that_the_code_uses(history):
+def described(history):
+    """Return every table but those of the version: columns with types, keys and indexes."""
     with history.transaction() as connection:
-        context = MigrationContext.configure(connection, opts={"compare_type": True})
-        assert compare_metadata(context, METADATA) == []
-        assert context.get_current_revision() == HEAD
-    assert scripts().get_current_head() == HEAD
+        seen = inspect(connection)
+        return {
+            name: (
+                [(c["name"], str(c["type"]), c["nullable"]) for c in seen.get_columns(name)],
+                seen.get_pk_constraint(name)["constrained_columns"],
+                sorted(key["column_names"] for key in seen.get_unique_constraints(name)),
+                sorted((key["constrained_columns"], key["referred_table"]) for key in seen.get_foreign_keys(name)),
+                sorted((index["name"], index["column_names"]) for index in seen.get_indexes(name)),
+            )
+            for name in sorted(seen.get_table_names())
+            if not name.endswith("_version")
+        }
 
 
-def test_an_old_database_is_brought_up_with_its_rows(tmp_path):
-    url = f"sqlite:///{tmp_path / 'old.sqlite'}"
-    with open_history(url, revision="0001") as old:
-        write_certificate_run(old, run(night=None), [comparison("full")], None)
-        with old.transaction() as connection:
-            assert "nights" not in inspect(connection).get_table_names()
-    with open_history(url) as new:
-        assert len(read_comparisons(new)) == 1
-        assert write_night(new, night()) is Written.NEW
-        for _ in range(2):
-            with new.transaction() as connection:
-                migrate(connection)
-        assert counts(new)["nights"] == 1
+@pytest.mark.parametrize("former", ["0001", "0003"])
+def test_a_database_of_a_former_evalkit_is_brought_up_with_its_rows(tmp_path, history, former):
+    """The files are what its migrations made, written down by SQLite itself."""
+    file = tmp_path / "old.sqlite"
+    with closing(sqlite3.connect(file)) as old:
+        old.executescript(Path(__file__).with_name(f"former_{former}.sql").read_text("utf-8"))
+        old.execute("INSERT INTO identities VALUES ('a', 'hf', 'm', 'r', NULL, 'engine', 'cpu', '{}')")
+        old.commit()
+    for _ in range(2):
+        with open_history(f"sqlite:///{file}") as new:
+            assert described(new) == described(history)
+            assert write_night(new, night()) in (Written.NEW, Written.KNOWN)
+            assert (counts(new)["nights"], counts(new)["identities"]) == (1, 3)
+
+
+def test_tables_of_another_program_are_left_alone(tmp_path):
+    file = tmp_path / "other.sqlite"
+    with closing(sqlite3.connect(file)) as other:
+        other.execute("CREATE TABLE runs (id INTEGER)")
+        other.commit()
+    with pytest.raises(StoreError, match="tables of another program stand there: runs"):
+        open_history(str(file))
+    with closing(sqlite3.connect(file)) as other:
+        assert other.execute("SELECT name FROM sqlite_master").fetchall() == [("runs",)]
 
 
 def test_entries_of_ledgers_are_kept_once_in_their_order_and_never_changed(tmp_path):
-    url = f"sqlite:///{tmp_path / 'old.sqlite'}"
-    with open_history(url, revision="0002") as old:
-        write_night(old, night())
-        with old.transaction() as connection:
-            assert "ledger_entries" not in inspect(connection).get_table_names()
+    url = f"sqlite:///{tmp_path / 'kept.sqlite'}"
+    with open_history(url) as made:
+        write_night(made, night())
 
     def row(ledger, sequence, sha256, line="{}"):
         return LedgerRow(sha256=sha256, ledger=ledger, place="h:/o", sequence=sequence, kind="run-begun", line=line)
@@ -212,12 +231,14 @@ def test_entries_of_ledgers_are_kept_once_in_their_order_and_never_changed(tmp_p
         assert read_ledgers(new) == [*first, forked]
 
 
-def test_a_newer_database_is_left_alone(tmp_path):
+@pytest.mark.parametrize("version", ["SET version = 9", "SET version = 0"])
+def test_a_database_of_another_version_is_left_alone(tmp_path, version):
     url = f"sqlite:///{tmp_path / 'new.sqlite'}"
     with open_history(url) as history, history.transaction() as connection:
-        connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
-    with pytest.raises(StoreError, match="revision 9999, which this evalkit does not know"):
-        open_history(url)
+        connection.execute(text(f"UPDATE schema_version {version}"))
+    for _ in range(2):
+        with pytest.raises(StoreError, match=r"tables of version \d.*--record CERTIFICATE"):
+            open_history(url)
 
 
 @pytest.mark.parametrize(

@@ -82,7 +82,7 @@ def test_a_wrong_database_is_refused_before_anything_is_run(night):
 
 def test_without_the_extra_nights_go_on_and_say_so(night, monkeypatch):
     monkeypatch.delenv("EVALKIT_HISTORY")
-    monkeypatch.setitem(sys.modules, "alembic", None)
+    monkeypatch.setitem(sys.modules, "sqlalchemy", None)
     file = night.suite({"good": night.candidate("good")})
     code, (result,), error = night.run(file)
     assert (code, result["outcome"]) == (0, "OK")
