@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, get_args
 
 import click
 
@@ -37,10 +37,15 @@ if TYPE_CHECKING:
     from evalkit.interop.fastchat_import import FastChatImport
     from evalkit.records import Judgment
 
+_OF_ROWS = ("tasks", "metric", "model", "repeat", "tolerate_totals")
 TAKEN = {
-    "lm-eval": ("tasks", "metric"),
+    "lm-eval": ("tasks", "metric", "tolerate_totals"),
     "nel": ("metric", "model", "repeat"),
     "fastchat": ("tasks", "model", "judge", "against", "questions", "duplicates"),
+    "inspect": _OF_ROWS,
+    "lighteval": _OF_ROWS,
+    "evalscope": _OF_ROWS,
+    "every-eval-ever": _OF_ROWS,
 }
 """Parameters that a format makes use of, beside those that every format has."""
 
@@ -69,12 +74,13 @@ class Options(LedgerOptions):
     """What the command line asks."""
 
     source: Path
-    form: str
+    form: str | None
     output: Path
     tasks: tuple[str, ...]
     metric: str | None
     model: str
     repeat: int
+    tolerate_totals: bool
     recipe: str
     fidelity: Fidelity
     judge: str | None
@@ -86,13 +92,16 @@ class Options(LedgerOptions):
 
 @verb(example="evalkit run import lm_eval_outputs/my-model-fp8 --output outputs/fp8 --recipe my-fp8")
 @click.argument("source", type=any_path)
-@click.option("--format", "form", type=click.Choice(tuple(TAKEN)), default="lm-eval", show_default=True)
+@click.option("--format", "form", type=click.Choice(tuple(TAKEN)), help="Whose files; by default their content tells.")
 @click.option("--output", type=any_path, required=True, help="Run folder to write.")
-@click.option("--task", "tasks", multiple=True, help="lm-eval task or group; may be repeated. All by default.")
+@click.option("--task", "tasks", multiple=True, help="Task (lm-eval: or group); may be repeated. All by default.")
 @click.option("--metric", help="Metric to compare on (default: acc; nel: reward; else the first one in the file).")
-@click.option("--model", default="unknown", help="Model name (nel: not in the files; fastchat: which model's answers).")
+@click.option("--model", default="unknown", help="Model (nel: not in the files; others: whose answers, if several).")
 @click.option(
-    "--repeat", type=click.IntRange(min=0), default=0, help="nel: index of the answer to use where there are several."
+    "--repeat", type=click.IntRange(min=0), default=0, help="Index of the answer to use where an item has several."
+)
+@click.option(
+    "--tolerate-totals", is_flag=True, help="Import rows that do not give the published totals; the run then says so."
 )
 @click.option(
     "--recipe", default="unknown", show_default=True, help="Recipe name to record; these files do not contain it."
@@ -111,26 +120,31 @@ class Options(LedgerOptions):
 def command(options: Options) -> None:
     """Read another tool's output as a run; its content limits what can be decided from it.
 
-    SOURCE is, for lm-eval (run with --log_samples), its --output_path, the folder of a model in it, or one
-    results_*.json; for nel (NeMo Evaluator) the folder of one benchmark with its results.jsonl; for fastchat its
-    data/mt_bench with answers and judgments of both modes.
+    SOURCE is a folder, or a file, of lm-eval (run with --log_samples: its --output_path, the folder of a model in it,
+    or one results_*.json), NeMo Evaluator (one benchmark with its results.jsonl), FastChat (data/mt_bench), inspect
+    (.eval or .json logs), lighteval or the first Open LLM Leaderboard (details as parquet or JSON), evalscope
+    (predictions, reviews, reports), or Every Eval Ever (an aggregate with its rows).
     """
-    refuse(f"format {options.form} has no such thing", *sorted(_own() - set(TAKEN[options.form])))
-    if options.form == "fastchat":
+    from evalkit.certify.recording import record_import
+    from evalkit.interop import import_run, write_imported
+    from evalkit.interop.import_any import format_of
+    from evalkit.interop.row_import import Declared
+
+    form = options.form or format_of(options.source)
+    refuse(f"format {form} has no such thing", *sorted(_own() - set(TAKEN[form])))
+    if form == "fastchat":
         _fastchat(options)
         return
-    from evalkit.certify.recording import record_import
-    from evalkit.interop import import_lm_eval, import_nel, write_imported
-
-    declared: dict[str, Any] = {
-        "recipe": options.recipe,
-        "fidelity": options.fidelity,
-        "metric": options.metric,
-    }
-    if options.form == "nel":
-        imported = import_nel(options.source, model=options.model, repeat=options.repeat, **declared)
-    else:
-        imported = import_lm_eval(options.source, tasks=options.tasks or None, **declared)
+    declared = Declared(
+        recipe=options.recipe,
+        fidelity=options.fidelity,
+        model=None if options.model == "unknown" else options.model,
+        metric=options.metric,
+        tasks=options.tasks or None,
+        repeat=options.repeat,
+        tolerate_totals=options.tolerate_totals,
+    )
+    imported = import_run(options.source, form, declared)
     write_imported(imported, options.output)
     record_import(ledger_at(options.ledger, options.output, options.history), options.output)
     for note in imported.notes:

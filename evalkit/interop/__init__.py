@@ -5,6 +5,7 @@ Must not depend on: engines, benchmarks, verdicts; lm-eval itself is not importe
 """
 
 from evalkit.interop.eee_export import ExportedEee, export_eee
+from evalkit.interop.import_any import import_run
 from evalkit.interop.junit import append_summary, job_summary, junit_xml
 from evalkit.interop.lm_eval_export import Exported, export_lm_eval
 from evalkit.interop.lm_eval_import import Imported, import_lm_eval, write_imported
@@ -22,6 +23,7 @@ __all__ = [
     "export_lm_eval",
     "import_lm_eval",
     "import_nel",
+    "import_run",
     "job_summary",
     "junit_xml",
     "log_certificate",

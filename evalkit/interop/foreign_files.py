@@ -10,17 +10,17 @@ from __future__ import annotations
 
 import json
 import re
-from collections import Counter
+import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from evalkit.errors import DataError, StoreError
+from evalkit.errors import DataError, StoreError, UsageError
 
 _LFS = "version https://git-lfs.github.com/spec/"
 _BINARY: tuple[tuple[bytes, str, str], ...] = (
-    (b"PAR1", "a parquet file", "give the JSON files that the tool wrote, or convert it to JSON lines"),
-    (b"PK\x03\x04", "a zip archive (inspect writes its .eval logs so)", "unpack it; inspect's logs are not read"),
+    (b"PAR1", "a parquet file", "import it with --format lighteval, or convert it to JSON lines"),
+    (b"PK\x03\x04", "a zip archive", "unpack it; a log of inspect is imported as it is, with --format inspect"),
     (b"\x1f\x8b", "compressed with gzip", "unpack it with gunzip"),
     (b"\x28\xb5\x2f\xfd", "compressed with zstd", "unpack it with zstd -d"),
     (b"BZh", "compressed with bzip2", "unpack it with bunzip2"),
@@ -148,50 +148,155 @@ def _whole_characters(value: Any) -> Any:
     return [_whole_characters(inner) for inner in value] if isinstance(value, list) else value
 
 
-_OWNERS: tuple[tuple[frozenset[str], str], ...] = (
-    (frozenset({"config_general"}), "lighteval's results file (its details are parquet)"),
-    (frozenset({"summary_tasks"}), "lighteval's results file (its details are parquet)"),
-    (frozenset({"eval", "status"}), "inspect's log"),
-    (frozenset({"eval", "samples"}), "inspect's log"),
-    (frozenset({"schema_version", "evaluation_results"}), "an Every Eval Ever file"),
-    (frozenset({"model_name", "dataset_name", "metrics"}), "evalscope's report"),
-    (frozenset({"adapter_spec"}), "HELM's file"),
-    (frozenset({"request_states"}), "HELM's file"),
+# Whose a file is: by keys that only one tool writes together, never by its name.
+
+LM_EVAL, NEL, FASTCHAT = "lm-eval", "nel", "fastchat"
+INSPECT, EVALSCOPE, LIGHTEVAL, EEE = "inspect", "evalscope", "lighteval", "every-eval-ever"
+HELM, EVALKIT = "HELM", "evalkit"
+
+_OBJECTS: tuple[tuple[frozenset[str], str], ...] = (
+    (frozenset({"config_general"}), LIGHTEVAL),
+    (frozenset({"summary_tasks"}), LIGHTEVAL),
+    (frozenset({"results", "config_tasks"}), LIGHTEVAL),
+    (frozenset({"eval", "status"}), INSPECT),
+    (frozenset({"eval", "samples"}), INSPECT),
+    (frozenset({"eval", "plan"}), INSPECT),
+    (frozenset({"schema_version", "evaluation_results"}), EEE),
+    (frozenset({"evaluation_id", "evaluation_results"}), EEE),
+    (frozenset({"model_name", "dataset_name", "metrics"}), EVALSCOPE),
+    (frozenset({"adapter_spec"}), HELM),
+    (frozenset({"request_states"}), HELM),
+    (frozenset({"results", "configs"}), LM_EVAL),
+    (frozenset({"results", "versions"}), LM_EVAL),
+    (frozenset({"results", "samples"}), LM_EVAL),
+    (frozenset({"evalkit", "engine", "tasks"}), EVALKIT),
 )
-"""Keys that only one tool writes together, and what the file is."""
+"""Keys that only one tool writes together into one object, and the tool."""
+
+_ROWS: tuple[tuple[frozenset[str], str], ...] = (
+    (frozenset({"sample_score", "index"}), EVALSCOPE),
+    (frozenset({"model_output", "index"}), EVALSCOPE),
+    (frozenset({"choices", "raw_input"}), EVALSCOPE),
+    (frozenset({"evaluation_id", "sample_id", "evaluation"}), EEE),
+    (frozenset({"problem_idx", "model_response"}), NEL),
+    (frozenset({"model_response", "doc"}), LIGHTEVAL),
+    (frozenset({"__model_response__"}), LIGHTEVAL),
+    (frozenset({"full_prompt", "predictions"}), LIGHTEVAL),
+    (frozenset({"full_prompt", "pred_logits"}), LIGHTEVAL),
+    (frozenset({"full_prompt", "gold_index"}), LIGHTEVAL),
+    (frozenset({"full_prompt", "gold"}), LIGHTEVAL),
+    (frozenset({"doc", "resps"}), LM_EVAL),
+    (frozenset({"question_id", "choices"}), FASTCHAT),
+    (frozenset({"question_id", "judge"}), FASTCHAT),
+    (frozenset({"question_id", "turns"}), FASTCHAT),
+)
+"""The same for one row of many."""
+
+_SUFFIXES = (".json", ".jsonl", ".ndjson", ".parquet", ".eval")
+_MOST_FILES = 20_000
+
+
+def kind_of_object(value: Mapping[str, Any]) -> str | None:
+    """Name the tool that wrote a JSON object that is a whole file; None for none that is known."""
+    return next((kind for keys, kind in _OBJECTS if keys <= value.keys()), None)
+
+
+def kind_of_row(row: Mapping[str, Any]) -> str | None:
+    """Name the tool that wrote one row of many; None for none that is known."""
+    return next((kind for keys, kind in _ROWS if keys <= row.keys()), None)
+
+
+def kind_of_file(file: Path) -> str | None:
+    """Name the tool that wrote a file; None for none that is known.
+
+    Raises:
+        DataError: a Git LFS pointer, compressed, or not UTF-8.
+        StoreError: it cannot be read.
+    """
+    try:
+        with file.open("rb") as opened:
+            first = opened.read(4)
+    except OSError as error:
+        raise StoreError(f"{file}: cannot be read: {error.strerror or error}; next step: name a file") from error
+    if first == b"PAR1":
+        return LIGHTEVAL
+    if first[:2] == b"PK" and zipfile.is_zipfile(file):
+        with zipfile.ZipFile(file) as archive:
+            return INSPECT if {"header.json", "_journal/start.json"} & set(archive.namelist()) else None
+    text = read_text(file)
+    lead = text.lstrip()
+    try:
+        if lead[:1] == "[":
+            listed = parse_value(text, f"{file}")
+            return kind_of_row(listed[0]) if listed and isinstance(listed[0], dict) else None
+        line = lead.partition("\n")[0]
+        value = parse_value(line, f"{file}") if line.rstrip()[-1:] == "}" else parse_value(text, f"{file}")
+    except DataError:
+        return None  # not JSON: of no tool, and no fault of a folder that holds other things too
+    if not isinstance(value, dict):
+        return None
+    return kind_of_object(value) or kind_of_row(value)
+
+
+def files_of(root: Path) -> dict[str, list[Path]]:
+    """Return tool to the files of it in a folder and below, told by their content; links are not followed.
+
+    Raises:
+        DataError: a file of rows is a Git LFS pointer, compressed, or binary, and nothing else is there.
+        UsageError: too many files.
+    """
+    found: dict[str, list[Path]] = {}
+    faults = []
+    for at, file in enumerate(_below(root)):
+        if at >= _MOST_FILES:
+            raise UsageError(f"{root}: more than {_MOST_FILES:,} files; next step: name the folder of one run")
+        try:
+            kind = kind_of_file(file)
+        except DataError as error:
+            faults.append(error)
+            continue
+        if kind is not None:
+            found.setdefault(kind, []).append(file)
+    if faults and not found.keys() - {LIGHTEVAL}:  # results of lighteval whose details are pointers
+        raise faults[0]
+    return found
+
+
+def _below(folder: Path) -> Iterator[Path]:
+    for path in sorted(folder.iterdir()):
+        if path.is_symlink() or path.name.startswith("."):
+            continue
+        if path.is_dir():
+            yield from _below(path)
+        elif path.suffix.lower() in _SUFFIXES and path.is_file():
+            yield path
 
 
 def whose_object(value: Mapping[str, Any]) -> str | None:
-    """Name the tool that wrote a JSON object, where it is another one than lm-eval; by its keys, never by its name."""
-    owner = next((owner for keys, owner in _OWNERS if keys <= value.keys()), None)
+    """Name the tool that wrote a JSON object, and the next step, where it is another one than lm-eval; else None."""
+    kind = kind_of_object(value)
+    if kind not in (None, LM_EVAL):
+        return _next_step(str(kind))
     results = value.get("results")
-    if owner is None and isinstance(results, Mapping) and "configs" not in value and "n-shot" not in value:
+    if kind is None and isinstance(results, Mapping) and "n-shot" not in value:
         rows = [row for row in results.values() if isinstance(row, Mapping)]
         if rows and not any("," in str(key) for row in rows for key in row):
-            return "a results file of lm-eval before 0.4, which holds no answers"
-    return owner
+            return (
+                "a results file of lm-eval before 0.4, which holds no answers and is not read; next step: evaluate "
+                "with lm-eval --log_samples"
+            )
+    return None
 
 
 def whose_folder(folder: Path) -> str | None:
     """Name the tool whose output a folder is, and the next step, where lm-eval's files are not in it; else None."""
-    found: Counter[str] = Counter()
+    found = files_of(folder)
     names = {path.name for path in folder.glob("*")} | {path.name for path in folder.glob("*/*")}
-    if {"reviews", "reports"} <= names or {"reviews", "predictions"} <= names:
-        found["evalscope's folder, which is not read; next step: evaluate with lm-eval --log_samples"] += 1
-    if any(name.endswith(".eval") for name in names):
-        found["inspect's logs, which are not read; next step: evaluate with lm-eval --log_samples"] += 1
-    if any(name.startswith("details_") and name.endswith(".parquet") for name in names):
-        found["lighteval's details, which are not read; next step: evaluate with lm-eval --log_samples"] += 1
-    if {"per_instance_stats.json", "scenario_state.json"} & names:
-        found["HELM's folder, which is not read; next step: evaluate with lm-eval --log_samples"] += 1
-    if {"model_answer", "model_judgment"} & names:
-        found["FastChat's folder; next step: evalkit run import --format fastchat"] += 1
-    if "results.jsonl" in names:
-        found[
-            "NeMo Evaluator's results.jsonl; next step: evalkit run import --format nel with the folder it lies in"
-        ] += 1
-    if "manifest.json" in names:
-        found["a run folder of evalkit itself; next step: compare or certify it as it is"] += 1
+    if not found and {"model_answer", "model_judgment"} & names:
+        found[FASTCHAT] = []
+    if not found and "results.jsonl" in names:
+        found[NEL] = []
+    found.pop(LM_EVAL, None)
     for path in sorted([*folder.glob("*.json"), *folder.glob("*/*.json")])[:50]:
         if not found and path.stat().st_size < 1 << 24:
             try:
@@ -199,5 +304,13 @@ def whose_folder(folder: Path) -> str | None:
             except (DataError, StoreError):
                 continue
             if owner is not None:
-                found[f"{owner} ({path.name}), which is not read; next step: evaluate with lm-eval --log_samples"] += 1
-    return next(iter(found), None)
+                return f"{path.name}: {owner}"
+    return _next_step(next(iter(found))) if found else None
+
+
+def _next_step(kind: str) -> str:
+    if kind == HELM:
+        return "files of HELM, which are not read; next step: evaluate with lm-eval --log_samples"
+    if kind == EVALKIT:
+        return "a run folder of evalkit itself; next step: compare or certify it as it is"
+    return f"files of {kind}; next step: evalkit run import --format {kind} (or leave out --format)"

@@ -232,7 +232,7 @@ def find_files(where: Path) -> LmEvalFiles:
     results = parse_object(read_text(file), f"{file}")
     owner = whose_object(results)
     if owner is not None:
-        raise UsageError(f"{file}: {owner}, which is not read; next step: evaluate with lm-eval --log_samples")
+        raise UsageError(f"{file}: {owner}")
     if not isinstance(results.get("results"), Mapping):
         raise UsageError(f"{file}: no results file of lm-eval, for it has no 'results'; next step: {_NAME_IT}")
     return LmEvalFiles(results_file=file, stamp=stamp, results=results, samples=_samples(file, stamp, results))

@@ -55,6 +55,7 @@ def import_lm_eval(
     metric: str | None = None,
     recipe: str = UNKNOWN,
     fidelity: Fidelity = "engine",
+    tolerate_totals: bool = False,
 ) -> Imported:
     """Read one run of lm-eval.
 
@@ -64,6 +65,7 @@ def import_lm_eval(
         metric: mark that decides; None for "acc", else the first that lm-eval lists.
         recipe: how the model was quantized, declared by the user.
         fidelity: declared by the user.
+        tolerate_totals: a published total may differ from what the rows give.
 
     Raises:
         UsageError: no run or several, an unknown task or metric.
@@ -75,7 +77,7 @@ def import_lm_eval(
     rolling = [name for name in wanted if tasks is None and name in files.samples and is_rolling(files, name)]
     if len(rolling) == len(wanted):
         rolling = []
-    leaves = {name: read_leaf(files, name) for name in wanted if name not in rolling}
+    leaves = {name: read_leaf(files, name, tolerated=tolerate_totals) for name in wanted if name not in rolling}
     notes = [f"'{name}' is left out: perplexity of whole texts has no question and no right answer" for name in rolling]
     grouped = put_together(files, leaves)
     runs: dict[str, TaskRun] = {}
@@ -93,7 +95,7 @@ def import_lm_eval(
             evalkit=__version__,
             engine=identity_of(files.results, recipe, fidelity),
             tasks=runs,
-            requested={"imported": _provenance(files, leaves)},
+            requested={"imported": _provenance(files, leaves, tolerated=tolerate_totals)},
             created_at=_created_at(files),
         ),
         items=items,
@@ -269,8 +271,9 @@ def _dataset(leaf: Leaf) -> str:
     return "/".join(named) or UNKNOWN
 
 
-def _provenance(files: LmEvalFiles, leaves: Mapping[str, Leaf]) -> dict[str, Any]:
+def _provenance(files: LmEvalFiles, leaves: Mapping[str, Leaf], *, tolerated: bool) -> dict[str, Any]:
     return {
+        **({"tolerated": ["totals"]} if tolerated else {}),
         "format": "lm-eval",
         "results": {"file": files.results_file.name, "sha256": file_sha256(files.results_file)},
         "samples": {name: file_sha256(files.samples[name]) for name in sorted(leaves)},

@@ -74,12 +74,17 @@ class Leaf:
     occurrences: Mapping[str, Any] | None = None
 
 
-def read_leaf(files: LmEvalFiles, name: str) -> Leaf:
+def read_leaf(files: LmEvalFiles, name: str, *, tolerated: bool = False) -> Leaf:
     """Read one task and check it against the results file.
 
+    Args:
+        files: of the run.
+        name: lm-eval's name of the task.
+        tolerated: a published total may differ from what the rows give.
+
     Raises:
-        DataError: no samples, a repeated row, more rows than were counted, filters that cannot be told apart, or rows
-            that are not lm-eval's.
+        DataError: no samples, a repeated row, more rows than were counted, filters that cannot be told apart, a total
+            that the rows do not give, or rows that are not lm-eval's.
         StoreError: a file cannot be read.
     """
     if name not in files.samples:
@@ -98,7 +103,10 @@ def read_leaf(files: LmEvalFiles, name: str) -> Leaf:
             "next step: give the rows and the results file of one and the same run"
         )
     shots, said = _shots(files, name)
-    notes = [*said, *hold_against_totals(files, name, samples, by_filter, complete=found == planned)]
+    notes = [
+        *said,
+        *hold_against_totals(files, name, samples, by_filter, complete=found == planned, tolerated=tolerated),
+    ]
     return Leaf(
         name=name,
         kind="text" if any(sample.generation is not None for sample in samples) else "choice",

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from evalkit.errors import DataError
 from evalkit.interop.lm_eval_files import HASHES, MEAN_METRICS, NO_MARKS, doc_hash, split_mark, task_hash
+from evalkit.interop.row_rules import Total, hold_totals
 from evalkit.records import ChoiceReply, Item, Record, TextReply
 
 if TYPE_CHECKING:
@@ -138,13 +139,10 @@ def _arrangements(value: Any) -> Iterator[Any]:
 # Rows of lm-eval held against what the same files say of them.
 #
 # lm-eval writes into the results file a hash of all rows (since 0.4.3, wherever it wrote the rows) and their means.
-# Rows that were edited, cut, or taken from another run do not fit them. A file with a hash is lm-eval's own to the
-# letter, and a mean that does not fit is an error; one without may have been rounded or rewritten, and the mismatch
-# is told.
+# Rows that were edited, cut, or taken from another run do not fit them.
 
 
 _STEP = "next step: give the rows and the results file of one and the same run, as lm-eval wrote them"
-_ROUNDING = 1e-6
 
 
 def hold_against_totals(
@@ -154,8 +152,9 @@ def hold_against_totals(
     by_filter: Mapping[str, Sequence[Sample]],
     *,
     complete: bool,
-) -> Iterator[str]:
-    """Yield a sentence for each total that the rows do not give.
+    tolerated: bool,
+) -> list[str]:
+    """Return a sentence for each kind of total that could not be held against the rows.
 
     Args:
         files: of the run.
@@ -163,34 +162,46 @@ def hold_against_totals(
         samples: its rows, in the order of the file.
         by_filter: filter to rows.
         complete: every item that the results file counts has its row.
+        tolerated: a total may differ.
 
     Raises:
-        DataError: the hash of the rows is not the one in the results file, or it is and the totals do not fit.
+        DataError: the hash of the rows is not the one in the results file, or a total is not that of the rows.
     """
     hashes = files.results.get("task_hashes")
     said = hashes.get(name) if isinstance(hashes, Mapping) else None
-    vouched = isinstance(said, str) and all(sample.hashes for sample in samples)
-    if vouched and complete:
+    if isinstance(said, str) and complete and all(sample.hashes for sample in samples):
         given = task_hash(tuple((sample.hashes or {}).values()) for sample in samples)  # type: ignore[misc]
         if given != said:
             raise DataError(
                 f"{files.samples[name]}: the rows are not those of {files.results_file.name}: their hash is "
                 f"{given[:12]}..., its 'task_hashes' has {said!s:.12}... for '{name}'; {_STEP}"
             )
-    if not complete:
-        return
+    marks: dict[str, list[tuple[Any, str, float]]] = {}
+    odd: set[str] = set()
+    for part, rows in by_filter.items():
+        for sample in rows:
+            for metric, value in sample.values.items():
+                if _numbers([value]):
+                    marks.setdefault(f"{metric},{part}", []).append((sample.where, "", float(value)))
+                else:
+                    odd.add(f"{metric},{part}")
+    return hold_totals(name, list(_totals(files, name, by_filter, odd)), marks, complete=complete, tolerated=tolerated)
+
+
+def _totals(files: LmEvalFiles, name: str, by_filter: Mapping[str, Sequence[Sample]], odd: set[str]) -> Iterator[Total]:
+    """Yield what the results file publishes of a task, and why some of it is no mean of its rows."""
     row = files.results["results"].get(name)
-    for key, total in (row if isinstance(row, Mapping) else {}).items():
+    for key, value in (row if isinstance(row, Mapping) else {}).items():
         metric, comma, part = str(key).partition(",")
-        values = [sample.values.get(metric) for sample in by_filter.get(part, by_filter.get("none", ()))]
-        if not comma or not _is_mean(files, name, metric) or not _numbers([total, *values]) or not values:
+        if not comma or metric.endswith("_stderr") or not _numbers([value]) or metric in NO_MARKS:
             continue
-        mean = math.fsum(values) / len(values)  # type: ignore[arg-type]
-        if abs(mean - total) > _ROUNDING * max(1.0, abs(mean)):
-            sentence = f"'{name}': the results file says {key} is {total:g}, its {len(values)} rows give {mean:.6g}"
-            if vouched:
-                raise DataError(f"{files.results_file}: {sentence}; {_STEP}")
-            yield f"{sentence}; the rows count"
+        mark = f"{metric},{part if part in by_filter or len(by_filter) > 1 else next(iter(by_filter), part)}"
+        unlike = ""
+        if not _is_mean(files, name, metric):
+            unlike = "no mean over items, as far as the file says"
+        elif mark in odd:
+            unlike = "some rows hold no number of it"
+        yield Total(where=files.results_file.name, name=str(key), value=float(value), mark=mark, unlike=unlike)
 
 
 def _is_mean(files: LmEvalFiles, name: str, metric: str) -> bool:

@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 from evalkit.degeneration import degeneration
 from evalkit.errors import DataError
@@ -60,7 +62,7 @@ def unreadable(reply: TextReply, mark: float) -> str | None:
     return next((reason for reason in map(degeneration, reply.turns) if reason is not None), None)
 
 
-def refuse_contradicted_mark(item: Item, record: Record, place: str, *, one: bool) -> None:
+def refuse_contradicted_mark(item: Item, record: Record, place: str, *, one: bool, only: str | None = None) -> None:
     """Refuse a mark that the record's own log-probabilities contradict (argmax of options, greedy continuation).
 
     Args:
@@ -68,6 +70,7 @@ def refuse_contradicted_mark(item: Item, record: Record, place: str, *, one: boo
         record: its record.
         place: file and line of its row.
         one: every item of the task has one continuation.
+        only: the one mark to look at; None for all.
 
     Raises:
         DataError: names place, mark, and what the row's numbers give.
@@ -77,6 +80,8 @@ def refuse_contradicted_mark(item: Item, record: Record, place: str, *, one: boo
         return
     known = known_of(item)
     for name, value in record.marks.items():
+        if only is not None and name != only:
+            continue
         given = choice_mark(name, record.marks, reply, known, one=one)
         if given is not None and not math.isclose(value, given, rel_tol=1e-9):
             raise DataError(
@@ -130,3 +135,115 @@ def other_marks(
             f"the one that decides: --metric {moving[0]} (or --metric {chosen})"
         )
     return said, ""
+
+
+# Published totals held against the rows they are of.
+
+
+SAME = 1e-9
+"""How far a total may lie from the mean of its rows by the order of summation, relative."""
+
+TOLERATE = "--tolerate-totals"
+_TOTALS_STEP = (
+    "next step: give the rows and the totals of one and the same run, as they were written, "
+    f"or import the rows as they are with {TOLERATE}, which the run then says"
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Total:
+    """One published number about rows.
+
+    Attributes:
+        where: the file that says it.
+        name: what it is called there.
+        value: the number.
+        mark: mark of the rows whose mean it is.
+        subject: of the rows it is of; None for all.
+        count: rows it is of, as the file says; None where it does not.
+        unlike: why it is no mean over rows ("" where it is one); such totals are named, not compared.
+    """
+
+    where: str
+    name: str
+    value: float
+    mark: str
+    subject: str | None = None
+    count: int | None = None
+    unlike: str = ""
+
+
+def hold_totals(
+    task: str,
+    totals: Sequence[Total],
+    marks: Mapping[str, Sequence[tuple[Any, str, float]]],
+    *,
+    complete: bool,
+    tolerated: bool,
+) -> list[str]:
+    """Hold published totals against the rows; return a sentence for each kind of difference that has a reason.
+
+    The mean is over items: several answers to one are averaged first.
+
+    Args:
+        task: its name.
+        totals: what the files publish.
+        marks: mark to (item, subject, value) of every row.
+        complete: every item that the totals are of has its row.
+        tolerated: the user takes the rows as they are.
+
+    Raises:
+        DataError: a total is not the mean of its rows, and nothing in the files explains it; names file, both figures
+            and the next step.
+    """
+    notes = []
+    left: dict[str, list[str]] = {}
+    for total in totals:
+        if total.unlike:
+            left.setdefault(total.unlike, []).append(total.name)
+            continue
+        by_item: dict[Any, list[float]] = {}
+        for item, subject, value in marks.get(total.mark, ()):
+            if total.subject is None or subject == total.subject:
+                by_item.setdefault(item, []).append(value)
+        if not by_item:
+            left.setdefault(f"no row has the mark '{total.mark}'", []).append(total.name)
+            continue
+        if not complete or (total.count is not None and len(by_item) < total.count):
+            left.setdefault("rows are missing", []).append(total.name)
+            continue
+        mean = math.fsum(math.fsum(values) / len(values) for values in by_item.values()) / len(by_item)
+        gap = abs(total.value - mean)
+        if gap <= SAME * max(1.0, abs(mean)):
+            continue
+        if gap <= _rounding(total.value):
+            left.setdefault("the same as far as it was rounded there", []).append(total.name)
+            continue
+        sentence = (
+            f"task '{task}': {total.where} says {total.name} is {total.value:.9g}, its {len(by_item)} rows give "
+            f"{mean:.9g}"
+        )
+        if not tolerated:
+            raise DataError(f"{sentence}; {_TOTALS_STEP}")
+        notes.append(f"{sentence}; tolerated, as asked for: the rows count")
+    notes += [
+        f"task '{task}': not held against the rows to the last digit: {', '.join(names[:5])}"
+        f"{', ...' if len(names) > 5 else ''} ({why})"
+        for why, names in left.items()
+    ]
+    return notes
+
+
+def _rounding(total: float) -> float:
+    """Return half a unit of a total's last decimal, if it has been rounded finely enough to be no other number.
+
+    Three decimals of a share, or two of a percentage: what evaluation tools print. A coarser number cannot vouch.
+
+    >>> _rounding(0.6667) > 0, _rounding(0.67), _rounding(66.67) > 0
+    (True, 0.0, True)
+    """
+    text = repr(float(total))
+    if "e" in text:
+        return 0.0
+    half = 0.5 * 10.0 ** -len(text.partition(".")[2])
+    return half * (1 + 1e-6) if half <= max(5e-4, 1e-4 * abs(total)) else 0.0
