@@ -8,6 +8,7 @@ An adapter is a module `evalkit/adapters/<name>.py` with one function `load(spec
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -133,6 +134,54 @@ class Failure:
 
 Waste = Callable[[int, int], bool]
 """Takes the tokens read and written for a reply that could not be used, and says whether another try may be paid."""
+
+
+# A broken machine: words about the process or the device that computes, and not about what was asked.
+#
+# Engines hand them on as the refusal of a request: TensorRT-LLM fails every request in flight with the text of a CUDA
+# error, vLLM answers 400 or 500 with "EngineCore encountered an issue", servers answer 400 with the worker's exception.
+
+_DEVICE = r"(?:cuda|cudnn|cublas\w*|cutlass|nccl|hip|rocm|rccl|nvshmem|ggml\w*|vulkan|xpu|acl|triton|gpu|device)"
+_PROCESS = (
+    r"(?:\w*engine(?: ?core| ?loop)?|actor|executor|worker|scheduler|detokenizer|(?:background|event) ?loop|rank ?\d+"
+    r"|mpi|proxy|replica|backend|server|process|llm|runner|\w*executor|engine ?dead\w*)s?"
+)
+_ENDED = (
+    r"(?:died|dead|dying|shut(?:ting)? ?down|shutdown|terminated|crash\w*|aborted|exited|killed|unhealthy|hung|hangs"
+    r"|unresponsive|errored|(?:is|has|was) stopped|hit an exception|lost|disconnected|is not ready|ended unexpectedly"
+    r"|not (?:running|alive|healthy|responding)|encountered an? (?:\w+ )?(?:issue|error)|returned error"
+    r"|(?:has|have) failed|stopped unexpectedly|closed)"
+)
+_BROKEN = re.compile(
+    rf"{_DEVICE}[^.\n]{{0,40}}?\b(?:error|failure|failed|timed? ?out|watchdog|exception|unhandled|reset|is lost)\b"
+    rf"|\b{_PROCESS}\b[^.\n]{{0,40}}?\b{_ENDED}\b|error in (?:the )?{_PROCESS}\b|engine ?dead|watchdog caught"
+    r"|out of memory|outofmemory|cannot allocate memory|bad_alloc|oom[- ]?kill|failed to allocate|memory allocation"
+    r"|(?:cublas|cudnn)_status_|nccl\w*error|cudaerror\w*|compute error|illegal memory access|device-side assert"
+    r"|unspecified launch failure|uncorrectable|fallen off the bus|\bxid \d|\becc error|segmentation fault|core dumped"
+    r"|bus error|sig(?:kill|segv|abrt|term|bus)\b|exit ?code:? -?\d|broken pipe|connection (?:was )?reset|mpi_abort",
+    re.IGNORECASE,
+)
+
+
+def is_machine_failure(words: str, asked: str = "") -> bool:
+    """Say whether an engine's words are about the machine that computes, and not about the request.
+
+    Args:
+        words: of an error or a refusal.
+        asked: what was sent. Refusals repeat it, and what they took from it says nothing about the machine.
+
+    >>> is_machine_failure("CUDA error: an illegal memory access was encountered")
+    True
+    >>> is_machine_failure("EngineCore encountered an issue. See stack trace (above) for the root cause.")
+    True
+    >>> is_machine_failure("CUDA graphs do not support logprobs")
+    False
+    >>> is_machine_failure("refused: 'why has the server shut down?'", asked="why has the server shut down?")
+    False
+    """
+    told, said = words.casefold(), asked.casefold()
+    found = {one.group() for one in _BROKEN.finditer(told)}
+    return any(told.count(one) > said.count(one) for one in found)
 
 
 class Engine(Protocol):

@@ -121,6 +121,7 @@ def _collect_task(
             for part in chain([first], _parts(wanted)):
                 for item, sample, outcome in ask(engine, benchmark, part) if part else ():
                     writer.add(item, sample, outcome)
+        _settle(engine, benchmark, writer)
         writer.flush()
     except KeyboardInterrupt:
         writer.flush()
@@ -134,6 +135,19 @@ def _collect_task(
         bar.close()
     folder.finish(task)
     return TaskCount(task=task, planned=planned, found=found, written=writer.written, failed=writer.failed)
+
+
+def _settle(engine: Engine, benchmark: Benchmark, writer: RecordWriter) -> None:
+    """Where a task ends in failures, ask again what succeeded last: a dead engine's failures are not written.
+
+    Raises:
+        EngineError: it fails now.
+    """
+    if writer.doubtful is not None:
+        for _, _, outcome in ask(engine, benchmark, [writer.doubtful]):
+            if isinstance(outcome, str):
+                writer.give_up(outcome)
+    writer.settle()
 
 
 def _parts(wanted: Iterator[Wanted]) -> Iterator[list[Wanted]]:

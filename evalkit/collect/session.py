@@ -92,6 +92,7 @@ class Session:
     def __init__(self, folders: Sequence[RunFolder], judging: str, store: RatingStore | None = None) -> None:
         self._folders, self._judging, self._store = folders, judging, store
         self._waiting: list[tuple[int, Judgment]] = []
+        self._held: list[tuple[int, Judgment]] = []
         self._learnt: list[dict[str, object]] = []
         self._counts: Counter[str] = Counter()
         self._reused = self._told = self._stale = 0
@@ -150,13 +151,15 @@ class Session:
                 self._learn(question.key, rating)
                 self._add(question.key, work.missing[question.key], rating, paid=1)
                 self._watch(rating, say)
+            self._waiting, self._held = self._waiting + self._held, []
             self._flush()
             self._watch(None, say)
         except KeyboardInterrupt:
             self._flush()
+            written = work.done + sum(self._counts.values()) - len(self._held)
             raise InterruptedRunError(
-                f"stopped on request: {work.done + sum(self._counts.values())} of {total} judgments of task "
-                f"'{self._judging}' are on the disk; next step: the same command resumes"
+                f"stopped on request: {written} of {total} judgments of task '{self._judging}' are on the disk; "
+                "next step: the same command resumes"
             ) from None
         except StoreError:
             raise
@@ -203,12 +206,14 @@ class Session:
             self._learnt.append({"key": key, **row, "details": dict(rating.details)})
 
     def _add(self, key: str, places: Sequence[Place], rating: Rating, *, paid: int) -> None:
-        self._waiting += [(place.run, rating.at(place, key)) for place in places]
+        self._held += [(place.run, rating.at(place, key)) for place in places]
+        if rating.status != "api_error":  # the judge works, so that what failed before failed for itself
+            self._waiting, self._held = self._waiting + self._held, []
         self._counts[rating.status] += len(places)
         self._reused += len(places) - paid if rating.status != "rule" else 0
         self._streak = self._streak + 1 if rating.status == "api_error" else 0
         if self._streak >= STREAK:
-            self._waiting = [(run, judgment) for run, judgment in self._waiting if judgment.status != "api_error"]
+            self._held = []
             raise EngineError(
                 f"task '{self._judging}': {STREAK} consecutive judge requests failed; the last failure: "
                 f"{rating.details.get('failure')}; next step: repair the judge and repeat the same command"

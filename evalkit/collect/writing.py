@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timezone
 from types import FrameType
-from typing import TextIO
+from typing import NoReturn, TextIO
 
 from tqdm import tqdm
 
@@ -133,8 +133,16 @@ STREAK = 64
 """Failures in a row after which the engine is taken for dead."""
 
 
+_OF_THE_ITEM = ("prompt", "marking", "too-long", "missing-token", "non-finite")
+"""Kinds of failures that no broken machine causes: the same item fails the same way on an engine that works."""
+
+
 class RecordWriter:
-    """Writes the records of one task."""
+    """Writes the records of one task.
+
+    A failure is not written before an item succeeds after it, or the engine was seen to work (`settle`): a machine that
+    died fails every item, and none of those failures is an answer of the model.
+    """
 
     def __init__(
         self, folder: RunFolder, benchmark: Benchmark, progress: Progress, pending: int, engine: Engine
@@ -143,8 +151,9 @@ class RecordWriter:
         self.written = 0
         self._folder, self._benchmark, self._progress, self._engine = folder, benchmark, progress, engine
         self._waiting: list[Record] = []
+        self._held: list[Record] = []
+        self._good: tuple[Item, int] | None = None
         self._trial = min(TRIAL, pending)
-        self._streak: list[str] = []
         self._written_at = time.monotonic()
 
     def add(self, item: Item, sample: int, outcome: ChoiceReply | TextReply | str) -> None:
@@ -156,14 +165,32 @@ class RecordWriter:
             StoreError: the disk failed.
         """
         record = self._record(item, sample, outcome)
-        self._waiting.append(record)
-        self._watch(record)
+        self._held.append(record)
+        if record.failure is None:
+            self._good = (item, sample)
+            self.settle()
+        else:
+            self._watch(record.failure)
         full = len(self._waiting) >= BATCH or time.monotonic() - self._written_at >= BATCH_S
-        if full and self.written + len(self._waiting) >= self._trial:
+        if full and self.written + len(self._waiting) + len(self._held) >= self._trial:
             self.flush()
 
+    @property
+    def doubtful(self) -> tuple[Item, int] | None:
+        """What succeeded last, where failures since then may be the engine's; None where there is nothing to doubt."""
+        machine = any((record.failure or "").partition(":")[0] not in _OF_THE_ITEM for record in self._held)
+        return self._good if machine else None
+
+    def settle(self) -> None:
+        """Take the failures of the running streak for the items' own: the engine was seen to work after them."""
+        self._waiting += self._held
+        self._held = []
+
     def flush(self) -> None:
-        """Write what is waiting; a request to stop is heard after the write, never in it."""
+        """Write what is waiting, without failures that may be the engine's.
+
+        A request to stop is heard after the write, never in it.
+        """
         if not self._waiting:
             return
         batch, self._waiting = self._waiting, []
@@ -208,22 +235,26 @@ class RecordWriter:
             invalid=marking.invalid,
         )
 
-    def _watch(self, record: Record) -> None:
-        if record.failure is None:
-            self._streak = []
-            return
-        self._streak.append(record.failure)
-        seen = self.written + len(self._waiting)
-        if seen <= self._trial and record.failure.startswith("non-finite"):
-            self._abort(f"a non-finite number among the first {self._trial} items", record.failure)
-        if len(self._streak) == seen == self._trial > 1:
-            self._abort(f"each of the first {self._trial} items failed", self._streak[0])
-        if len(self._streak) >= STREAK:
-            self._abort(f"{STREAK} items in a row failed", self._streak[0])
+    def _watch(self, failure: str) -> None:
+        seen, first = self.written + len(self._waiting) + len(self._held), self._held[0].failure or ""
+        if seen <= self._trial and failure.startswith("non-finite"):
+            self._abort(f"a non-finite number among the first {self._trial} items", failure)
+        if len(self._held) == seen == self._trial > 1:
+            self._abort(f"each of the first {self._trial} items failed", first)
+        if len(self._held) >= STREAK:
+            self._abort(f"{STREAK} items in a row failed", first)
 
-    def _abort(self, what: str, failure: str) -> None:
-        """Stop; failures of the running streak are forgotten, so that a resumed run asks them again."""
-        del self._waiting[max(0, len(self._waiting) - len(self._streak)) :]
+    def give_up(self, failure: str) -> NoReturn:
+        """Stop: the engine no longer answers an item that it has answered before.
+
+        Raises:
+            EngineError: always; the failures since then are forgotten, so that a resumed run asks them again.
+        """
+        count = len(self._held)
+        self._abort(f"the last {count} items failed, and one that had an answer before fails now as well", failure)
+
+    def _abort(self, what: str, failure: str) -> NoReturn:
+        self._held = []
         self.flush()
         raise EngineError(
             f"task '{self._benchmark.task}': {what}; the first failure: {failure}; "

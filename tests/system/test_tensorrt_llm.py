@@ -14,6 +14,7 @@ import json
 import math
 import os
 import shutil
+import subprocess
 import sys
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -438,6 +439,76 @@ def test_a_dead_library_is_an_error_after_what_was_finished(tiny_folder, single)
             seen.extend(engine.score(single))
         assert len(seen) == 2
         assert all(isinstance(reply, ScoreReply) for _, reply in seen)
+
+
+def dead_from(faults: Any, engine: Any, name: str, after: int) -> None:
+    """Have a fault begin after some more requests."""
+    setattr(faults, name, engine._session.llm._count + after)
+
+
+@pytest.mark.parametrize(
+    ("health", "timeout_s", "seen"),
+    [
+        (None, 0.2, r"no request came back within 0\.2 s \(option timeout_s\)"),
+        (True, 0.2, r"no request came back within 0\.2 s \(option timeout_s\)"),
+        (False, 900.0, "its health check says that it is not healthy"),
+        (RuntimeError("Executor worker died"), 900.0, "its health check fails: RuntimeError: Executor worker died"),
+    ],
+)
+def test_a_worker_that_dies_without_a_word_stops_the_run_after_what_was_finished(
+    tiny_folder, single, monkeypatch, health, timeout_s, seen
+):
+    """`result` waits on a queue without an end, whatever timeout it is given, and so does `shutdown`."""
+    monkeypatch.setattr(loading, "LOOK_S", 0.05)
+    monkeypatch.setattr(loading, "SHUTDOWN_S", 0.05)
+    with library() as faults:
+        engine = load(tiny_folder, in_flight=1, timeout_s=timeout_s)
+        faults.health, faults.shutdown_hangs = health, True
+        dead_from(faults, engine, "silent_at", 2)
+        found = []
+        with pytest.raises(EngineError, match=rf"TensorRT-LLM .* is dead: {seen}; .*the same command, which resumes"):
+            found.extend(engine.score(single))
+        assert len(found) == 2
+        assert all(isinstance(reply, ScoreReply) for _, reply in found)
+        engine.close()
+
+
+def test_a_worker_process_that_ended_is_noticed_before_the_time_is_up(tiny_folder, single, monkeypatch):
+    pytest.importorskip("psutil")
+    monkeypatch.setattr(loading, "LOOK_S", 0.05)
+    wait = [sys.executable, "-c", "import sys; sys.stdin.read()"]
+    with library() as faults, subprocess.Popen(wait, stdin=subprocess.PIPE) as worker:
+        engine = load(tiny_folder, in_flight=1)
+        engine._session._processes = frozenset([worker.pid])
+        dead_from(faults, engine, "silent_at", 1)
+        replies = engine.score(single)
+        assert isinstance(next(replies)[1], ScoreReply)
+        worker.stdin.close()
+        worker.wait()
+        with pytest.raises(EngineError, match="1 of its 1 processes ended while requests were under way"):
+            next(replies)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Error in event loop: CUDA error: an illegal memory access was encountered",
+        "NCCL error: unhandled system error, NCCL version 2.27.3",
+        "CUDA out of memory. Tried to allocate 2.00 GiB",
+        "LLM is shutting down",
+    ],
+)
+def test_requests_that_fail_because_the_executor_did_are_no_refusals(tiny_folder, single, text):
+    with library() as faults:
+        engine = load(tiny_folder)
+        faults.fails_with = text
+        dead_from(faults, engine, "fails_all_at", 1)
+        found = []
+        with pytest.raises(EngineError, match=r"broke: RequestError: .*the same command resumes"):
+            found.extend(engine.score(single))
+        assert len(found) == 1
+        with pytest.raises(EngineError, match="broke: RequestError"):
+            answers(engine, PROMPTS)
 
 
 def test_a_prompt_that_the_engine_cut_is_a_failure_and_not_a_score(tiny_folder, single):

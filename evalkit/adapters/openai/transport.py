@@ -17,7 +17,7 @@ from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
 from typing import Any, TypeVar
 
-from evalkit.adapters.base import Waste
+from evalkit.adapters.base import Waste, is_machine_failure
 from evalkit.adapters.openai.exchange import Exchange, ExchangeError, Limits, OversizeError, Reply
 from evalkit.adapters.openai.options import ServerOptions
 from evalkit.adapters.openai.wire import (
@@ -25,7 +25,6 @@ from evalkit.adapters.openai.wire import (
     MalformedError,
     RejectedError,
     UnusableError,
-    is_dead,
     is_withheld,
     named_fields,
     parse_reply,
@@ -331,7 +330,7 @@ class Transport:
                         break
             if attempt < self._options.retries:
                 self._stopped.wait(min(wait, self._options.backoff_max_s))
-        if seen.startswith("HTTP ") and is_dead(seen):
+        if seen.startswith("HTTP ") and is_machine_failure(seen, _texts_of(body)):
             raise self._dead(f"{seen} (after {tries} tries)")
         message = f"{method} {path}: {seen or 'stopped'} (after {tries} tries)"
         raise UnusableError("transport", self._key.redact(message), counted=told)
@@ -364,9 +363,10 @@ class Transport:
             name = self._options.api_key_env
             step = f"check the key in ${name}" if name else "name the key's environment variable in api_key_env"
             raise EngineError(f"{self._options.base_url} answers HTTP {status}: {words}; next step: {step}")
-        if is_dead(words):
+        withheld = is_withheld(said)
+        if not withheld and not fields and is_machine_failure(words, _texts_of(body)):
             raise self._dead(f"HTTP {status}: {words}")
-        raise RejectedError(status, words, withheld=is_withheld(said), fields=fields)
+        raise RejectedError(status, words, withheld=withheld, fields=fields)
 
     def _dead(self, seen: str) -> EngineError:
         return EngineError(
@@ -378,6 +378,22 @@ class Transport:
         """Return the seconds before the next try: doubled each time, spread so that threads do not return at once."""
         spread = 0.5 + int(digest([attempt, dict(body or {})])[:4], 16) / 65536
         return min(self._options.backoff_s * 2.0**attempt, self._options.backoff_max_s) * spread
+
+
+def _texts_of(body: Mapping[str, Any] | None) -> str:
+    """Return the texts of a request, which a refusal may repeat."""
+    return "" if body is None else "\n".join(_leaves(body))
+
+
+def _leaves(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for child in value.values():
+            yield from _leaves(child)
+    elif isinstance(value, (list, tuple)):
+        for child in value:
+            yield from _leaves(child)
 
 
 class _Bill:

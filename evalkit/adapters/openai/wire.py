@@ -64,16 +64,6 @@ class RejectedError(Exception):
 _FILTER = re.compile(
     r"content[ _-]?(?:filter|policy|management policy)|responsible ?ai ?policy|moderation_blocked", re.IGNORECASE
 )
-_DEATH = re.compile(
-    r"cuda (?:error|failure)|cublas_status|cudnn_status|nccl (?:error|failure|timeout|watchdog)"
-    r"|nccl(?:unhandled|internal|system|remote)\w*error|illegal memory access|device-side assert"
-    r"|engine ?(?:core|loop|process)?\W{0,3}(?:has |is |was )?(?:died|dead\w*|not running|shut ?down)"
-    r"|(?:executor|worker)s?\b[^.]{0,40}\b(?:shut ?down|died|dead|terminated|crashed)"
-    r"|background loop (?:has|is)|(?:server|engine) is shutting down",
-    re.IGNORECASE,
-)
-
-
 _UNWANTED = re.compile(
     r"unsupported|unrecogni[sz]ed|unknown (?:name|field|param|argument)|unexpected|extra[_ ](?:inputs|forbidden)"
     r"|cannot (?:both |be )|can't be|can not be|use only one|deprecated|only the default|allowed to request"
@@ -117,17 +107,6 @@ def is_withheld(body: str) -> bool:
     True
     """
     return _FILTER.search(body) is not None
-
-
-def is_dead(words: str) -> bool:
-    """Say whether a server's words are about the death of its own engine, and not about the request.
-
-    >>> is_dead("CUDA error: an illegal memory access was encountered"), is_dead("Executor has been shut down")
-    (True, True)
-    >>> is_dead("temperature is not supported by the executor"), is_dead("CUDA graphs do not support logprobs")
-    (False, False)
-    """
-    return _DEATH.search(words) is not None
 
 
 def _about_length(message: str) -> bool:

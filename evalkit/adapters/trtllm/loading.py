@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import inspect
 import os
+import re
+import threading
+import time
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from queue import Empty, SimpleQueue
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, cast
 
 from packaging.version import InvalidVersion, Version
 
@@ -241,6 +245,17 @@ META_BACKEND = "fp8_rowwise_ub"
 _BATCH_TOKENS = 8192
 
 
+LOOK_S = 5.0
+"""Seconds of silence after which the library's health is looked at."""
+
+SHUTDOWN_S = 60.0
+"""Seconds that the library may take to end."""
+
+T = TypeVar("T")
+
+_OF_WORKERS = re.compile(r"python|mpi|orted|prted|tensorrt|trtllm|ray", re.IGNORECASE)
+
+
 class Session:
     """A loaded model; it is freed with its last user.
 
@@ -250,11 +265,86 @@ class Session:
         target: what was loaded.
         max_length: tokens a request may need, the generated ones included.
         free: frees it now; calling it again is harmless.
+
+    Args:
+        timeout_s: see `TensorRTOptions`.
+        processes: ids of the processes that loading began.
     """
 
-    def __init__(self, llm: Any, library: Library, target: Target, max_length: int) -> None:
+    def __init__(
+        self, llm: Any, library: Library, target: Target, max_length: int, timeout_s: float, processes: frozenset[int]
+    ) -> None:
         self.llm, self.library, self.target, self.max_length = llm, library, target, max_length
+        self._timeout_s, self._processes = timeout_s, processes
         self.free = weakref.finalize(self, _shut_down, llm)
+
+    def wait(self, work: Callable[[], T]) -> T:
+        """Wait for the library, as long as it lives.
+
+        The library waits on queues without an end: a worker that died is never noticed there, and several versions do
+        not look at the timeout that `result` takes. So it waits in a thread of its own, which may stay behind.
+
+        Raises:
+            EngineError: it is not healthy, a process that it had after loading is gone, or the time is up.
+            Whatever `work` raises.
+        """
+        box: SimpleQueue[tuple[bool, Any]] = SimpleQueue()
+        threading.Thread(target=_put, args=(work, box), name="evalkit-tensorrt", daemon=True).start()
+        begun = time.monotonic()
+        while True:
+            left = self._timeout_s - (time.monotonic() - begun)
+            try:
+                worked, found = box.get(timeout=max(0.0, min(LOOK_S, left)))
+            except Empty:
+                self._look()
+                if left <= LOOK_S:
+                    self._give_up(f"no request came back within {self._timeout_s:g} s (option timeout_s)")
+                continue
+            if not worked:
+                raise found
+            return cast("T", found)
+
+    def _look(self) -> None:
+        check = getattr(self.llm, "_check_health", None)
+        try:
+            healthy = check() if callable(check) else True
+        except Exception as error:  # noqa: BLE001 - whatever it raises, it says it of itself
+            self._give_up(f"its health check fails: {type(error).__name__}: {error}")
+        if healthy is False:
+            self._give_up("its health check says that it is not healthy")
+        gone = self._processes - _workers()
+        if gone:
+            self._give_up(f"{len(gone)} of its {len(self._processes)} processes ended while requests were under way")
+
+    def _give_up(self, seen: str) -> NoReturn:
+        raise EngineError(
+            f"{self.target.files.name}: TensorRT-LLM {self.library.version} is dead: {seen}; finished records are "
+            "kept; next step: look at its log, free the GPUs, and repeat the same command, which resumes"
+        )
+
+
+def _put(work: Callable[[], T], box: SimpleQueue[tuple[bool, Any]]) -> None:
+    try:
+        box.put((True, work()))
+    except BaseException as error:  # noqa: BLE001 - raised again where it is waited for
+        box.put((False, error))
+
+
+def _workers() -> frozenset[int]:
+    """Return this process's descendants that are no passing tools; empty without psutil, which the library needs."""
+    try:
+        psutil: Any = import_module("psutil")  # comes with the library
+    except ImportError:
+        return frozenset()
+    found = set()
+    for child in psutil.Process().children(recursive=True):
+        try:
+            alive = child.status() != psutil.STATUS_ZOMBIE
+            if alive and _OF_WORKERS.search(" ".join((child.name(), *child.cmdline()[:4]))):
+                found.add(child.pid)
+        except psutil.Error:
+            continue
+    return frozenset(found)
 
 
 def open_session(spec: EngineSpec, options: TensorRTOptions, library: Library, target: Target) -> Session:
@@ -271,13 +361,14 @@ def open_session(spec: EngineSpec, options: TensorRTOptions, library: Library, t
     _check_fit(options, target, gpu_memory())
     keywords = _keywords(spec, options, library, target, length)
     kind = _compiled_kind(library) if target.compiled else library.api.LLM
+    before = _workers()
     try:
         llm = kind(**keywords)
     except Exception as error:  # the library, CUDA and MPI raise many unrelated types
         raise EngineError(
             f"{target.files.name}: TensorRT-LLM {library.version} cannot load it: {type(error).__name__}: {error}"
         ) from error
-    return Session(llm, library, target, length)
+    return Session(llm, library, target, length, options.timeout_s, _workers() - before)
 
 
 def is_official(recipe: ResolvedRecipe) -> bool:
@@ -445,4 +536,11 @@ def _compiled_kind(library: Library) -> Any:
 
 
 def _shut_down(llm: Any) -> None:
-    llm.shutdown()
+    """Free the GPUs; a library whose workers are dead may wait for them without an end."""
+    thread = threading.Thread(target=llm.shutdown, name="evalkit-tensorrt-shutdown", daemon=True)
+    try:
+        thread.start()
+    except RuntimeError:  # the interpreter is ending, and begins no thread any more
+        llm.shutdown()
+        return
+    thread.join(SHUTDOWN_S)

@@ -40,6 +40,8 @@ class TensorRTOptions(Section):
         extra: further keywords of TensorRT-LLM's `LLM` (those of its `--extra_llm_api_options` file), such as
             `attn_backend`; recorded in the identity. Keywords that another option says, and those that would change
             which model answers, are refused.
+        timeout_s: seconds in which no request under way comes back, after which the engine is taken for dead. Not part
+            of the identity. A worker that died is often noticed earlier.
         tokenizer: folder or hub id of the tokenizer, where it is not in the model's folder.
         revision: commit or tag of a hub model.
         trust_remote_code: run Python code that comes with the model; recorded in the identity.
@@ -62,6 +64,7 @@ class TensorRTOptions(Section):
     fallback: int = Field(default=256, ge=0)
     guided_decoding: Literal["xgrammar", "llguidance"] | None = None
     extra: dict[str, Any] = Field(default_factory=dict)
+    timeout_s: float = Field(default=900.0, gt=0)
     tokenizer: str | None = None
     revision: str | None = None
     trust_remote_code: bool = False

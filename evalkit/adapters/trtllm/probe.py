@@ -14,7 +14,7 @@ from typing import Any, Generic, Literal, TypeVar
 
 import numpy as np
 
-from evalkit.adapters.base import Failure
+from evalkit.adapters.base import Failure, is_machine_failure
 from evalkit.adapters.trtllm.loading import PROMPT_SCORES, Session
 from evalkit.adapters.trtllm.options import TensorRTOptions
 from evalkit.errors import EngineError
@@ -66,7 +66,7 @@ def _submit(session: Session, question: Question[T]) -> Any:
     try:
         return session.llm.generate_async(question.ids, sampling_params=question.params, **keywords)
     except session.library.refusals as error:
-        return _refused(error)
+        return _refused(session, error)
     except Exception as error:
         raise _broken(session, error) from error
 
@@ -75,9 +75,11 @@ def _finish(session: Session, question: Question[T], handle: Any) -> tuple[Quest
     if isinstance(handle, Failure):
         return question, handle
     try:
-        output = handle.result()
+        output = session.wait(handle.result)
+    except EngineError:
+        raise
     except session.library.refusals as error:
-        return question, _refused(error)
+        return question, _refused(session, error)
     except Exception as error:
         raise _broken(session, error) from error
     return question, _same_prompt(question, output)
@@ -93,9 +95,15 @@ def _same_prompt(question: Question[T], output: Any) -> Any | Failure:
     return output.outputs[0]
 
 
-def _refused(error: Exception) -> Failure:
-    text = str(error)[:_SHOWN]
-    return Failure(kind="out-of-memory" if "out of memory" in text.lower() else "refused", message=text)
+def _refused(session: Session, error: Exception) -> Failure:
+    """Return a request's refusal; the library also refuses all that is under way where its own machine failed.
+
+    Raises:
+        EngineError: the words are about the machine.
+    """
+    if is_machine_failure(str(error)):
+        raise _broken(session, error) from error
+    return Failure(kind="refused", message=str(error)[:_SHOWN])
 
 
 def _broken(session: Session, error: Exception) -> EngineError:

@@ -34,3 +34,21 @@ refused: frozenset[int] = frozenset()
 
 dies_at: int | None = None
 """Number of the request at which the executor dies."""
+
+silent_at: int | None = None
+"""Number of the request from which on nothing ever comes back: a worker died, and nobody looks (1.2.1 and before)."""
+
+timeout_ignored = True
+"""`result` does not look at its timeout, as in several versions."""
+
+health: bool | Exception | None = None
+"""What `_check_health` says or raises; None for a version that has no such method."""
+
+fails_all_at: int | None = None
+"""Number of the request from which on every one that is under way fails with `fails_with`."""
+
+fails_with = "Error in event loop: CUDA error: an illegal memory access was encountered"
+"""The text of those failures: the executor hands its own exception on as the refusal of each request."""
+
+shutdown_hangs = False
+"""`shutdown` waits for workers that are no more."""

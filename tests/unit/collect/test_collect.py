@@ -159,6 +159,70 @@ def test_an_engine_that_dies_is_stopped_and_its_last_failures_are_asked_again(fa
         assert collect(folder, fake.Engine(), [benchmark], progress=False)[0].written == 172
 
 
+@pytest.mark.parametrize("kind", ["transport", "refused", "engine", "out-of-memory"])
+@pytest.mark.parametrize("good", [33, 64, 65, 100, 127, 190])
+def test_no_failure_of_a_dead_engine_is_written_wherever_it_dies(fake, good, kind):
+    """Batches of 64 end in the middle of a streak; 190 of 200: the task ends before the streak is long."""
+    benchmark = fake.Benchmark(200)
+    asked = []
+
+    def dead(prompt):
+        asked.append(prompt)
+        return Failure(kind=kind, message="gone") if len(asked) > good else None
+
+    with fake.open(benchmark) as folder:
+        with pytest.raises(EngineError, match=r"items (in a row )?failed.*which resumes"):
+            collect(folder, fake.Engine(fail=dead, reverse=False), [benchmark], progress=False)
+        assert len(folder.done_keys("quiz")) == good
+        assert {record.status for record in records(fake)} == {"ok"}
+        assert collect(folder, fake.Engine(), [benchmark], progress=False)[0].written == 200 - good
+
+
+def test_failures_at_the_end_are_the_items_own_where_the_engine_still_works(fake):
+    benchmark = fake.Benchmark(100)
+    bad = {one.context for one in benchmark.items[90:]}
+    asked = []
+
+    def refuse(prompt):
+        asked.append(prompt)
+        return Failure(kind="refused", message="no") if prompt in bad else None
+
+    with fake.open(benchmark) as folder:
+        count = collect(folder, fake.Engine(fail=refuse, reverse=False), [benchmark], progress=False)[0]
+    assert (count.written, count.failed) == (100, 10)
+    assert asked[100:] == [benchmark.items[89].context], "the last that succeeded was asked once more"
+
+
+def test_failures_that_no_machine_causes_are_not_doubted(fake):
+    benchmark = fake.Benchmark(100)
+    bad = {one.context for one in benchmark.items[90:]}
+    asked = []
+
+    def refuse(prompt):
+        asked.append(prompt)
+        return Failure(kind="too-long", message="9000 tokens") if prompt in bad else None
+
+    with fake.open(benchmark) as folder:
+        assert collect(folder, fake.Engine(fail=refuse, reverse=False), [benchmark], progress=False)[0].failed == 10
+    assert len(asked) == 100
+
+
+def test_a_stop_in_a_streak_keeps_what_succeeded_and_forgets_the_streak(fake):
+    benchmark = fake.Benchmark(100)
+    asked = []
+
+    def stop(prompt):
+        asked.append(prompt)
+        if len(asked) > 60:
+            raise KeyboardInterrupt
+        return Failure(kind="transport", message="gone") if len(asked) > 40 else None
+
+    with fake.open(benchmark) as folder:
+        with pytest.raises(InterruptedRunError, match="40 of 100 records"):
+            collect(folder, fake.Engine(fail=stop, reverse=False), [benchmark], progress=False)
+        assert len(folder.done_keys("quiz")) == 40
+
+
 @pytest.mark.parametrize("replies", [[], [0, 0], [5]])
 def test_an_engine_that_miscounts_is_an_error(fake, replies):
     class Careless(fake.Engine):

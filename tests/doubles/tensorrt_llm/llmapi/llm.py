@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -113,7 +114,20 @@ class LLM:
             raise RequestError(f"The sum of prompt length ({len(ids)}) should not exceed max_num_tokens ({limit})")
         return RequestOutput(number, ids, lambda output: self._run(output, sampling_params, cache_salt))
 
+    def __getattr__(self, name: str) -> Any:
+        if name == "_check_health" and faults.health is not None:
+            return self._say_health
+        raise AttributeError(name)
+
+    def _say_health(self) -> bool:
+        if isinstance(faults.health, Exception):
+            raise faults.health
+        return bool(faults.health)
+
     def shutdown(self) -> None:
+        if faults.shutdown_hangs:
+            closed.append(self)
+            threading.Event().wait()
         if self._stage is not None:
             self._stage = None
             closed.append(self)
@@ -126,6 +140,8 @@ class LLM:
         return False
 
     def _run(self, output: RequestOutput, params: Any, salt: str | None) -> None:
+        if faults.fails_all_at is not None and output.request_id >= faults.fails_all_at:
+            raise RequestError(faults.fails_with)
         if output.request_id in faults.refused:
             raise RequestError("request refused by the executor")
         ids = output.prompt_token_ids

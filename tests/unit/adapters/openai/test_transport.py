@@ -241,6 +241,8 @@ def test_an_address_may_end_in_v1():
         (500, "EngineDeadError: EngineCore encountered an issue"),
         (503, "NCCL error: unhandled system error"),
         (503, "The server is shutting down"),
+        (400, "EngineCore encountered an issue. See stack trace (above) for the root cause."),
+        (400, "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB"),
     ],
 )
 def test_a_server_whose_engine_is_dead_ends_the_run(scripted, status, words):
