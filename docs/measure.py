@@ -17,7 +17,7 @@ PACKAGE = "evalkit"
 
 LIMITS = {
     "modules": 244,
-    "longest_chain": 38,
+    "longest_chain": 26,
     "largest_file": 600,
     "p90_file": 440,
     "longest_function": 76,

@@ -20,7 +20,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails
 
 from evalkit.errors import ConfigError, suggestion
-from evalkit.records import digest
+from evalkit.records.canonical import digest
 
 M = TypeVar("M", bound=BaseModel)
 

@@ -32,10 +32,10 @@ from evalkit.adapters.base import (
 )
 from evalkit.adapters.processor import processor
 from evalkit.adapters.registry import load_engine
-from evalkit.assets import AssetStore
+from evalkit.assets.store import AssetStore
 from evalkit.collect.variance import batch_variance
 from evalkit.errors import EvalkitError
-from evalkit.records import EngineIdentity, processor_line
+from evalkit.records.manifest import EngineIdentity, processor_line
 from evalkit.suite import EngineSpec
 
 # One engine, loaded and asked a few questions, before a run is begun with it.

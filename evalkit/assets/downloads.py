@@ -23,7 +23,7 @@ from typing import IO, Any
 
 from evalkit.assets.declaration import HubSource, WheelSource, address_of, filled
 from evalkit.errors import AssetError
-from evalkit.records import text_digest
+from evalkit.records.canonical import text_digest
 
 # The cache: files under the digest of their content.
 #

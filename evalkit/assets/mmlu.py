@@ -19,7 +19,7 @@ from typing import Any, cast
 
 from evalkit.assets.store import FetchedAsset
 from evalkit.errors import AssetError, DataError, MissingExtraError
-from evalkit.records import digest, fold, parse_object
+from evalkit.records.canonical import digest, fold, parse_object
 
 LETTERS = "ABCD"
 

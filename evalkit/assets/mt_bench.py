@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from evalkit.assets.store import FetchedAsset
 from evalkit.errors import AssetError, DataError
-from evalkit.records import digest, parse_object
+from evalkit.records.canonical import digest, parse_object
 
 References = Mapping[int, tuple[str, ...]]
 ReferenceSet = Literal["original", "cor1"]

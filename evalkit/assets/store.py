@@ -16,7 +16,7 @@ from evalkit.assets.declaration import AssetDeclaration, HubSource, LocalSource,
 from evalkit.assets.downloads import ContentCache, Downloads
 from evalkit.configuration import read_yaml, validate
 from evalkit.errors import AssetError, ConfigError, UsageError, suggestion
-from evalkit.records import digest
+from evalkit.records.canonical import digest
 
 AnySource = LocalSource | HubSource | WheelSource
 

@@ -33,7 +33,7 @@ from evalkit.attestation.statement import (
 )
 from evalkit.certify.deciding import certificate_text
 from evalkit.errors import DataError, StoreError
-from evalkit.records import parse_object
+from evalkit.records.canonical import parse_object
 from evalkit.store.door import exists, read_text
 from evalkit.store.lines import MANIFEST, SUMS
 

@@ -19,17 +19,20 @@ from typing import TYPE_CHECKING, Any
 from evalkit.attestation.envelope import Finding, parse_envelope, trusted_signers
 from evalkit.attestation.statement import STATEMENT_TYPE, plain_claim, policy_of, terms, verdicts
 from evalkit.errors import DataError, UsageError
-from evalkit.ledger import COPY, LEDGER, Entry, Ledger, parse_entries, place_of
+from evalkit.ledger.book import COPY, LEDGER, Entry, Ledger, parse_entries, place_of
 from evalkit.ledger.mirroring import concerns, missing, parse_row, recalled, with_recalled
 from evalkit.ledger.standing import BEGINNINGS, weights_of
-from evalkit.policy import Policy, load_policy, rules_sha256, standing
-from evalkit.records import EngineIdentity, canonical_json, origin_of
+from evalkit.policy.binding import load_policy, rules_sha256
+from evalkit.policy.model import Policy
+from evalkit.policy.standard import standing
+from evalkit.records.canonical import canonical_json
+from evalkit.records.manifest import EngineIdentity, origin_of
 from evalkit.store.door import exists, read_text
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-    from evalkit.history import LedgerRow
+    from evalkit.history.ledgers import LedgerRow
 
 
 # The ledger that a certificate cites: its copy beside it, the ledger itself where it is at hand, a history's copy.

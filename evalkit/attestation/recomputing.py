@@ -17,18 +17,18 @@ from evalkit.attestation.envelope import Finding
 from evalkit.attestation.pictures import compare_pictures, page_of
 from evalkit.attestation.statement import REPORTS, run_folder_names
 from evalkit.certify.deciding import RunSet, decide_published, decide_runs, qualifications_in
-from evalkit.comparison import PublishedAccuracy
+from evalkit.comparison.means import PublishedAccuracy
 from evalkit.errors import DataError, EvalkitError
-from evalkit.policy import Policy, ResolvedPolicy
-from evalkit.records import digest
-from evalkit.report import as_markdown
+from evalkit.policy.binding import ResolvedPolicy
+from evalkit.policy.model import Policy
+from evalkit.records.canonical import digest
 from evalkit.report.evidence import Evidence, read_evidence, run_folders
 from evalkit.report.extras import power_curves, whole_sections
-from evalkit.report.html import html_report
-from evalkit.report.html.page import BLANK, Pictures
+from evalkit.report.html.page import BLANK, Pictures, html_report
 from evalkit.report.html.plots import available
+from evalkit.report.sections import as_markdown
 from evalkit.store.door import exists, read_text
-from evalkit.throughput import read_throughput, throughput_tables
+from evalkit.throughput.measurement import read_throughput, throughput_tables
 
 # The reports written again from the certificate, and compared with those that lie beside it.
 

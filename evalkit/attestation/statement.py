@@ -22,11 +22,11 @@ from pydantic import ValidationError
 from evalkit.attestation.envelope import Finding
 from evalkit.certify.deciding import QUALIFICATIONS, qualifications_in
 from evalkit.errors import DataError, StoreError
-from evalkit.ledger import COPY, LEDGER
-from evalkit.policy import Policy, standing
+from evalkit.ledger.book import COPY, LEDGER
 from evalkit.policy.binding import without_names
-from evalkit.policy.model import Check
-from evalkit.records import canonical_json, digest, parse_object
+from evalkit.policy.model import Check, Policy
+from evalkit.policy.standard import standing
+from evalkit.records.canonical import canonical_json, digest, parse_object
 from evalkit.store.door import exists, irregular, open_plain
 from evalkit.store.lines import LOCK
 

@@ -12,9 +12,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from evalkit.assets import AssetStore, FetchedAsset, read_mmlu, read_mt_bench
+from evalkit.assets.mmlu import read_mmlu
+from evalkit.assets.mt_bench import read_mt_bench
+from evalkit.assets.store import AssetStore, FetchedAsset
 from evalkit.benchmarks.benchmark import UNMADE, Benchmark, Decoding, Marking
-from evalkit.definitions import TaskDefinition
+from evalkit.definitions.task import TaskDefinition
 from evalkit.errors import UsageError
 
 __all__ = ["UNMADE", "Benchmark", "Decoding", "Marking", "load_benchmark", "marking_many"]

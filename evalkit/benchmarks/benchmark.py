@@ -16,7 +16,9 @@ from dataclasses import dataclass, field
 from itertools import chain, islice
 from typing import Protocol, overload
 
-from evalkit.records import ChoiceReply, Item, TaskRun, TextReply, canonical_json, text_digest
+from evalkit.records.canonical import canonical_json, text_digest
+from evalkit.records.manifest import TaskRun
+from evalkit.records.record import ChoiceReply, Item, TextReply
 
 # Items on the disk, for task files with more of them than the memory should hold.
 #

@@ -34,11 +34,13 @@ from evalkit.benchmarks.lm_eval_tasks import (
     remembered_templates,
     require_lm_eval,
 )
-from evalkit.definitions import TaskDefinition
-from evalkit.degeneration import degeneration
+from evalkit.definitions.task import TaskDefinition
+from evalkit.degeneration.loops import degeneration
 from evalkit.errors import DataError, UsageError, suggestion
-from evalkit.records import ChoiceReply, Item, TaskRun, TextReply, content_digest, digest, text_digest
+from evalkit.records.canonical import content_digest, digest, text_digest
 from evalkit.records.consistency import OWN_MARKING
+from evalkit.records.manifest import TaskRun
+from evalkit.records.record import ChoiceReply, Item, TextReply
 
 # Items made from lm-eval's own prompts and hashes.
 

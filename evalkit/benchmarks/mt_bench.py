@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from importlib import import_module
 from typing import Any
 
-from evalkit.assets import MtBench, MtBenchQuestion
+from evalkit.assets.mt_bench import MtBench, MtBenchQuestion
 from evalkit.benchmarks.benchmark import (
     Decoding,
     Marking,
@@ -23,11 +23,12 @@ from evalkit.benchmarks.benchmark import (
     occurrences,
     prompts_sha256,
 )
-from evalkit.definitions import MtBenchTask, TaskDefinition
-from evalkit.definitions.task import FASTCHAT_PREFIX
-from evalkit.degeneration import degeneration
+from evalkit.definitions.task import FASTCHAT_PREFIX, MtBenchTask, TaskDefinition
+from evalkit.degeneration.loops import degeneration
 from evalkit.errors import MissingExtraError, UsageError, suggestion
-from evalkit.records import ChoiceReply, Item, TaskRun, TextReply, content_digest, digest
+from evalkit.records.canonical import content_digest, digest
+from evalkit.records.manifest import TaskRun
+from evalkit.records.record import ChoiceReply, Item, TextReply
 
 # FastChat's conversation templates, by their own names, for parity with published answers.
 

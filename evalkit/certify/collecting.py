@@ -15,7 +15,7 @@ from evalkit.certify.judging import STORE, Bench, jobs_of, qualification_file, q
 from evalkit.certify.running import Workshop, run_engine
 from evalkit.collect.ratings import Budget
 from evalkit.errors import InterruptedRunError, UsageError
-from evalkit.policy import ResolvedPolicy
+from evalkit.policy.binding import ResolvedPolicy
 from evalkit.policy.model import JudgeRules
 from evalkit.suite import LOCAL, EngineSpec, Suite
 

@@ -17,11 +17,12 @@ from typing import Any
 
 from evalkit import __version__
 from evalkit.certify.reading import read_checked
-from evalkit.comparison import PublishedAccuracy, compare_endpoints
+from evalkit.comparison.compare import compare_endpoints
+from evalkit.comparison.means import PublishedAccuracy
 from evalkit.comparison.runs import citable_judge, citable_task
 from evalkit.configuration import one_line
 from evalkit.errors import ExitCode, StoreError, UsageError
-from evalkit.ledger import Entry, citations
+from evalkit.ledger.book import Entry, citations
 from evalkit.ledger.standing import (
     Caution,
     RunFacts,
@@ -32,14 +33,18 @@ from evalkit.ledger.standing import (
     up_to_decision,
     weights_of,
 )
-from evalkit.policy import Policy, ResolvedPolicy
-from evalkit.qualification import Qualification, read_qualification
-from evalkit.records import digest
+from evalkit.policy.binding import ResolvedPolicy
+from evalkit.policy.model import Policy
+from evalkit.qualification.agreement import Qualification, read_qualification
+from evalkit.records.canonical import digest
 from evalkit.redaction import redact_values
-from evalkit.store import Run
 from evalkit.store.door import open_plain
+from evalkit.store.reading import Run
 from evalkit.suite import Suite
-from evalkit.verdict import Decision, Evidence, Reason, Tried, decide, decide_unpaired
+from evalkit.verdict.decide import Decision, Evidence, decide
+from evalkit.verdict.guards import Tried
+from evalkit.verdict.outcome import Reason
+from evalkit.verdict.published import decide_unpaired
 from evalkit.verdict.words import title_cautions
 
 CERTIFICATE_VERSION = 1

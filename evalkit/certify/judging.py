@@ -23,24 +23,27 @@ from evalkit.collect.ratings import Budget
 from evalkit.collect.session import Opponent, Readable, Request, estimate_judging, judge
 from evalkit.collect.variance import qualify
 from evalkit.errors import EvalkitError, UsageError
-from evalkit.judging import load_words
 from evalkit.judging.plan import ORDERS, Material, pair_sha256
 from evalkit.judging.probing import probe_questions, vote_questions
+from evalkit.judging.ratings import load_words
 from evalkit.judging.reading import JudgingEstimate
-from evalkit.ledger import Ledger
+from evalkit.ledger.book import Ledger
 from evalkit.policy.model import JudgeRules
-from evalkit.qualification import (
+from evalkit.qualification.agreement import (
     Qualification,
-    check_qualification,
+    Votes,
     read_qualification,
+    replayed_agreement,
     write_qualification,
 )
-from evalkit.qualification.agreement import Votes, replayed_agreement
-from evalkit.records import Manifest, Record, TextReply, digest, judging_name
-from evalkit.store import (
+from evalkit.qualification.estimates import check_qualification
+from evalkit.records.canonical import digest
+from evalkit.records.manifest import Manifest
+from evalkit.records.record import Record, TextReply, judging_name
+from evalkit.store.folder import RunFolder
+from evalkit.store.reading import (
     RatingStore,
     Run,
-    RunFolder,
     judgment_key,
     read_items,
     read_judgments,

@@ -15,15 +15,17 @@ from dataclasses import replace
 from pathlib import Path, PurePath
 from typing import Any
 
-from evalkit.definitions import Definitions
+from evalkit.definitions.folder import Definitions
 from evalkit.errors import IdentityMismatchError
 from evalkit.judging.ratings import fastchat_choice, fastchat_rating, parse_json_choice, parse_json_rating
-from evalkit.recipes import load_recipe
-from evalkit.records import JudgeRun, Judgment, Manifest, canonical_json, judged_task
+from evalkit.recipes.recipe import load_recipe
+from evalkit.records.canonical import canonical_json
+from evalkit.records.manifest import JudgeRun, Manifest
+from evalkit.records.record import Judgment, judged_task
 from evalkit.redaction import redact_settings
-from evalkit.store import Run, judgment_key, read_manifest, read_run
 from evalkit.store.door import exists
 from evalkit.store.lines import MANIFEST, read_lines, task_file
+from evalkit.store.reading import Run, judgment_key, read_manifest, read_run
 from evalkit.suite import EngineSpec, Suite
 
 # Are the stored runs of a suite the ones that the suite asks for?

@@ -12,11 +12,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evalkit.errors import StoreError, UsageError
-from evalkit.ledger import COPY, Entry, Ledger, citations, cite, recall
+from evalkit.ledger.book import COPY, Entry, Ledger, citations, cite
+from evalkit.ledger.mirroring import recall
 from evalkit.ledger.standing import weights_of
-from evalkit.records import EngineIdentity, Manifest, canonical_json, digest, text_digest
+from evalkit.records.canonical import canonical_json, digest, text_digest
+from evalkit.records.manifest import EngineIdentity, Manifest
 from evalkit.redaction import redact_values
-from evalkit.store import Run, RunFolder, read_judgments, read_manifest, read_records, record_keys
+from evalkit.store.folder import RunFolder
+from evalkit.store.reading import Run, read_judgments, read_manifest, read_records, record_keys
 
 if TYPE_CHECKING:
     from evalkit.certify.deciding import Certificate

@@ -24,17 +24,19 @@ from typing import TYPE_CHECKING, Any
 from evalkit import __version__
 from evalkit.adapters.base import Engine, Resources, warnings_of
 from evalkit.adapters.registry import load_engine, reusable
-from evalkit.assets import AssetStore
-from evalkit.benchmarks import Benchmark, load_benchmark
+from evalkit.assets.store import AssetStore
+from evalkit.benchmarks import load_benchmark
+from evalkit.benchmarks.benchmark import Benchmark
 from evalkit.certify.recording import record_begun, record_completed
 from evalkit.collect import TaskCount, collect
-from evalkit.definitions import Definitions
+from evalkit.definitions.folder import Definitions
 from evalkit.errors import EvalkitError
-from evalkit.ledger import Ledger
-from evalkit.recipes import load_recipe
-from evalkit.records import Manifest
+from evalkit.ledger.book import Ledger
+from evalkit.recipes.recipe import load_recipe
+from evalkit.records.manifest import Manifest
 from evalkit.redaction import redact_settings
-from evalkit.store import RunFolder, read_manifest, record_keys
+from evalkit.store.folder import RunFolder
+from evalkit.store.reading import read_manifest, record_keys
 from evalkit.suite import JUDGE, LOCAL, RERUN_SUFFIX, EngineSpec, Execution, Placement
 
 if TYPE_CHECKING:

@@ -74,9 +74,9 @@ def command(options: Options) -> None:
     """
     from evalkit.certify.deciding import write_certificate
     from evalkit.cli.report import THROUGHPUT
-    from evalkit.cli.throughput import parse_lengths
     from evalkit.suite import load_suite
     from evalkit.throughput import throughput_json, throughput_tables
+    from evalkit.throughput.measurement import parse_lengths
 
     loaded = load_suite(options.suite)
     asked = [parse_lengths(text) for text in options.lengths]

@@ -33,7 +33,7 @@ from evalkit.cli.options import (
 from evalkit.cli.remote import opened, read_folder, url_place, with_places, written_path
 
 if TYPE_CHECKING:
-    from evalkit.certify import Certificate, RunSet
+    from evalkit.certify.deciding import Certificate, RunSet
     from evalkit.ledger import Ledger
     from evalkit.suite import Suite
 
@@ -141,7 +141,7 @@ def command(options: Options) -> int:
 def _by_suite(file: Path, options: Options) -> tuple[Certificate, Path, RunSet, Ledger]:
     from evalkit.certify.deciding import decide_runs, suite_runs
     from evalkit.certify.recording import recall_before
-    from evalkit.planning import refuse_impossible
+    from evalkit.planning.plan import refuse_impossible
     from evalkit.policy import bind, load_policy
     from evalkit.suite import load_suite
 
@@ -206,7 +206,7 @@ def _collect(suite: Suite, policy: Any, ledger: Ledger, options: Options) -> Non
 def _by_folders(options: Options) -> tuple[Certificate, Path, RunSet, Ledger]:
     from evalkit.certify.deciding import RunSet, decide_runs
     from evalkit.certify.recording import recall_before
-    from evalkit.planning import refuse_impossible
+    from evalkit.planning.plan import refuse_impossible
     from evalkit.policy import bind, load_policy
 
     if options.baseline is None or not options.candidates or options.policy is None:
@@ -234,7 +234,7 @@ def _ledger_of(run: Path, options: Options) -> Ledger:
 
 def _by_published(options: Options) -> tuple[Certificate, Path, Ledger]:
     from evalkit.certify.deciding import decide_published
-    from evalkit.comparison import PublishedAccuracy
+    from evalkit.comparison.means import PublishedAccuracy
     from evalkit.policy import load_policy
 
     if options.suite is not None or options.baseline is not None or options.rerun is not None or options.controls:
@@ -279,7 +279,8 @@ def _write(
     from evalkit.certify.deciding import write_certificate
     from evalkit.certify.recording import put_aside, record_certificate
     from evalkit.cli.report import THROUGHPUT, find_evidence, read_tables, report_texts
-    from evalkit.report import as_text, document_sections
+    from evalkit.report.certificate import document_sections
+    from evalkit.report.sections import as_text
 
     put_aside(folder, certificate, force=force, say=say)
     copy = record_certificate(ledger, certificate)

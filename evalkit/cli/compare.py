@@ -29,8 +29,9 @@ def command(baseline: Path, candidate: Path, tasks: tuple[str, ...], subjects: b
     Exit code 0, or 4 if some task may not be compared or gives no estimate (the reasons are printed).
     """
     from evalkit.certify.reading import read_checked
-    from evalkit.comparison import compare
-    from evalkit.report import as_text, comparison_sections
+    from evalkit.comparison.compare import compare
+    from evalkit.report.comparison import comparison_sections
+    from evalkit.report.sections import as_text
 
     runs = read_checked(baseline), read_checked(candidate)
     shared = sorted(set(runs[0].manifest.tasks) & set(runs[1].manifest.tasks))

@@ -173,7 +173,7 @@ def _read(history: History, options: Options) -> tuple[list[Any], list[Any]]:
 
 
 def _draw(file: Path, found: Sequence[Any], compared: Sequence[Any]) -> None:
-    from evalkit.certify import write_certificate
+    from evalkit.certify.deciding import write_certificate
     from evalkit.nightly.history_page import certificate_series, night_series, svg
 
     drawn = [series for trend in found for series in night_series(trend)] + certificate_series(compared)

@@ -35,9 +35,8 @@ from evalkit.errors import MissingExtraError, StoreError, UsageError
 from evalkit.redaction import remember, remember_url
 
 if TYPE_CHECKING:
-    from evalkit.certify import Workshop
-    from evalkit.nightly import Night, NightPlan
-    from evalkit.nightly.night import Known
+    from evalkit.certify.running import Workshop
+    from evalkit.nightly.night import Known, Night, NightPlan
     from evalkit.suite import Suite
 
 COMMIT_VARIABLES = ("EVALKIT_COMMIT", "GITHUB_SHA", "CI_COMMIT_SHA", "GIT_COMMIT", "BUILDKITE_COMMIT")
@@ -104,10 +103,11 @@ def command(options: Options) -> int:
     when the command is repeated. It certifies nothing. Exit codes: 0 OK, 1 ALARM, 3 undecided, 4 invalid (no
     regression: outage, coverage, a failed check), 2 wrong request, 5 evalkit failed.
     """
-    from evalkit.nightly import finished_night, night_exit_code, run_night
     from evalkit.nightly.night import plan_lines
     from evalkit.nightly.report import night_sections, one_line, outcomes
-    from evalkit.report import as_text
+    from evalkit.nightly.running import finished_night, run_night
+    from evalkit.nightly.watch import night_exit_code
+    from evalkit.report.sections import as_text
 
     remember_url(options.url or "")  # before anything may fail and quote it
     if options.as_json:
@@ -143,8 +143,7 @@ def command(options: Options) -> int:
 
 
 def _night(options: Options) -> tuple[Night, Workshop]:
-    from evalkit.nightly import NightSettings, open_night
-    from evalkit.nightly.night import BLOCK, environment
+    from evalkit.nightly.night import BLOCK, NightSettings, environment, open_night
     from evalkit.policy import load_policy
     from evalkit.suite import load_suite
 
@@ -216,8 +215,7 @@ def _warned() -> Iterator[None]:
 
 
 def _plan(night: Night, workshop: Workshop, url: str | None, options: Options) -> NightPlan:
-    from evalkit.nightly import plan_night
-    from evalkit.nightly.night import Known
+    from evalkit.nightly.night import Known, plan_night
     from evalkit.nightly.result import speed_of
 
     usual = night.policy.planning.discordance
@@ -254,7 +252,7 @@ def _sizes(night: Night, workshop: Workshop) -> dict[str, int]:
 
     A task's file may say a few more than there are, which a plan can bear; a night counts the baseline's records.
     """
-    from evalkit.planning import endpoint_sizes
+    from evalkit.planning.plan import endpoint_sizes
     from evalkit.store import begun_manifest
 
     stored = begun_manifest(night.suite.outputs / night.suite.baseline.name)
@@ -266,10 +264,10 @@ def _sizes(night: Night, workshop: Workshop) -> dict[str, int]:
 
 
 def _write(night: Night, results: Results, options: Options) -> None:
-    from evalkit.certify import write_certificate
+    from evalkit.certify.deciding import write_certificate
     from evalkit.interop.junit import append_summary
     from evalkit.nightly.report import job_summary, junit_xml, night_sections, one_line
-    from evalkit.report import as_markdown
+    from evalkit.report.sections import as_markdown
 
     junit, summary = junit_xml(results), job_summary(results)
     files = {
@@ -303,7 +301,7 @@ def _keep(night: Night, url: str | None, workshop: Workshop) -> None:
 
 def _tell(night: Night, results: Results, options: Options, secret: str | None) -> None:
     """Post the result once; a repeated command does not post it again."""
-    from evalkit.certify import write_certificate
+    from evalkit.certify.deciding import write_certificate
     from evalkit.nightly.report import deliver, payload
     from evalkit.records import digest
 

@@ -28,7 +28,8 @@ from evalkit.cli.options import (
 from evalkit.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
-    from evalkit.planning import EndpointPlan, MarginPlan, Measured, Plan, TruePoint
+    from evalkit.planning.designs import EndpointPlan, MarginPlan, TruePoint
+    from evalkit.planning.plan import Measured, Plan
     from evalkit.policy import Policy
     from evalkit.store import Run
     from evalkit.suite import Suite
@@ -262,7 +263,7 @@ def command(options: Options) -> ExitCode:
     """
     from evalkit.cli.qualify import TRIAL_ANSWERS
     from evalkit.cli.remote import url_place
-    from evalkit.planning import NO_CERTIFICATE, measure, plan, suite_gaps
+    from evalkit.planning.plan import NO_CERTIFICATE, measure, plan, suite_gaps
     from evalkit.policy import load_policy, standing
     from evalkit.store import read_run
     from evalkit.suite import load_suite
@@ -309,7 +310,7 @@ def _known_sizes(
     policy: Policy, suite: Suite | None, earlier: Sequence[Run], definitions: Path | None
 ) -> dict[str, int]:
     """Return sizes from the best source: the policy, a run that was begun, the task file if it says so by itself."""
-    from evalkit.planning import endpoint_sizes
+    from evalkit.planning.plan import endpoint_sizes
     from evalkit.store import begun_manifest
 
     begun = begun_manifest(suite.outputs / suite.baseline.name) if suite else None

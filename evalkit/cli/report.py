@@ -71,9 +71,9 @@ def find_evidence(document: dict[str, Any], runs: dict[str, Path]) -> Evidence:
 
 def report_texts(document: dict[str, Any], evidence: Evidence, throughput: dict[str, Any] | None) -> dict[str, str]:
     """Return `report.md` and `report.html`."""
-    from evalkit.report import as_markdown
     from evalkit.report.extras import power_curves, whole_sections
-    from evalkit.report.html import html_report
+    from evalkit.report.html.page import html_report
+    from evalkit.report.sections import as_markdown
 
     curves = power_curves(document) if "comparisons" in document else ()
     return {
@@ -156,9 +156,10 @@ def command(options: Options) -> None:
 
 
 def _text(document: dict[str, Any], options: Options) -> str:
-    from evalkit.report import as_markdown, as_text, document_sections
+    from evalkit.report.certificate import document_sections
     from evalkit.report.document import certificate_view
     from evalkit.report.evidence import run_folders
+    from evalkit.report.sections import as_markdown, as_text
 
     form, page, certificate = options.form, options.page, options.certificate
     if form == "line" and page is None:
@@ -169,7 +170,7 @@ def _text(document: dict[str, Any], options: Options) -> str:
         found = find_evidence(document, run_folders(document, options.runs or certificate.parent))
         tables = read_tables(options.throughput or certificate.parent / THROUGHPUT, document)
         if page is not None:
-            from evalkit.report.html import html_report
+            from evalkit.report.html.page import html_report
 
             return html_report(document, evidence=found, throughput=tables)
         from evalkit.report.extras import whole_sections

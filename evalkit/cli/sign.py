@@ -29,7 +29,7 @@ def command(folder: Path, key: Path | None) -> None:
     Everything is computed again first, and nothing is signed that does not hold. FOLDER holds certificate.json and the
     run folders. What is signed may say REJECTED: a signature says that it is true, not that it is good.
     """
-    from evalkit.attestation import ENVELOPE, dropped_keys, sign_folder
+    from evalkit.attestation.checking import ENVELOPE, dropped_keys, sign_folder
     from evalkit.attestation.envelope import key_id, read_private
     from evalkit.certify.deciding import write_certificate
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import click
 
 from evalkit.cli.options import any_path, existing_file, json_option, out, print_json, print_table, say, verb
+from evalkit.throughput.measurement import parse_lengths
 
 
 @verb(
@@ -74,15 +75,3 @@ def command(
             out(line)
         print_table(table["rows"], table["headers"])
         out(table["caption"])
-
-
-def parse_lengths(text: str) -> tuple[int, int]:
-    """Read "2048:128".
-
-    Raises:
-        UsageError: not two whole numbers above 0.
-    """
-    first, colon, second = text.partition(":")
-    if not colon or not first.isdigit() or not second.isdigit() or not int(first) or not int(second):
-        raise click.UsageError(f"lengths are written INPUT:OUTPUT, such as 2048:128, not {text!r}")
-    return int(first), int(second)

@@ -20,7 +20,7 @@ from evalkit.cli.remote import read_folder, with_places
 from evalkit.errors import DataError, EvalkitError, ExitCode
 
 if TYPE_CHECKING:
-    from evalkit.attestation import Check
+    from evalkit.attestation.checking import Check
     from evalkit.attestation.demands import Demands
 
 _POINTS = click.FloatRange(min=0, min_open=True)
@@ -119,7 +119,7 @@ def command(options: Options) -> int:
     certificate that holds is true, of whatever it is about; so a gate must be told which policy, build or margin it
     stands for (--policy, --tier, --weights, --baseline, --max-margin), and ends with 4 if the certificate is another.
     """
-    from evalkit.attestation import check_folder
+    from evalkit.attestation.checking import check_folder
     from evalkit.attestation.envelope import key_id, read_public
 
     if bool(options.keys) == options.unsigned:

@@ -14,14 +14,15 @@ from dataclasses import dataclass, replace
 from itertools import chain, islice
 
 from evalkit.adapters.base import Engine, status_of
-from evalkit.benchmarks import Benchmark, marking_many
+from evalkit.benchmarks import marking_many
+from evalkit.benchmarks.benchmark import Benchmark
 from evalkit.collect.asking import Wanted, ask, seed_of
 from evalkit.collect.session import JudgingSummary, judge
 from evalkit.collect.variance import BatchVariance, run_variance
 from evalkit.collect.writing import Progress, RecordWriter
 from evalkit.errors import InterruptedRunError, StoreError
-from evalkit.records import Item
-from evalkit.store import RunFolder
+from evalkit.records.record import Item
+from evalkit.store.folder import RunFolder
 
 __all__ = ["BatchVariance", "JudgingSummary", "Progress", "TaskCount", "collect", "judge", "seed_of"]
 

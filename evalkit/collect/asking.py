@@ -22,9 +22,10 @@ from evalkit.adapters.base import (
     ScoreRequest,
     width_of,
 )
-from evalkit.benchmarks import UNMADE, Benchmark, Decoding
+from evalkit.benchmarks.benchmark import UNMADE, Benchmark, Decoding
 from evalkit.errors import EngineError
-from evalkit.records import ChoiceReply, Item, TextReply, Turn, text_digest
+from evalkit.records.canonical import text_digest
+from evalkit.records.record import ChoiceReply, Item, TextReply, Turn
 
 Wanted = tuple[Item, int]
 """An item and the index of the sample."""

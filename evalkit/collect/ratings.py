@@ -22,9 +22,9 @@ from evalkit.adapters.base import (
     watch_waste,
 )
 from evalkit.collect.asking import each_once
-from evalkit.definitions import JudgeProfile
+from evalkit.definitions.judge import JudgeProfile
 from evalkit.errors import DataError, InterruptedRunError, UsageError
-from evalkit.judging import Question, Rating
+from evalkit.judging.plan import Question, Rating
 from evalkit.judging.reading import (
     REASK,
     answer_schema,
@@ -34,7 +34,7 @@ from evalkit.judging.reading import (
     second_question,
     writes,
 )
-from evalkit.records import JudgmentStatus
+from evalkit.records.record import JudgmentStatus
 
 # A cap on what a judging may ask, held before each question, not noticed after it.
 #

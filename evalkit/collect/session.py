@@ -17,15 +17,18 @@ from pathlib import Path
 from typing import Any
 
 from evalkit.adapters.base import Engine
-from evalkit.assets import AssetStore
+from evalkit.assets.store import AssetStore
 from evalkit.collect.ratings import Budget, ask_judge
 from evalkit.collect.writing import Progress, uninterrupted
-from evalkit.definitions import JudgeProfile
+from evalkit.definitions.judge import JudgeProfile
 from evalkit.errors import EngineError, InterruptedRunError, StoreError, UsageError
-from evalkit.judging import JudgeWords, JudgingPlan, Place, Question, Rating, load_words, plan_judging, plan_pairs
+from evalkit.judging.plan import JudgingPlan, Place, Question, Rating, plan_judging, plan_pairs
+from evalkit.judging.ratings import JudgeWords, load_words
 from evalkit.judging.reading import UNREAD, JudgingEstimate, estimate, next_step
-from evalkit.records import EngineIdentity, Item, JudgeRun, Judgment, Record
-from evalkit.store import RatingStore, RunFolder
+from evalkit.records.manifest import EngineIdentity, JudgeRun
+from evalkit.records.record import Item, Judgment, Record
+from evalkit.store.folder import RunFolder
+from evalkit.store.reading import RatingStore
 
 BATCH = 16
 BATCH_S = 5.0

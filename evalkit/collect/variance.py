@@ -15,19 +15,20 @@ from dataclasses import dataclass
 import numpy as np
 
 from evalkit.adapters.base import Engine, Failure, GenerateRequest, Generation, ScoreReply, ScoreRequest
-from evalkit.benchmarks import Benchmark
+from evalkit.benchmarks.benchmark import Benchmark
 from evalkit.collect.asking import Wanted, ask
 from evalkit.collect.ratings import Budget, ask_judge
 from evalkit.collect.session import BATCH, STREAK
 from evalkit.collect.writing import Progress, uninterrupted
-from evalkit.definitions import JudgeProfile
+from evalkit.definitions.judge import JudgeProfile
 from evalkit.errors import EngineError, InterruptedRunError
-from evalkit.judging import Question, Rating
+from evalkit.judging.plan import Question, Rating
 from evalkit.judging.probing import Asked
 from evalkit.judging.reading import estimate
-from evalkit.records import ChoiceReply, JudgmentStatus, Record, TextReply, text_digest
-from evalkit.records.record import ProbeRow
-from evalkit.store import RatingStore, RunFolder
+from evalkit.records.canonical import text_digest
+from evalkit.records.record import ChoiceReply, JudgmentStatus, ProbeRow, Record, TextReply
+from evalkit.store.folder import RunFolder
+from evalkit.store.reading import RatingStore
 
 # Tokens per second of any engine, for given lengths of prompt and answer.
 #

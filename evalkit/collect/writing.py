@@ -19,10 +19,10 @@ from typing import NoReturn, TextIO
 from tqdm import tqdm
 
 from evalkit.adapters.base import Engine, smaller_batches_of
-from evalkit.benchmarks import Benchmark, Marking
+from evalkit.benchmarks.benchmark import Benchmark, Marking
 from evalkit.errors import DataError, EngineError
-from evalkit.records import ChoiceReply, Item, Record, TextReply
-from evalkit.store import RunFolder
+from evalkit.records.record import ChoiceReply, Item, Record, TextReply
+from evalkit.store.folder import RunFolder
 
 # How far a run has come, for people.
 

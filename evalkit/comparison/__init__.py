@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from evalkit.comparison.answers import AnswerComparison, GateComparison
 from evalkit.comparison.compare import Comparison, DistributionShift, compare, compare_endpoints
-from evalkit.comparison.conversations import GroupMean, QuestionScore, RatingComparison, count_drops
+from evalkit.comparison.conversations import QuestionScore, RatingComparison, count_drops
 from evalkit.comparison.means import (
     AggregateComparison,
     FilledDifferences,
+    GroupMean,
     MeanComparison,
     PublishedAccuracy,
     compare_aggregate,

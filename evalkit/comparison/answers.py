@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from evalkit.comparison.means import Attempts
-from evalkit.degeneration import GATES, NEEDS_QUESTION, tripped
-from evalkit.records import ChoiceReply, Item, Record, TextReply, Turn
+from evalkit.degeneration.gates import GATES, NEEDS_QUESTION, tripped
 from evalkit.records.canonical import NOT_JSON
+from evalkit.records.record import ChoiceReply, Item, Record, TextReply, Turn
 from evalkit.statistics.checks import Interval
 from evalkit.statistics.paired_means import paired_t
 from evalkit.statistics.proportions import mcnemar

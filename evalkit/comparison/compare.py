@@ -35,13 +35,14 @@ from evalkit.comparison.runs import (
 )
 from evalkit.comparison.units import UnitCodes, unit_codes
 from evalkit.errors import EstimateError
-from evalkit.records import ChoiceReply, JudgeRun, Record, TaskRun
 from evalkit.records.canonical import to_plain
+from evalkit.records.manifest import JudgeRun, TaskRun
+from evalkit.records.record import ChoiceReply, Record
 from evalkit.statistics.checks import Floats
 from evalkit.statistics.distributions import ChoiceShift, choice_shift, soft_accuracy
 
 if TYPE_CHECKING:
-    from evalkit.policy import ResolvedPolicy
+    from evalkit.policy.binding import ResolvedPolicy
 
 
 # How far two engines' probabilities over the choices lie apart, and soft accuracy.

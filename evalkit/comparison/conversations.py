@@ -15,7 +15,7 @@ from typing import Literal
 
 import numpy as np
 
-from evalkit.comparison.means import Attempts, FilledDifferences, MeanComparison, mean_comparison
+from evalkit.comparison.means import Attempts, FilledDifferences, GroupMean, MeanComparison, mean_comparison
 from evalkit.comparison.panel import Panel
 from evalkit.comparison.ratings import (
     Grid,
@@ -110,22 +110,6 @@ def variance_parts(
 def _best(factors: dict[Effort, float]) -> Effort | None:
     others = sorted((factor, name) for name, factor in factors.items() if name != "questions")
     return others[0][1] if others else None
-
-
-@dataclass(frozen=True, kw_only=True)
-class GroupMean:
-    """Mean scores of a turn or a category.
-
-    Attributes:
-        name: "turn 1", or a category.
-        n: questions.
-        baseline, candidate: mean scores.
-    """
-
-    name: str
-    n: int
-    baseline: float
-    candidate: float
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -31,7 +31,8 @@ from evalkit.comparison.ratings import (
 )
 from evalkit.comparison.runs import ComparisonSettings, Fault, RunView
 from evalkit.comparison.units import UnitCodes, unit_codes
-from evalkit.records import Item, JudgeRun, judged_task
+from evalkit.records.manifest import JudgeRun
+from evalkit.records.record import Item, judged_task
 from evalkit.statistics.checks import Floats
 
 

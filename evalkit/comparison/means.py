@@ -32,6 +32,22 @@ from evalkit.statistics.proportions import wilson_interval
 T = TypeVar("T")
 
 
+@dataclass(frozen=True, kw_only=True)
+class GroupMean:
+    """Mean scores of a turn or a category.
+
+    Attributes:
+        name: "turn 1", or a category.
+        n: questions.
+        baseline, candidate: mean scores.
+    """
+
+    name: str
+    n: int
+    baseline: float
+    candidate: float
+
+
 class Attempts:
     """Collects why estimates could not be made.
 

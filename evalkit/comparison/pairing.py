@@ -15,7 +15,9 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from evalkit.comparison.runs import Fault
-from evalkit.records import Record, TaskRun, TextReply, digest
+from evalkit.records.canonical import digest
+from evalkit.records.manifest import TaskRun
+from evalkit.records.record import Record, TextReply
 
 # How much of what was planned was measured, on either side.
 #

@@ -15,12 +15,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from evalkit.comparison.conversations import GroupMean
-from evalkit.comparison.means import Attempts, FilledDifferences, MeanComparison, mean_comparison
+from evalkit.comparison.means import Attempts, FilledDifferences, GroupMean, MeanComparison, mean_comparison
 from evalkit.comparison.pairing import SideCoverage
 from evalkit.comparison.ratings import Grid, Scores, mean_of_present, place_scores, question_means, score_grid
 from evalkit.comparison.runs import Fault
-from evalkit.records import JudgeRun, Judgment, Record, TextReply
+from evalkit.records.manifest import JudgeRun
+from evalkit.records.record import Judgment, Record, TextReply
 from evalkit.statistics.checks import Floats, Interval
 from evalkit.statistics.clusters import cluster_wilson, clustered_mean
 from evalkit.statistics.paired_means import Line, fitted_line

@@ -16,7 +16,7 @@ import numpy as np
 from evalkit.comparison.means import Attempts, FilledDifferences
 from evalkit.comparison.pairing import SideCoverage
 from evalkit.comparison.ratings import Grid, Scores, filled_differences, mean_of_present, question_means
-from evalkit.records import JudgeRun
+from evalkit.records.manifest import JudgeRun
 from evalkit.statistics.agreement import krippendorff_alpha
 from evalkit.statistics.checks import Floats, Interval
 from evalkit.statistics.paired_means import paired_t

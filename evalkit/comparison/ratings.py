@@ -18,7 +18,9 @@ from numpy.typing import NDArray
 from evalkit.comparison.means import FilledDifferences, fill
 from evalkit.comparison.pairing import SideCoverage
 from evalkit.comparison.runs import Fault
-from evalkit.records import JudgeRun, Judgment, Record, TextReply, digest
+from evalkit.records.canonical import digest
+from evalkit.records.manifest import JudgeRun
+from evalkit.records.record import Judgment, Record, TextReply
 from evalkit.statistics.checks import Floats
 
 Question: TypeAlias = tuple[str, str, int]

@@ -13,26 +13,22 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from evalkit.errors import DataError
-from evalkit.records import (
+from evalkit.records.canonical import NOT_JSON, canonical_json, digest
+from evalkit.records.consistency import ItemFacts
+from evalkit.records.manifest import (
     EngineIdentity,
     Fidelity,
-    ItemFacts,
     JudgeRun,
-    Judgment,
     Manifest,
     Origin,
-    Record,
     TaskRun,
-    canonical_json,
-    digest,
-    judged_task,
     origin_of,
     processor_line,
 )
-from evalkit.records.canonical import NOT_JSON
+from evalkit.records.record import Judgment, Record, judged_task
 
 if TYPE_CHECKING:
-    from evalkit.policy import ResolvedPolicy
+    from evalkit.policy.binding import ResolvedPolicy
 
 
 # How a comparison is to be made.
@@ -70,7 +66,7 @@ class ComparisonSettings:
 
 def settings_for(policy: ResolvedPolicy, name: str) -> ComparisonSettings:
     """Return the settings a policy gives for one of its endpoints."""
-    from evalkit.policy import MeanEndpoint  # noqa: PLC0415 - slow to import, and whoever has a policy has done it
+    from evalkit.policy.model import MeanEndpoint  # noqa: PLC0415 - slow to import, and whoever has a policy has done it
 
     endpoint, rules = policy.endpoints[name], policy.policy
     mixing = {"fidelity"} if rules.fidelity.mixing == "allow" else set()

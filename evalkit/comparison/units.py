@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from evalkit.records import CONTENT, SUBJECT, ItemFacts
 from evalkit.records.canonical import NOT_JSON
+from evalkit.records.consistency import CONTENT, SUBJECT, ItemFacts
 from evalkit.statistics.checks import Floats, Integers
 from evalkit.statistics.clusters import effective_clusters, excess_design_effect
 

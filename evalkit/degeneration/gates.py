@@ -15,7 +15,8 @@ from functools import lru_cache
 
 from evalkit.degeneration.loops import GARBLED_LIMIT, RATIO_LIMIT, language, scripts, signals
 from evalkit.degeneration.reasoning import leaks_reasoning
-from evalkit.records import Turn, fold
+from evalkit.records.canonical import fold
+from evalkit.records.record import Turn
 
 GATES: Mapping[str, str] = {
     "repetition": "compresses more than five times, whole or at its end",

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
 
-from evalkit.records import Turn
+from evalkit.records.record import Turn
 
 # In which script and language is a text? Rough, deterministic, good enough to see an answer change over.
 #

@@ -12,7 +12,7 @@ from enum import Enum
 from typing import Any
 
 from evalkit.errors import DataError
-from evalkit.records import digest
+from evalkit.records.canonical import digest
 
 
 class Written(str, Enum):

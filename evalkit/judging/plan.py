@@ -13,10 +13,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from evalkit.degeneration import degeneration
+from evalkit.degeneration.loops import degeneration
 from evalkit.errors import UsageError
 from evalkit.judging.ratings import JudgeWords
-from evalkit.records import EngineIdentity, Item, Judgment, JudgmentStatus, Record, TextReply, digest, text_digest
+from evalkit.records.canonical import digest, text_digest
+from evalkit.records.manifest import EngineIdentity
+from evalkit.records.record import Item, Judgment, JudgmentStatus, Record, TextReply
 
 # Questions to a judge, the places their ratings belong to, and ratings.
 

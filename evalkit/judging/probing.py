@@ -15,11 +15,11 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from evalkit.degeneration import degeneration
+from evalkit.degeneration.loops import degeneration
 from evalkit.errors import UsageError
 from evalkit.judging.plan import Material, Question
-from evalkit.records import Item, Record, TextReply, digest, text_digest
-from evalkit.records.record import Kind, Probe, VotedPair
+from evalkit.records.canonical import digest, text_digest
+from evalkit.records.record import Item, Kind, Probe, Record, TextReply, VotedPair
 
 # Corrupted twins of an answer, and plants for an answer: what a judge worth asking sees, and does not fall for.
 #

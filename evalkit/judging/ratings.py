@@ -19,11 +19,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from evalkit.assets import AssetStore, read_mt_bench
-from evalkit.definitions import JudgeProfile
-from evalkit.definitions.judge import MARKER
+from evalkit.assets.mt_bench import read_mt_bench
+from evalkit.assets.store import AssetStore
+from evalkit.definitions.judge import MARKER, JudgeProfile
 from evalkit.errors import AssetError, DataError, UsageError, suggestion
-from evalkit.records import JudgmentStatus, digest, fold, parse_object
+from evalkit.records.canonical import digest, fold, parse_object
+from evalkit.records.record import JudgmentStatus
 
 _RATING = re.compile(r"\[\[\s*(-?[0-9]{1,3}(?:\.[0-9]*)?)\s*(?:/\s*10\s*)?\]\]")
 _CHOICE = re.compile(r"\[\[\s*([ABC])\s*\]\]")

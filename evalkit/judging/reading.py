@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from evalkit.definitions import JudgeProfile
-from evalkit.degeneration import Parted, ends_reasoning, part_reasoning
+from evalkit.definitions.judge import JudgeProfile
+from evalkit.degeneration.reasoning import Parted, ends_reasoning, part_reasoning
 from evalkit.errors import DataError
 from evalkit.judging.plan import Question, Rating
 from evalkit.judging.ratings import (
@@ -30,7 +30,7 @@ from evalkit.judging.ratings import (
     parse_rating,
     rating_schema,
 )
-from evalkit.records import JudgmentStatus
+from evalkit.records.record import JudgmentStatus
 
 # A rating from the probabilities a judge gives to the numbers of the scale, or a choice from those of three letters.
 #

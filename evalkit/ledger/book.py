@@ -19,12 +19,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
 
 from evalkit.errors import DataError, StoreError
-from evalkit.records import canonical_json, digest, parse_object
+from evalkit.records.canonical import canonical_json, digest, parse_object
 from evalkit.store.door import read_document
 from evalkit.store.lines import acquire, append_lines, cut_torn_tail, read_lines, write_atomic
 
 if TYPE_CHECKING:
-    from evalkit.history import LedgerRow
+    from evalkit.history.ledgers import LedgerRow
 
 LEDGER = "ledger.jsonl"
 COPY = "certificate.ledger.jsonl"

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 from evalkit.errors import DataError
 from evalkit.ledger.book import FIELDS, Entry, Ledger
-from evalkit.records import digest, parse_object
+from evalkit.records.canonical import digest, parse_object
 
 if TYPE_CHECKING:
-    from evalkit.history import LedgerRow
+    from evalkit.history.ledgers import LedgerRow
 
 RECALLED = -1
 """`Entry.sequence` of an entry that only the history still has."""

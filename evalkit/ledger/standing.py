@@ -13,7 +13,8 @@ from typing import Any, Literal
 
 from evalkit.ledger.book import Citation, Entry
 from evalkit.ledger.mirroring import RECALLED, concerns, with_recalled
-from evalkit.records import EngineIdentity, Manifest, digest
+from evalkit.records.canonical import digest
+from evalkit.records.manifest import EngineIdentity, Manifest
 
 Role = Literal["baseline", "rerun", "candidate", "control"]
 Data = Mapping[str, Any]

@@ -19,7 +19,7 @@ from evalkit.planning.designs import (
     MeanDesign,
     ProportionDesign,
 )
-from evalkit.policy import Endpoint, MeanEndpoint, Policy, ProportionEndpoint, SoftAccuracyEndpoint
+from evalkit.policy.model import Endpoint, MeanEndpoint, Policy, ProportionEndpoint, SoftAccuracyEndpoint
 from evalkit.verdict.endpoints import mean_rule
 from evalkit.verdict.outcome import MeanRule
 

@@ -26,12 +26,14 @@ from evalkit.planning.endpoint import (
     planned_rule,
 )
 from evalkit.planning.simulation import Drawn, Reach, TrialReach, simulate, simulate_trial
-from evalkit.policy import Endpoint, MeanEndpoint, Policy, ProportionEndpoint, rules_sha256
-from evalkit.records import ChoiceReply, Manifest, Record
+from evalkit.policy.binding import rules_sha256
+from evalkit.policy.model import Endpoint, MeanEndpoint, Policy, ProportionEndpoint
+from evalkit.records.manifest import Manifest
+from evalkit.records.record import ChoiceReply, Record
 from evalkit.statistics.checks import Floats
 from evalkit.statistics.distributions import soft_accuracy
 from evalkit.statistics.proportions import wilson_interval
-from evalkit.store import Run
+from evalkit.store.reading import Run
 from evalkit.suite import EngineSpec, JudgeSpec, Suite
 from evalkit.verdict.endpoints import assumed
 

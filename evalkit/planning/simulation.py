@@ -17,15 +17,15 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import bdtrc, ndtr, ndtri, stdtrit
 
-from evalkit.policy import JudgeBars, Policy
+from evalkit.policy.model import JudgeBars, Policy
 from evalkit.statistics.checks import Floats
 from evalkit.statistics.clusters import cluster_wilson
 from evalkit.statistics.tango import tango_scores
-from evalkit.verdict import Outcome
 from evalkit.verdict.outcome import (
     OUTCOMES,
     Booleans,
     MeanRule,
+    Outcome,
     endpoint_states,
     holm_rejections,
     mean_p,

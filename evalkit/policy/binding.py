@@ -36,7 +36,7 @@ from evalkit.policy.model import (
     Seeds,
     SoftAccuracyEndpoint,
 )
-from evalkit.records import digest
+from evalkit.records.canonical import digest
 
 # Policy files: found by name or path, read and checked.
 

@@ -22,7 +22,7 @@ from pydantic import (
 )
 
 from evalkit.configuration import Section, Title, spoken
-from evalkit.records import digest
+from evalkit.records.canonical import digest
 
 # Endpoints: one task, one number, one margin each.
 #

@@ -22,8 +22,7 @@ from typing import Any, Literal
 from evalkit import __version__
 from evalkit.errors import DataError, EstimateError, UsageError
 from evalkit.qualification.estimates import Estimates, estimates_of
-from evalkit.records import digest, is_version, parse_object, text_digest
-from evalkit.records.canonical import to_plain
+from evalkit.records.canonical import digest, is_version, parse_object, text_digest, to_plain
 from evalkit.records.record import ProbeRow, VotedPair
 from evalkit.statistics.checks import Interval
 from evalkit.statistics.clusters import clustered_mean

@@ -17,7 +17,7 @@ from pydantic import Field
 
 from evalkit.configuration import Section, Title, read_yaml, validate
 from evalkit.errors import ConfigError, UsageError, suggestion
-from evalkit.records import digest
+from evalkit.records.canonical import digest
 
 # What must be read back from a model after a recipe was applied: the file `<recipe>.expect.yaml`.
 

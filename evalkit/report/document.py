@@ -18,9 +18,9 @@ from typing import Any, ClassVar
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from scipy.special import stdtrit
 
-from evalkit.comparison import Comparison
+from evalkit.comparison.compare import Comparison
 from evalkit.errors import DataError, EstimateError
-from evalkit.records import EngineIdentity, JudgeRun, TaskRun
+from evalkit.records.manifest import EngineIdentity, JudgeRun, TaskRun
 from evalkit.report.sections import percent
 from evalkit.report.view import (
     CheckRow,
@@ -37,7 +37,8 @@ from evalkit.report.view import (
 )
 from evalkit.statistics.checks import Interval
 from evalkit.statistics.tango import PairedTable, tango_interval
-from evalkit.verdict import Decision, EndpointState, Outcome, Reason
+from evalkit.verdict.decide import Decision
+from evalkit.verdict.outcome import EndpointState, Outcome, Reason
 from evalkit.verdict.published import UnpairedDecision
 
 NAME = "certificate.json"

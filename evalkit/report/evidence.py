@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from evalkit.errors import DataError
-from evalkit.records import ChoiceReply, Item, Record, TextReply, judged_task
+from evalkit.records.record import ChoiceReply, Item, Record, TextReply, judged_task
 from evalkit.report.sections import Conversations, conversations_of
-from evalkit.store import Run, read_items, read_run
 from evalkit.store.lines import MANIFEST
+from evalkit.store.reading import Run, read_items, read_run
 
 # Items whose mark changed between two runs.
 

@@ -11,8 +11,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from evalkit.errors import EvalkitError
-from evalkit.planning import TruePoint, plan
-from evalkit.policy import Policy
+from evalkit.planning.designs import TruePoint
+from evalkit.planning.plan import plan
+from evalkit.policy.model import Policy
 from evalkit.report.certificate import certificate_sections, unpaired_sections
 from evalkit.report.document import certificate_view, checked
 from evalkit.report.evidence import Change, Changes, Evidence

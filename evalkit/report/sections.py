@@ -18,9 +18,10 @@ from typing import Any
 
 from tabulate import tabulate
 
-from evalkit.records import Item, JudgeRun, Judgment, TextReply, judged_task
+from evalkit.records.manifest import JudgeRun
+from evalkit.records.record import Item, Judgment, TextReply, judged_task
 from evalkit.signed import signed
-from evalkit.store import Run
+from evalkit.store.reading import Run
 
 # Numbers as people read them.
 

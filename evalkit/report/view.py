@@ -16,7 +16,7 @@ from typing import Literal
 from evalkit.report.sections import count, percent
 from evalkit.signed import signed
 from evalkit.statistics.checks import Interval
-from evalkit.verdict import EndpointState, Outcome, Reason
+from evalkit.verdict.outcome import EndpointState, Outcome, Reason
 
 Unit = Literal["points", "rating", "score", "ratio"]
 Role = Literal["candidate", "baseline again", "broken on purpose"]

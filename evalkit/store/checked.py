@@ -17,8 +17,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from evalkit.errors import DataError, StoreError
-from evalkit.records import Item, ItemFacts, Record, TaskRun, digest, item_facts
-from evalkit.records.consistency import Checked, KnownItem, check_records, item_contradictions, known_of
+from evalkit.records.canonical import digest
+from evalkit.records.consistency import (
+    Checked,
+    ItemFacts,
+    KnownItem,
+    check_records,
+    item_contradictions,
+    item_facts,
+    known_of,
+)
+from evalkit.records.manifest import TaskRun
+from evalkit.records.record import Item, Record
 from evalkit.store.door import exists, open_plain
 from evalkit.store.lines import SUMS, read_lines, task_file, write_atomic
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from evalkit.errors import DataError, StoreError
-from evalkit.records import parse_object, unsealed
+from evalkit.records.canonical import parse_object, unsealed
 
 LARGEST = 1 << 26
 """Bytes of one document, at most: parsed, it takes about ten times as many."""

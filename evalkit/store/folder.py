@@ -14,7 +14,9 @@ from types import TracebackType
 from typing import Any
 
 from evalkit.errors import IdentityMismatchError
-from evalkit.records import EngineIdentity, Item, JudgeRun, Judgment, Manifest, Record, canonical_json, parse_object
+from evalkit.records.canonical import canonical_json, parse_object
+from evalkit.records.manifest import EngineIdentity, JudgeRun, Manifest
+from evalkit.records.record import Item, Judgment, Record
 from evalkit.redaction import redact_settings, redact_text
 from evalkit.store.checked import file_digest, forget_sums, read_sums, write_sums
 from evalkit.store.door import exists, refuse_irregular

@@ -16,7 +16,10 @@ from types import TracebackType
 from typing import Any, Protocol, TypeVar
 
 from evalkit.errors import DataError, UsageError
-from evalkit.records import Item, ItemFacts, Judgment, Manifest, Record, canonical_json, judged_task, parse_object
+from evalkit.records.canonical import canonical_json, parse_object
+from evalkit.records.consistency import ItemFacts
+from evalkit.records.manifest import Manifest
+from evalkit.records.record import Item, Judgment, Record, judged_task
 from evalkit.store.checked import changed_files, checked_task, item_file
 from evalkit.store.door import exists, read_text, refuse_irregular
 from evalkit.store.lines import (

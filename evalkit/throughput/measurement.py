@@ -14,8 +14,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from evalkit.errors import DataError, StoreError
-from evalkit.records import build, is_version, sealed
+from evalkit.errors import DataError, StoreError, UsageError
+from evalkit.records.canonical import build, is_version, sealed
 from evalkit.store.door import read_document
 
 VERSION = 1
@@ -25,6 +25,18 @@ Place = tuple[str, str, int, int, str]
 
 OWN = "evalkit"
 """`tool` of a measurement that evalkit made itself."""
+
+
+def parse_lengths(text: str) -> tuple[int, int]:
+    """Read "2048:128".
+
+    Raises:
+        UsageError: not two whole numbers above 0.
+    """
+    first, colon, second = text.partition(":")
+    if not colon or not first.isdigit() or not second.isdigit() or not int(first) or not int(second):
+        raise UsageError(f"lengths are written INPUT:OUTPUT, such as 2048:128, not {text!r}")
+    return int(first), int(second)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,15 +14,16 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from evalkit.comparison import Comparison
+from evalkit.comparison.compare import Comparison
 from evalkit.errors import EstimateError
-from evalkit.policy import Endpoint, MeanEndpoint, ProportionEndpoint, ResolvedPolicy
+from evalkit.policy.binding import ResolvedPolicy
+from evalkit.policy.model import Endpoint, MeanEndpoint, ProportionEndpoint
 from evalkit.signed import signed
 from evalkit.statistics.proportions import mcnemar, wilson_interval
 from evalkit.verdict.baseline import OF_ACCURACY, anchor_cautions, baseline_checks, origin_check, recipe_check
 from evalkit.verdict.checks import AssayCheck, check_cautions, check_reasons, data_reasons, has_no_variation, made_check
 from evalkit.verdict.endpoints import EndpointResult, evaluate, mean_of
-from evalkit.verdict.outcome import EndpointState, Reason
+from evalkit.verdict.outcome import EndpointState, NoiseFloor, Reason
 
 # Does the evaluation see recipes that are known to be broken, one plainly and one hardly?
 #
@@ -137,32 +138,6 @@ def _change(result: EndpointResult) -> str:
 
 Comparisons = Mapping[str, Comparison]
 """Endpoint name to comparison."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class NoiseFloor:
-    """How much two runs of one and the same engine differ.
-
-    Attributes:
-        endpoint: name.
-        discordance: share of items that flip without any change; None for means.
-        discordance_upper: upper limit of its 95 % Wilson interval; None for means.
-        sd: of a question's difference; None for accuracies, 0 where nothing varies.
-        judgment_sd: of repeated judgments of one answer; None without repeats.
-        generation_sd: of a question's mean over generations, from the two runs; None without `judgment_sd`.
-        drops, questions: questions with a catastrophic difference, of how many; None for accuracies.
-        invalid_items: items with an unreadable answer in the rerun; None without generated answers.
-    """
-
-    endpoint: str
-    discordance: float | None
-    discordance_upper: float | None
-    sd: float | None
-    judgment_sd: float | None
-    generation_sd: float | None
-    drops: int | None
-    questions: int | None
-    invalid_items: int | None
 
 
 @dataclass(frozen=True, kw_only=True)

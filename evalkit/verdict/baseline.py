@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from evalkit.comparison import Comparison, ProportionComparison
-from evalkit.policy import MeanEndpoint, ProportionEndpoint, Reference, ResolvedPolicy, SoftAccuracyEndpoint
+from evalkit.comparison.compare import Comparison
+from evalkit.comparison.proportions import ProportionComparison
 from evalkit.policy.anchors import Anchor, published_anchor
+from evalkit.policy.binding import ResolvedPolicy
+from evalkit.policy.model import MeanEndpoint, ProportionEndpoint, Reference, SoftAccuracyEndpoint
 from evalkit.statistics.proportions import wilson_interval
 from evalkit.verdict.checks import AssayCheck, data_reasons, made_check
 from evalkit.verdict.outcome import Reason

@@ -10,9 +10,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from evalkit.comparison import Comparison, Coverage, RunLabel, SideCoverage, Units
-from evalkit.policy import Endpoint, MeanEndpoint, ResolvedPolicy, SoftAccuracyEndpoint
-from evalkit.records import JudgeRun, TaskRun
+from evalkit.comparison.compare import Comparison
+from evalkit.comparison.pairing import Coverage, SideCoverage
+from evalkit.comparison.runs import RunLabel
+from evalkit.comparison.units import Units
+from evalkit.policy.binding import ResolvedPolicy
+from evalkit.policy.model import Endpoint, MeanEndpoint, SoftAccuracyEndpoint
+from evalkit.records.manifest import JudgeRun, TaskRun
 from evalkit.statistics.checks import ROUNDING
 from evalkit.verdict.endpoints import mean_of, too_few, units_of
 from evalkit.verdict.outcome import Reason

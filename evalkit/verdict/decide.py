@@ -15,9 +15,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from evalkit.comparison import Comparison, Units, to_plain
+from evalkit.comparison import to_plain
+from evalkit.comparison.compare import Comparison
+from evalkit.comparison.units import Units
 from evalkit.errors import EstimateError, ExitCode
-from evalkit.policy import Endpoint, MeanEndpoint, ProportionEndpoint, ResolvedPolicy, Standing, standing
+from evalkit.policy.binding import ResolvedPolicy
+from evalkit.policy.model import Endpoint, MeanEndpoint, ProportionEndpoint
+from evalkit.policy.standard import Standing, standing
 from evalkit.statistics.multiplicity import holm
 from evalkit.statistics.power import approximate_items_needed, questions_needed
 from evalkit.verdict.assay import AssayReport, Comparisons, assess

@@ -12,10 +12,13 @@ from typing import Any, Literal
 
 from scipy.special import ndtr, ndtri, stdtrit
 
-from evalkit.comparison import Comparison, FilledDifferences, MeanComparison, ProportionComparison, Units
-from evalkit.comparison.means import Attempts
+from evalkit.comparison.compare import Comparison
+from evalkit.comparison.means import Attempts, FilledDifferences, MeanComparison
+from evalkit.comparison.proportions import ProportionComparison
+from evalkit.comparison.units import Units
 from evalkit.errors import EstimateError
-from evalkit.policy import Endpoint, MeanEndpoint, ProportionEndpoint, ResolvedPolicy, SoftAccuracyEndpoint
+from evalkit.policy.binding import ResolvedPolicy
+from evalkit.policy.model import Endpoint, MeanEndpoint, ProportionEndpoint, SoftAccuracyEndpoint
 from evalkit.statistics.checks import Interval
 from evalkit.statistics.clustered_tango import (
     ClusteredPairs,

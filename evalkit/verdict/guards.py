@@ -14,25 +14,21 @@ from typing import Literal
 
 from scipy.special import bdtrc
 
-from evalkit.comparison import (
-    AnswerComparison,
-    Comparison,
-    GateComparison,
-    RatingComparison,
-    Units,
-    count_drops,
-    to_plain,
-)
+from evalkit.comparison import to_plain
+from evalkit.comparison.answers import AnswerComparison, GateComparison
+from evalkit.comparison.compare import Comparison
+from evalkit.comparison.conversations import RatingComparison, count_drops
+from evalkit.comparison.units import Units
 from evalkit.errors import EstimateError
 from evalkit.ledger.standing import Trial
-from evalkit.policy import Endpoint, MeanEndpoint, ProportionEndpoint, ResolvedPolicy
-from evalkit.policy.model import JudgeRules
-from evalkit.qualification import Qualification, QualificationCheck, check_qualification
+from evalkit.policy.binding import ResolvedPolicy
+from evalkit.policy.model import Endpoint, JudgeRules, MeanEndpoint, ProportionEndpoint
+from evalkit.qualification.agreement import Qualification
+from evalkit.qualification.estimates import QualificationCheck, check_qualification
 from evalkit.signed import signed
 from evalkit.statistics.paired_means import paired_t
-from evalkit.verdict.assay import NoiseFloor
 from evalkit.verdict.endpoints import EndpointResult, mean_of, score_interval, units_of
-from evalkit.verdict.outcome import Reason
+from evalkit.verdict.outcome import NoiseFloor, Reason
 
 # Does the word of a judge count? Its standing under a policy, for every endpoint that it judged.
 #

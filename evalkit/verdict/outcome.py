@@ -27,6 +27,32 @@ from evalkit.statistics.paired_means import (
 )
 
 
+@dataclass(frozen=True, kw_only=True)
+class NoiseFloor:
+    """How much two runs of one and the same engine differ.
+
+    Attributes:
+        endpoint: name.
+        discordance: share of items that flip without any change; None for means.
+        discordance_upper: upper limit of its 95 % Wilson interval; None for means.
+        sd: of a question's difference; None for accuracies, 0 where nothing varies.
+        judgment_sd: of repeated judgments of one answer; None without repeats.
+        generation_sd: of a question's mean over generations, from the two runs; None without `judgment_sd`.
+        drops, questions: questions with a catastrophic difference, of how many; None for accuracies.
+        invalid_items: items with an unreadable answer in the rerun; None without generated answers.
+    """
+
+    endpoint: str
+    discordance: float | None
+    discordance_upper: float | None
+    sd: float | None
+    judgment_sd: float | None
+    generation_sd: float | None
+    drops: int | None
+    questions: int | None
+    invalid_items: int | None
+
+
 class Outcome(str, Enum):
     """A verdict; there is no default one."""
 

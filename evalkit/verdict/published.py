@@ -13,12 +13,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from evalkit.comparison import AggregateComparison, PublishedAccuracy, compare_aggregate, to_plain
-from evalkit.comparison.means import independent_interval
+from evalkit.comparison import to_plain
+from evalkit.comparison.means import AggregateComparison, PublishedAccuracy, compare_aggregate, independent_interval
 from evalkit.comparison.pairing import broken_engine
 from evalkit.comparison.runs import RunView, contradicted
 from evalkit.errors import EstimateError, ExitCode, UsageError, suggestion
-from evalkit.policy import Policy, ProportionEndpoint
+from evalkit.policy.model import Policy, ProportionEndpoint
 from evalkit.statistics.checks import Interval
 from evalkit.verdict.outcome import EndpointState, Outcome, Reason, exit_code
 

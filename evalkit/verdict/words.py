@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 
-from evalkit.comparison import Comparison
-from evalkit.definitions import find_definitions
+from evalkit.comparison.compare import Comparison
+from evalkit.definitions.folder import find_definitions
 from evalkit.errors import EvalkitError
-from evalkit.policy import Policy, Standing, title_words
+from evalkit.policy.model import Policy
+from evalkit.policy.standard import Standing, title_words
 from evalkit.signed import signed
-from evalkit.verdict.assay import NoiseFloor
 from evalkit.verdict.endpoints import EndpointResult
-from evalkit.verdict.outcome import Reason
+from evalkit.verdict.outcome import NoiseFloor, Reason
 
 # What a reader of one verdict must know though it changes nothing.
 

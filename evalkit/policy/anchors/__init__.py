@@ -14,7 +14,7 @@ from typing import Annotated
 from pydantic import Field, model_validator
 
 from evalkit.configuration import Section, read_yaml, validate
-from evalkit.records import model_key
+from evalkit.records.manifest import model_key
 
 FOLDER = Path(__file__).resolve().parent
 

@@ -23,7 +23,7 @@ from types import TracebackType
 from urllib.parse import quote
 
 from evalkit.errors import DataError, StoreError, UsageError
-from evalkit.records import canonical_json, parse_object
+from evalkit.records.canonical import canonical_json, parse_object
 from evalkit.store.lines import FolderLock, acquire, unwatch, watch, write_atomic
 from evalkit.store.mirror.fetching import Known, Shape, equal_now, fetch, shape_of, unequal
 from evalkit.store.mirror.lease import TTL_S, Clock, LeaseLostError, take

@@ -12,9 +12,10 @@ from scipy import stats
 
 from evalkit.policy import JudgeRules
 from evalkit.records import TextReply, Turn
-from evalkit.verdict.assay import NoiseFloor, noise_floor
+from evalkit.verdict.assay import noise_floor
 from evalkit.verdict.endpoints import evaluate
 from evalkit.verdict.guards import GuardResult, guard_results
+from evalkit.verdict.outcome import NoiseFloor
 
 Make = Callable[..., Any]
 QUIET = NoiseFloor(
