@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from evalkit.errors import DataError, UsageError
-from evalkit.interop.fastchat_rows import PAIR, QUESTIONS, SINGLE, Row, read_rows, whole, words
+from evalkit.interop.fastchat_rows import PAIR, QUESTIONS, SINGLE, Row, question_of, read_rows, whole, words
 from evalkit.records import Item, JudgeRun, Judgment, Record, TextReply, digest, judged_task
 from evalkit.store import Run
 from evalkit.store.lines import write_atomic
@@ -75,7 +75,7 @@ def _mean(model: str, rows: list[Row]) -> FastChatMean:
         if isinstance(score, bool) or not isinstance(score, (int, float)):
             raise DataError(f"{row.place}: 'score' is {score!r}, not a number")
         turn = whole(row, "turn")
-        keys[f"{row.data.get('judge')}/{whole(row, 'question_id')}/{turn}"] += 1
+        keys[f"{row.data.get('judge')}/{question_of(row)}/{turn}"] += 1
         if score == -1:
             dropped += 1
         else:

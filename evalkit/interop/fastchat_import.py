@@ -18,15 +18,20 @@ from typing import Any
 from evalkit import __version__
 from evalkit.errors import DataError, UsageError
 from evalkit.interop.fastchat_rows import (
+    OTHER_QUESTIONS,
     STEP,
     Answers,
     FastChatFiles,
+    Question,
     Row,
     find_fastchat,
+    in_order,
     one_of,
+    question_of,
     read_answers,
     read_items,
     read_rows,
+    turns_answered,
     whole,
 )
 from evalkit.interop.lm_eval_files import UNKNOWN
@@ -177,18 +182,18 @@ def _of_judge(rows: Sequence[Row], judge: str | None) -> tuple[str, list[Row]]:
     return chosen, [row for row in rows if _judge(row)[0] == chosen]
 
 
-def _by_place(rows: Sequence[Row]) -> Mapping[tuple[int, int], list[Row]]:
-    found: dict[tuple[int, int], list[Row]] = defaultdict(list)
+def _by_place(rows: Sequence[Row]) -> Mapping[tuple[Question, int], list[Row]]:
+    found: dict[tuple[Question, int], list[Row]] = defaultdict(list)
     for row in rows:
-        found[whole(row, "question_id"), whole(row, "turn")].append(row)
-    return dict(sorted(found.items()))
+        found[question_of(row), whole(row, "turn")].append(row)
+    return dict(sorted(found.items(), key=lambda pair: (in_order(pair[0][0]), pair[0][1])))
 
 
-def _record(answers: Answers, number: int, row: Row) -> Record | None:
+def _record(answers: Answers, number: Question, row: Row) -> Record | None:
     """Return the answer to a question, or None if there is none to judge."""
     item = answers.items.get(number)
     if item is None:
-        raise DataError(f"{row.place}: question {number} is not among the questions; {STEP}")
+        raise DataError(f"{row.place}: question {number} is not among the questions; {OTHER_QUESTIONS}")
     key = f"{item.key}/0"
     return next(
         (record for record in answers.records if record.key == key and isinstance(record.reply, TextReply)), None
@@ -374,7 +379,9 @@ def import_fastchat(folder: Path, choices: Choices) -> FastChatImport:
         StoreError: a file cannot be read.
     """
     files = find_fastchat(folder, choices.questions)
-    items = read_items(files, choices.task)
+    whole_items = read_items(files, choices.task)
+    most = turns_answered(files, choices.model)
+    items = read_items(files, choices.task, most)
     answers = read_answers(files, choices.model, items, choices.duplicates)
     found: dict[str, Judged] = {}
     rated = read_single(files.single, answers, choices.judge, choices.duplicates)
@@ -383,6 +390,9 @@ def import_fastchat(folder: Path, choices: Choices) -> FastChatImport:
     if choices.against is not None:
         found |= _pairs(files, answers, choices, choices.against)
     notes = list(answers.notes)
+    cut = sum(len(item.turns) > most for item in whole_items.values()) if most else 0
+    if cut:
+        notes.append(f"only turns 1 to {most} were asked: the further ones of {cut} questions are left out")
     if not found:
         told = "games against other models, which --against RUN imports" if _played(files, answers.model) else "none"
         notes.append(

@@ -27,6 +27,8 @@ QUESTIONS = "question.jsonl"
 STEP = "next step: give the file as FastChat wrote it, or take this row out"
 """What helps where a row is not FastChat's."""
 
+OTHER_QUESTIONS = "next step: name the file that has it with --questions, or take this row out"
+
 SINGLE, PAIR = "_single.jsonl", "_pair.jsonl"
 
 
@@ -93,22 +95,53 @@ def find_fastchat(where: Path, questions: Path | None = None) -> FastChatFiles:
         UsageError: there are no answers in it.
     """
     root = _root(where)
-    if root is None:
-        raise UsageError(f"{where}: no folder {' or '.join(ANSWERS)} in it; next step: name FastChat's data/mt_bench")
-    judgments = sorted(file for name in JUDGMENTS for file in (root / name).glob("*.jsonl"))
-    own = root / QUESTIONS
+    own = root is not None
+    root = root or where
+    found: dict[str, list[Path]] = defaultdict(list)
+    for file in sorted(root.rglob("*.jsonl")):
+        found[_sort_of(file)].append(file)
+    under = found["answers"]
+    if own:
+        under = [file for file in under if set(ANSWERS) & set(file.relative_to(root).parts[:-1])]
+    under = [file for file in under if not any("reference" in part for part in file.relative_to(root).parts[:-1])]
+    if not under:
+        raise UsageError(
+            f"{where}: no folder {' or '.join(ANSWERS)} in it, and no file of answers; next step: name FastChat's "
+            "data/mt_bench"
+        )
+    stems = Counter(file.stem for file in under)
+    listed = [root / QUESTIONS] if (root / QUESTIONS).is_file() else found["questions"]
+    if questions is None and len(listed) > 1:
+        names = ", ".join(str(file.relative_to(root)) for file in listed)
+        raise UsageError(f"{root}: several files of questions ({names:.200}); next step: name one with --questions")
     return FastChatFiles(
         root=root,
-        questions=questions or (own if own.is_file() else None),
-        answers={file.stem: file for name in ANSWERS for file in sorted((root / name).glob("*.jsonl"))},
-        single=tuple(file for file in judgments if file.name.endswith(SINGLE)),
-        pair=tuple(file for file in judgments if file.name.endswith(PAIR)),
+        questions=questions or next(iter(listed), None),
+        answers={
+            file.stem if stems[file.stem] == 1 else str(file.relative_to(root).with_suffix("")): file for file in under
+        },
+        single=tuple(found["single"]),
+        pair=tuple(found["pair"]),
         references={
             name: root / "reference_answer" / file
             for file, name in REFERENCES.items()
             if (root / "reference_answer" / file).is_file()
         },
     )
+
+
+def _sort_of(file: Path) -> str:
+    """Say what the rows of a file are by its first one, whatever it is called; an empty one says it by its name."""
+    row: Mapping[str, Any] = next((row for _, row in foreign_files.read_rows(file)), {})
+    if "choices" in row or ({"text", "question_id"} <= row.keys() and "turns" not in row):
+        return "answers"
+    if "model_1" in row and "model_2" in row:
+        return "pair"
+    if "judge" in row and "model" in row:
+        return "single"
+    if "question_id" in row and "turns" in row:
+        return "questions"
+    return ""
 
 
 def _root(where: Path) -> Path | None:
@@ -124,6 +157,27 @@ def read_rows(file: Path) -> list[Row]:
         StoreError: the file cannot be read.
     """
     return [Row(place=place, data=row) for place, row in foreign_files.read_rows(file)]
+
+
+Question = int | str
+"""What a question is called: a number, or the text that other question sets use."""
+
+
+def question_of(row: Row) -> Question:
+    """Return what a row calls its question; the text of a number is that number.
+
+    Raises:
+        DataError: it is missing, empty, or neither a whole number nor a text.
+    """
+    value = row.data.get("question_id")
+    if isinstance(value, str) and value.strip():
+        return int(value) if value.isdecimal() else value
+    return whole(row, "question_id")
+
+
+def in_order(question: Question) -> tuple[bool, int, str]:
+    """Return a key by which numbers stand before texts."""
+    return (True, 0, question) if isinstance(question, str) else (False, question, "")
 
 
 def whole(row: Row, name: str) -> int:
@@ -206,13 +260,29 @@ class Answers:
     """
 
     model: str
-    items: Mapping[int, Item]
+    items: Mapping[Question, Item]
     records: tuple[Record, ...]
     notes: tuple[str, ...]
 
 
-def read_items(files: FastChatFiles, task: str) -> dict[int, Item]:
+def turns_answered(files: FastChatFiles, model: str | None) -> int:
+    """Return the most turns that a model answered: some runs ask the first turn of every question only.
+
+    Raises:
+        UsageError: no such model, or several.
+        DataError: a row holds no answers.
+    """
+    _, file = files.answers_of(model)
+    return max((len(choice) for row in read_rows(file) for choice in _choices(row)[:1]), default=0)
+
+
+def read_items(files: FastChatFiles, task: str, turns_asked: int = 0) -> dict[Question, Item]:
     """Return question number to item, made as evalkit makes its own.
+
+    Args:
+        files: of the folder.
+        task: its name.
+        turns_asked: turns of each question that were asked; 0 for all.
 
     Raises:
         UsageError: there is no file of questions.
@@ -221,13 +291,14 @@ def read_items(files: FastChatFiles, task: str) -> dict[int, Item]:
     if files.questions is None:
         raise UsageError(f"{files.root}: no question.jsonl; next step: name one with --questions")
     references = {name: _references(file) for name, file in files.references.items()}
-    items: dict[int, Item] = {}
+    items: dict[Question, Item] = {}
     seen: dict[tuple[str, str], int] = {}
     for row in read_rows(files.questions):
-        number, category = whole(row, "question_id"), words(row, "category")
+        number, category = question_of(row), words(row, "category")
         if number in items:
             raise DataError(f"{row.place}: question {number} stands twice; {STEP}")
         turns = texts(row, row.data.get("turns"), "turns")
+        turns = turns[:turns_asked] if turns_asked else turns
         sha256 = content_digest({"turns": list(turns)})
         occurrence = seen.get((category, sha256), 0)
         seen[category, sha256] = occurrence + 1
@@ -246,12 +317,14 @@ def read_items(files: FastChatFiles, task: str) -> dict[int, Item]:
     return items
 
 
-def _references(file: Path) -> dict[int, tuple[str, ...]]:
-    found = {whole(row, "question_id"): _choices(row) for row in read_rows(file)}
+def _references(file: Path) -> dict[Question, tuple[str, ...]]:
+    found = {question_of(row): _choices(row) for row in read_rows(file)}
     return {number: tuple(text or "" for text in choices[0]) for number, choices in found.items() if choices}
 
 
-def read_answers(files: FastChatFiles, model: str | None, items: Mapping[int, Item], duplicates: str | None) -> Answers:
+def read_answers(
+    files: FastChatFiles, model: str | None, items: Mapping[Question, Item], duplicates: str | None
+) -> Answers:
     """Read one model's answers.
 
     Raises:
@@ -260,19 +333,19 @@ def read_answers(files: FastChatFiles, model: str | None, items: Mapping[int, It
     """
     name, file = files.answers_of(model)
     notes: list[str] = []
-    by_question: dict[int, list[Row]] = defaultdict(list)
+    by_question: dict[Question, list[Row]] = defaultdict(list)
     stated: dict[str, int] = defaultdict(int)
     for row in read_rows(file):
-        by_question[whole(row, "question_id")].append(row)
+        by_question[question_of(row)].append(row)
         stated[str(row.data.get("model_id", name))] += 1
     if set(stated) - {name}:
         shown = ", ".join(f"{count} rows of '{who}'" for who, count in sorted(stated.items()))
         notes.append(f"{file}: the rows name their model otherwise than the file: {shown}")
     records: list[Record] = []
     further = 0
-    for number, rows in sorted(by_question.items()):
+    for number, rows in sorted(by_question.items(), key=lambda pair: in_order(pair[0])):
         if number not in items:
-            raise DataError(f"{rows[0].place}: question {number} is not among the questions; {STEP}")
+            raise DataError(f"{rows[0].place}: question {number} is not among the questions; {OTHER_QUESTIONS}")
         same = len({tuple(_choices(row)) for row in rows}) == 1
         row = one_of(rows, f"answers to question {number}", same, duplicates, notes)
         choices = _choices(row)

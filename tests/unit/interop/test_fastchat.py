@@ -505,3 +505,53 @@ def test_no_name_in_a_manifest_or_an_option_leads_out_of_the_folder(name, where,
     assert all(file.resolve().is_relative_to(out) for file in made)
     assert made if code == 0 else not made
     assert not Path("/nonexistent-root").exists()
+
+
+def test_files_are_found_by_what_their_rows_are_whatever_they_are_called(tmp_path):
+    plain = imported(fill(tmp_path / "plain"))
+    odd = tmp_path / "odd"
+    fill(odd)
+    for model in ("base", "cand"):
+        (odd / "answers" / model).mkdir(parents=True)
+        (odd / "model_answer" / f"{model}.jsonl").rename(odd / "answers" / model / f"{model}.jsonl")
+    rows = (odd / "model_judgment" / "gpt-4_single.jsonl").read_text().splitlines(keepends=True)
+    (odd / "model_judgment" / "gpt-4_single.jsonl").unlink()
+    for name, part in (("first half.jsonl", rows[::2]), ("later/the-rest.jsonl", rows[1::2])):
+        (odd / "judged" / name).parent.mkdir(parents=True, exist_ok=True)
+        (odd / "judged" / name).write_text("".join(part))
+    (odd / "question.jsonl").rename(odd / "asked.jsonl")
+    (odd / "model_answer").rmdir()
+    found = imported(odd)
+    assert found.records == plain.records
+    assert {one.score for one in found.judgments["mt-bench"]} == {one.score for one in plain.judgments["mt-bench"]}
+    assert len(found.judgments["mt-bench"]) == len(plain.judgments["mt-bench"])
+
+
+@pytest.mark.parametrize("name", [str, "q-{}".format])
+def test_questions_may_be_called_by_texts_and_the_text_of_a_number_is_that_number(tmp_path, name):
+    plain = imported(fill(tmp_path / "plain"))
+    folder = fill(tmp_path / "texts")
+    for file in folder.rglob("*.jsonl"):
+        if name is str and file.name == "question.jsonl":
+            continue
+        rows = [json.loads(line) for line in file.read_text().splitlines()]
+        write(file, [{**row, "question_id": name(row["question_id"])} for row in rows])
+    found = imported(folder)
+    by_item = {record.item_sha256: record.reply for record in plain.records}
+    assert {record.item_sha256: record.reply for record in found.records} == by_item
+    assert len(found.judgments["mt-bench"]) == len(plain.judgments["mt-bench"])
+
+
+def test_answers_to_first_turns_alone_are_whole_and_said(tmp_path):
+    folder = fill(tmp_path, [rating("base", number, 1, 7) for number in QUESTIONS])
+    rows = [
+        answer("base", number, choices=[{"index": 0, "turns": answer("base", number)["choices"][0]["turns"][:1]}])
+        for number in QUESTIONS
+    ]
+    write(folder / "model_answer" / "base.jsonl", rows)
+    found = imported(folder)
+    assert {record.status for record in found.records} == {"ok"}
+    assert len(found.judgments["mt-bench"]) == len(QUESTIONS)
+    assert any("only turns 1 to 1 were asked" in note for note in found.notes)
+    write(folder / "model_answer" / "base.jsonl", [answer("base", QUESTIONS[0]), *rows[1:]])
+    assert {record.status for record in imported(folder).records} == {"ok", "failed"}, "one missing turn is a failure"
