@@ -27,10 +27,11 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from evalkit.adapters.base import Resources
 from evalkit.adapters.checkpoint.resolved import config_facts, config_for_both, differences
+from evalkit.adapters.fakequant import publishing
 from evalkit.adapters.modelopt import write_checkpoint
 from evalkit.adapters.registry import load_engine
 from evalkit.assets import AssetStore
-from evalkit.errors import IdentityMismatchError
+from evalkit.errors import IdentityMismatchError, RecipeError
 from evalkit.recipes import load_recipe
 from evalkit.suite import EngineSpec
 
@@ -244,6 +245,15 @@ def test_an_adapter_refuses_a_folder_that_its_library_reads_as_another_model(exp
     ) as said:
         load_engine(spec_of(folder, "llama-official-fp8", checkpoint="exported"), RESOURCES)
     assert re.search(fact, str(said.value))
+
+
+def test_blocks_that_do_not_divide_a_row_are_refused_before_the_calibration(tmp_path, monkeypatch):
+    monkeypatch.setattr(tiny_models, "HIDDEN", 96)
+    source = published(tmp_path / "narrow", None)
+    monkeypatch.setattr(publishing, "calibrate_with", lambda *_: pytest.fail("the calibration began"))
+    with pytest.raises(RecipeError, match=r"blocks of 128 do not divide the rows of 96 values of narrow.*; next step"):
+        write_checkpoint(spec_of(source, "int4-awq", **FEW), RESOURCES, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_record_says_what_the_source_was_resolved_to(sources, exported):

@@ -628,7 +628,10 @@ def exported(tiny_folder, tmp_path_factory):
                 recipe=recipe,
                 dtype="float32",
                 device="cpu",
-                options={"threads": 1, **({"calibration": {"samples": 4, "tokens": 32}} if "fp8-kv" in recipe else {})},
+                options={
+                    "threads": 1,
+                    **({"calibration": {"samples": 4, "tokens": 32}} if recipe != "llama-official-fp8" else {}),
+                },
             )
             write_checkpoint(spec, RESOURCES, base / recipe)
         return base / recipe
@@ -649,11 +652,21 @@ def test_an_exported_checkpoint_is_read_back_and_traced(exported, single):
         "FP8",
         {"weight": 28},
     )
+    assert quantization["lost"] == [
+        "the stored scales of the FP8 key-value cache are not used: TensorRT-LLM's PyTorch backend takes 1.0"
+    ]
     assert quantization["trace"]["recipe"] == "modelopt-fp8-kv"
     assert quantization["trace"]["source"] == "tiny-llama"
     assert identity.weights_sha256 == json.loads((folder / "evalkit.json").read_text())["weights_sha256"]
     assert identity.sha256
     assert str(folder.parent) not in str(asdict(identity))
+
+
+def test_a_format_without_a_method_is_refused_before_the_model_is_read(exported):
+    with library():
+        with pytest.raises(UsageError, match=r"has no method for W8A8_SQ_PER_CHANNEL .*; next step: another recipe"):
+            load(exported("int8-sq"), recipe="int8-sq")
+        assert part(".llmapi.llm").opened == []
 
 
 def test_an_expanded_checkpoint_gives_the_librarys_numbers(exported, single):

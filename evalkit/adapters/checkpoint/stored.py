@@ -386,6 +386,18 @@ def lost_in_export(recipe: ResolvedRecipe) -> list[str]:
     return [f"the bound {bound} of an activation row's maximum is not part of the checkpoint" for bound in bounds]
 
 
+_NOT_LOADED = {
+    "W8A8_SQ_PER_CHANNEL": "TensorRT-LLM's PyTorch backend has no method for W8A8_SQ_PER_CHANNEL (none in "
+    "`get_quant_method` of 1.2 and 1.3) and refuses it after it has read the whole model"
+}
+"""Formats of exports that a server is known not to load, by its source."""
+
+
+def not_loaded(algorithm: str) -> list[str]:
+    """Return which server does not load a format, and how that is known."""
+    return [_NOT_LOADED[algorithm]] if algorithm in _NOT_LOADED else []
+
+
 def _named(modules: Collection[str], fault: str) -> list[str]:
     if not modules:
         return []

@@ -34,7 +34,7 @@ from evalkit.adapters.checkpoint.resolved import (
     tokenizer_facts,
     write_for_both,
 )
-from evalkit.adapters.checkpoint.stored import label_faults, layer_faults, lost_in_export
+from evalkit.adapters.checkpoint.stored import label_faults, layer_faults, lost_in_export, not_loaded
 from evalkit.adapters.fakequant.assembly import calibrate_with, layers_of, load_unquantized
 from evalkit.adapters.fakequant.exported import FORMATS, load_expanded, quantize_activations
 from evalkit.adapters.fakequant.options import ModelOptOptions, refuse_device
@@ -80,6 +80,7 @@ def publish(spec: EngineSpec, options: ModelOptOptions, resources: Resources, ou
     refuse_device(recipe, choose_device(spec.device))
     loaded = load_unquantized(spec, options, resources)
     resolved = resolve_recipe(recipe, layers_of(loaded))
+    _refuse_indivisible(resolved, loaded)
     calibration = calibrate_with(recipe, loaded, options)
     quantization = apply_recipe(loaded.model, resolved, calibration, fold=False)
     _refuse_padding(resolved, quantization)
@@ -110,7 +111,7 @@ def publish(spec: EngineSpec, options: ModelOptOptions, resources: Resources, ou
             versions={name: metadata.version(name) for name in _VERSIONS},
             weights_sha256=checkpoint.files.weights_sha256,
             files=folder_files(folder),
-            warnings=lost_in_export(resolved),
+            warnings=[*lost_in_export(resolved), *not_loaded(checkpoint.declared.algorithm)],
             facts=made.facts,
         )
         (folder / TRACE_FILE).write_text(trace.to_json(), encoding="utf-8")
@@ -247,6 +248,34 @@ def _source(loaded: LoadedModel) -> dict[str, Any]:
         "chat_template_sha256": text_digest(str(template)) if template else None,
         "dtype": str(loaded.model.get_input_embeddings().weight.dtype).removeprefix("torch."),
     }
+
+
+def _refuse_indivisible(recipe: ResolvedRecipe, loaded: LoadedModel) -> None:
+    """Refuse blocks that do not divide a layer's rows; a calibration takes hours, and config.json says so before."""
+    facts = config_facts(loaded.model.config, generation_of(transformers.__version__))
+    for block in sorted(_blocks_of(recipe)):
+        for name in ("hidden", "inner"):
+            if isinstance(facts[name], int) and facts[name] % block:
+                raise RecipeError(
+                    f"recipe '{recipe.name}': its blocks of {block} do not divide the rows of {facts[name]} values of "
+                    f"{loaded.files.name}, so they cannot be packed; next step: a recipe with smaller blocks, or with "
+                    "one scale a tensor or channel"
+                )
+
+
+def _blocks_of(recipe: ResolvedRecipe) -> set[int]:
+    """Return the sizes of static blocks of all weights."""
+    found: set[int] = set()
+    for entry in recipe.document["quantize"]["quant_cfg"]:
+        if entry.get("quantizer_name") != "*weight_quantizer":
+            continue
+        cfg = entry.get("cfg") or {}
+        for one in cfg if isinstance(cfg, list) else [cfg]:
+            blocks = one.get("block_sizes") or {}
+            size = blocks.get(-1, blocks.get("-1"))
+            if isinstance(size, int) and blocks.get("type") != "dynamic":
+                found.add(size)
+    return found
 
 
 def _refuse_padding(recipe: ResolvedRecipe, quantization: Mapping[str, Any]) -> None:

@@ -180,9 +180,17 @@ def _quantization(target: Target, loaded: Loaded, options: TensorRTOptions) -> d
         "enabled": {"weight": codes} if codes else {},
         "loaded": loaded.record(),
         "kv_cache_asked": options.kv_cache,
-        "lost": lost_in_export(target.recipe) if exported and target.recipe else [],
+        "lost": [*lost_in_export(target.recipe), *_unused(target, loaded)] if exported and target.recipe else [],
         **held,
     }
+
+
+def _unused(target: Target, loaded: Loaded) -> list[str]:
+    """Return what the checkpoint holds and the library does not use (it passes scales of FP4 caches only)."""
+    scales = target.checkpoint is not None and bool(target.checkpoint.stored.cache_scales)
+    if not scales or loaded.kv_cache != "FP8":
+        return []
+    return ["the stored scales of the FP8 key-value cache are not used: TensorRT-LLM's PyTorch backend takes 1.0"]
 
 
 def _warnings(identity: EngineIdentity, target: Target) -> list[str]:

@@ -23,6 +23,7 @@ from packaging.version import InvalidVersion, Version
 
 from evalkit.adapters.checkpoint.declared import NONE, Declared, read_config
 from evalkit.adapters.checkpoint.reading import Checkpoint, read_checkpoint
+from evalkit.adapters.checkpoint.stored import not_loaded
 from evalkit.adapters.source import ModelFiles, file_sha256, find_model
 from evalkit.adapters.trtllm.options import TensorRTOptions
 from evalkit.errors import EngineError, UsageError
@@ -358,6 +359,7 @@ def open_session(spec: EngineSpec, options: TensorRTOptions, library: Library, t
     length = _length(options, target)
     if not target.compiled:
         _check_quantized(target)
+        _check_method(target)
     _check_fit(options, target, gpu_memory())
     keywords = _keywords(spec, options, library, target, length)
     kind = _compiled_kind(library) if target.compiled else library.api.LLM
@@ -522,6 +524,15 @@ def _check_quantized(target: Target) -> None:
         raise UsageError(
             f"{name}: recipe '{recipe}' was asked for, but the checkpoint is not quantized, and TensorRT-LLM quantizes "
             f"nothing itself; next step: evalkit quantize --model {name} --recipe {recipe} --output FOLDER"
+        )
+
+
+def _check_method(target: Target) -> None:
+    """Refuse a format for which the library has no method, before it reads the whole model to say so."""
+    for why in not_loaded(target.declared.algorithm):
+        raise UsageError(
+            f"{target.files.name}: {why}; next step: another recipe (evalkit list recipes), or adapter: modelopt with "
+            "checkpoint: exported, which expands it"
         )
 
 
