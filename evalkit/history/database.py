@@ -198,7 +198,7 @@ def prepare(connection: Connection) -> None:
             return
         said = ", ".join(map(str, found)) or "none"
         raise StoreError(
-            f"the history has tables of version {said}, and this evalkit those of version {VERSION}; next step: "
+            f"the history has tables of version {said}, this release has those of version {VERSION}; next step: "
             "install the evalkit that wrote it, or name a new database and record its certificates again: "
             "evalkit nightly history --history NEW --record CERTIFICATE"
         )
