@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = "evalkit"
 
 LIMITS = {
-    "modules": 244,
+    "modules": 242,
     "longest_chain": 26,
     "largest_file": 600,
     "p90_file": 440,

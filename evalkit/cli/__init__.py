@@ -72,7 +72,8 @@ INNER = {
 """Further commands behind a verb's word. A folder of such a name is written ./export.
 
 The code of a command is `evalkit/cli/<last word>.py`, or `<last word>_.py` for a word of Python: a submodule becomes a
-name in this package, and a module `list` would hide the built-in of that name here.
+name in this package, and a module `list` would hide the built-in of that name here. A short further command is a
+function of its name beside its verb.
 """
 
 
@@ -107,12 +108,12 @@ class Verbs(click.Group):
             inner = next((name for name in known if name.endswith(f" {cmd_name}")), None)
             hint = f"; did you mean '{inner}'?" if inner else suggestion(cmd_name, list(VERBS))
             raise click.UsageError(f"unknown command {cmd_name!r}{hint}", ctx)
-        word = cmd_name.rpartition(" ")[2]
-        taken = keyword.iskeyword(word) or hasattr(builtins, word)
-        module = f"{word}_" if taken else word
-        command = importlib.import_module(f"evalkit.cli.{module}").command
+        verb, _, word = cmd_name.partition(" ")
+        command = getattr(_module(verb), word, None) if word else _module(verb).command
         if not isinstance(command, Verb):
-            raise TypeError(f"evalkit.cli.{module}.command is not a command")
+            command = _module(word).command
+        if not isinstance(command, Verb):
+            raise TypeError(f"evalkit.cli: {cmd_name} is not a command")
         command.inner = INNER.get(cmd_name, {})
         return command
 
@@ -125,6 +126,11 @@ class Verbs(click.Group):
                 rows += [(f"  {name} {word}", below) for word, below in INNER.get(name, {}).items()]
             with formatter.section(title):
                 formatter.write_dl([(f"{name:19}", line) for name, line in rows])
+
+
+def _module(word: str) -> Any:
+    taken = keyword.iskeyword(word) or hasattr(builtins, word)
+    return importlib.import_module(f"evalkit.cli.{word}_" if taken else f"evalkit.cli.{word}")
 
 
 @click.group(

@@ -31,6 +31,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 CACHE_VARIABLE = "EVALKIT_CACHE"
 LEDGER_VARIABLE = "EVALKIT_LEDGER"
 HISTORY_VARIABLE = "EVALKIT_HISTORY"
+PASSWORD_VARIABLE = "EVALKIT_SIGNING_KEY_PASSWORD"  # noqa: S105 (the name of a variable)
 
 existing_folder = click.Path(path_type=Path, exists=True, file_okay=False)
 existing_file = click.Path(path_type=Path, exists=True, dir_okay=False)

@@ -15,8 +15,17 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from evalkit.cli.invocation import LedgerOptions, into
-from evalkit.cli.keygen import PASSWORD_VARIABLE
-from evalkit.cli.options import existing_file, json_option, ledger_at, ledger_option, out, print_json, verb, with_urls
+from evalkit.cli.options import (
+    PASSWORD_VARIABLE,
+    existing_file,
+    json_option,
+    ledger_at,
+    ledger_option,
+    out,
+    print_json,
+    verb,
+    with_urls,
+)
 from evalkit.cli.remote import opened, url_place, with_places
 
 if TYPE_CHECKING:
