@@ -2,6 +2,7 @@
 # make test   set up and run the tests
 # make check  lint, types, layers, docs
 # make matrix run the numeric tests under other instruction sets, by hand (docs/performance.md)
+# make fuzz   ten minutes of damaged files and replies for each reader, by hand
 # make docs   write the generated blocks of the documents
 # make site   build the documents as a site in build/site, every link checked
 SHELL := /bin/bash
@@ -10,7 +11,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 .DELETE_ON_ERROR:
-.PHONY: demo test check matrix docs site format clean help
+.PHONY: demo test check matrix fuzz docs site format clean help
 
 help:
 	@sed -n 's/^# \(make .*\)/\1/p' Makefile
@@ -44,6 +45,9 @@ test: $(VENV)/.dev
 
 matrix: $(VENV)/.dev
 	$(BIN)/python benchmarks/matrix.py
+
+fuzz: $(VENV)/.dev
+	$(BIN)/python tests/properties/test_reader_fuzz.py --seconds 600
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -183,6 +183,7 @@ _CERTIFICATE = {
     "decision": "verdicts, reasons, checks of the evaluation itself, judges",
     "qualifications": "what was found about each judge that was tried",
     "ledger": "what came before: entries that the decision saw, and their digest",
+    "content_sha256": "digest of everything else here; none in certificates of before there was one",
 }
 
 

@@ -45,6 +45,16 @@ class EvalkitError(Exception):
 
     exit_code = ExitCode.FAILED
 
+    def __str__(self) -> str:
+        """Return the sentence; of one that quotes a whole file, the beginning and the next step at its end."""
+        text = super().__str__()
+        return text if len(text) <= _LONGEST else f"{text[:_BEGUN]} [...] {text[-(_LONGEST - _BEGUN) :]}"
+
+
+_LONGEST = 12_000
+_BEGUN = 10_000
+"""Characters of a message, and of its beginning: all faults of one large file are not that many."""
+
 
 class UsageError(EvalkitError):
     """The request itself is wrong; nothing was run and nothing was written."""

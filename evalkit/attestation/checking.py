@@ -31,11 +31,10 @@ from evalkit.attestation.statement import (
     statement_text,
     strangers,
 )
-from evalkit.certify.deciding import certificate_text
 from evalkit.errors import DataError, StoreError
-from evalkit.records.canonical import parse_object
+from evalkit.records.canonical import SEAL, digest, parse_object
 from evalkit.store.door import exists, read_text
-from evalkit.store.lines import MANIFEST, SUMS
+from evalkit.store.lines import MANIFEST, SUMS, laid_out
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
@@ -94,6 +93,9 @@ def check_folder(
         document = _certificate(folder, seen)
         if document is not None:
             _checked(folder, document, statement, keys, seen)
+            if seen.changed:  # last: what is above says which number it is
+                message = f"its content has not the digest that it names ({SEAL}): it was changed after it was written"
+                seen.findings.append(Finding(code="certificate-changed", where=CERTIFICATE, message=message))
     except DataError as error:
         document = None
         seen.findings.append(Finding(code="file-irregular", where=str(folder), message=str(error)))
@@ -117,6 +119,7 @@ class _Seen:
     notes: list[str] = field(default_factory=list)
     unchecked: list[str] = field(default_factory=list)
     signers: tuple[str, ...] = ()
+    changed: bool = False
 
 
 def _checked(
@@ -212,12 +215,14 @@ def _certificate(folder: Path, seen: _Seen) -> Mapping[str, Any] | None:
     message = ""
     try:
         text = read_text(folder / CERTIFICATE, below=folder)
-        document = parse_object(text, CERTIFICATE)
+        written = parse_object(text, CERTIFICATE)
+        document = {name: value for name, value in written.items() if name != SEAL}
         if document.get("certificate_version") != 1:
             raise DataError(f"certificate_version is {document.get('certificate_version')!r}, not 1")
         run_folder_names(document)
-        if document.get("evalkit") == __version__ and text != certificate_text(document):
+        if document.get("evalkit") == __version__ and text != laid_out(written):
             raise DataError("its content is not laid out as evalkit writes it, so something else wrote or changed it")
+        seen.changed = SEAL in written and written[SEAL] != digest(document)
     except FileNotFoundError:
         message = "there is no certificate here"
     except (AttributeError, KeyError, TypeError) as error:

@@ -41,6 +41,7 @@ FINDINGS: Mapping[str, str] = {
     "file-irregular": "a link, a device or anything but a regular file lies among what must be covered",
     "file-stranger": "a file beside the certificate could be taken for a part of it and is none",
     "certificate-format": "the certificate cannot be read",
+    "certificate-changed": "the certificate was changed after it was written",
     "policy-digest": "the policy in the certificate is not the one its digest names",
     "run-missing": "a run folder that the certificate cites is not there",
     "run-unreadable": "a run folder is damaged",

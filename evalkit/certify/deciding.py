@@ -39,6 +39,7 @@ from evalkit.qualification.agreement import Qualification, read_qualification
 from evalkit.records.canonical import digest
 from evalkit.redaction import redact_values
 from evalkit.store.door import open_plain
+from evalkit.store.lines import sealed_text
 from evalkit.store.reading import Run
 from evalkit.suite import Suite
 from evalkit.verdict.decide import Decision, Evidence, decide
@@ -105,8 +106,11 @@ class Certificate:
 
 
 def certificate_text(document: Mapping[str, Any]) -> str:
-    """Return the one text of a certificate."""
-    return json.dumps(document, sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    """Return the one text of a certificate, with the digest of its content, so that a changed figure is seen.
+
+    The digest says that nothing was changed by accident; who wrote it, only a signature says.
+    """
+    return sealed_text(document)
 
 
 def suite_runs(suite: Suite) -> RunSet:

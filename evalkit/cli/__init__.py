@@ -16,12 +16,13 @@ import select
 import sys
 import traceback
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import click
 
 from evalkit import __version__
-from evalkit.cli.options import Verb, with_urls
+from evalkit.cli.options import Verb, guarded_stderr, told
 from evalkit.errors import EngineError, EvalkitError, ExitCode, suggestion
 from evalkit.redaction import redact_text, remember_secrets
 
@@ -156,6 +157,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         An exit code of `evalkit.errors.ExitCode`.
     """
     remember_secrets(os.environ)
+    with guarded_stderr():
+        return _run(argv)
+
+
+def _run(argv: Sequence[str] | None) -> int:
     try:
         code = program.main(args=None if argv is None else list(argv), prog_name="evalkit", standalone_mode=False)
         return int(code or 0)
@@ -185,19 +191,24 @@ def _explain(error: BaseException) -> ExitCode:
     if isinstance(error, SystemExit) and _reader_has_gone():  # what click makes of it at `evalkit --help | head -1`
         return ExitCode.CERTIFIED
     if isinstance(error, (click.Abort, KeyboardInterrupt)):
-        click.echo("evalkit: interrupted; completed records are saved; rerun the same command to resume", err=True)
+        _tell("evalkit: interrupted; completed records are saved; rerun the same command to resume\n")
         return ExitCode.FAILED
     if isinstance(error, click.ClickException):
         shown = io.StringIO()
+        vars(error)["message"] = told(error.message)  # it may quote what was typed, line breaks included
         error.show(file=shown)
-        click.echo(redact_text(shown.getvalue()), err=True, nl=False)  # it may quote what was typed
+        _tell(shown.getvalue())
         return ExitCode.USAGE
     if isinstance(error, EvalkitError):
-        from evalkit.report.sections import printable
-
-        # It may quote a line of a damaged file, or what a server said.
-        click.echo(f"evalkit: error: {printable(redact_text(with_urls(error)))}", err=True)
+        _tell(f"evalkit: error: {told(error)}\n")  # it may quote a line of a damaged file, or what a server said
         return error.exit_code
-    click.echo(redact_text("".join(traceback.format_exception(error))), err=True, nl=False)
-    click.echo(f"evalkit: internal error: {redact_text(repr(error))}; please report it with the lines above", err=True)
+    lines = "".join(traceback.format_exception(error)).rstrip("\n").split("\n")
+    _tell("".join(f"| {told(line)}\n" for line in lines))  # at the margin stands nothing that an exception says
+    _tell(f"evalkit: internal error: {told(repr(error)[:2000])}; please report it with the lines above\n")
     return ExitCode.FAILED
+
+
+def _tell(text: str) -> None:
+    """Write to stderr; nobody who reads it, or who closed it, changes an exit code."""
+    with suppress(OSError, ValueError):
+        click.echo(redact_text(text), err=True, nl=False)

@@ -223,7 +223,7 @@ def _plan(night: Night, workshop: Workshop, url: str | None, options: Options) -
     if url is not None:
         with _warned():
             known = _known(night, url)
-    rate = speed_of(night.suite.outputs / night.suite.baseline.name, night.tasks).rate
+    rate = speed_of(night.suite.outputs / night.suite.baseline.name, night.tasks, say).rate
     for spec in night.suite.candidates:
         for name in night.endpoints:
             found = known.get((spec.name, name), Known(discordance=usual, source="the policy's assumption"))

@@ -7,12 +7,17 @@ Must not depend on: what a verb does with them.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import platform
 import re
 import shlex
 import sys
-from collections.abc import Callable, Mapping, Sequence
+import threading
+import traceback
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -40,6 +45,7 @@ any_path = click.Path(path_type=Path)
 _COMMANDING = re.compile("[\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 
 _BREAKS = re.compile("[\n\r\t\v\f\x1c-\x1e\x85\u2028\u2029]")
+_UNSAFE = re.compile("\x1b(?!\\[A)|[\x00-\x08\x0b\x0c\x0e-\x1a\x1c-\x1f]|" + _COMMANDING.pattern)
 _WORKFLOW = re.compile(r"^(\s*)([:#])(?=:|#\[)")
 """How a line begins that a build server takes for a command: `::name` of GitHub, `##[name]` of Azure."""
 
@@ -198,9 +204,7 @@ def with_urls(text: object) -> str:
 
 def say(message: str) -> None:
     """Write one line of progress to stderr; it may quote what a server or a file said."""
-    from evalkit.report.sections import printable
-
-    line = printable(redact_text(with_urls(message)))
+    line = told(message)
     bars = sys.modules.get("evalkit.collect.writing")
     if bars is not None and sys.stderr.isatty():
         bars.say_above_bars(line, sys.stderr)
@@ -209,6 +213,98 @@ def say(message: str) -> None:
             click.echo(line, err=True)
         except BrokenPipeError:  # `2>&1 | head -1`
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
+
+
+def told(text: object) -> str:
+    r"""Return a text as stderr may show it: printable, without secrets, and only its first line at the margin.
+
+    What is quoted may hold line breaks, and a line of its own could say anything in evalkit's name; the lines after the
+    first are indented, and none begins as a command to a build server does.
+
+    >>> told("bad value x\nevalkit: error: all is well\n::error title=y")
+    'bad value x\n  evalkit: error: all is well\n  \\x3a:error title=y'
+    """
+    first, *rest = redact_text(with_urls(text)).split("\n")
+    return "\n".join(_told(line) for line in (first, *(f"  {line}" if line[:1].strip() else line for line in rest)))
+
+
+def _told(line: str) -> str:
+    try:
+        from evalkit.report.sections import printable
+    except ImportError:  # what a broken installation says of itself must not depend on it
+        return line.encode("ascii", "backslashreplace").decode()
+    plain = _BREAKS.sub(lambda found: found[0] if found[0] == "\t" else f"\\x{ord(found[0]):02x}", line)
+    return printable(_WORKFLOW.sub(lambda found: f"{found[1]}\\x{ord(found[2]):02x}", plain))
+
+
+class GuardedStderr:
+    """Standard error for whoever writes to it without `say`: bars, warnings, loggers, tracebacks of libraries.
+
+    Nothing that goes through commands a terminal (a bar may go up a line) or a build server, and secrets are taken out
+    of each piece that is written.
+    """
+
+    def __init__(self, stream: Any) -> None:
+        """Write to `stream`, and be it in all else but its `buffer`, which would lead around the guard."""
+        self._stream, self._line = stream, ""
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "buffer":
+            raise AttributeError(name)
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        """Write a text; the number of characters that were given is returned."""
+        if not isinstance(text, str):
+            raise TypeError(f"a text is written here, not {type(text).__name__}")
+        plain = _UNSAFE.sub(lambda found: f"\\x{ord(found[0]):02x}", redact_text(text))
+        self._stream.write("".join(map(self._part, re.split(r"([\n\r])", plain))))
+        return len(text)
+
+    def writelines(self, lines: Iterable[str]) -> None:
+        """Write texts one after the other."""
+        for line in lines:
+            self.write(line)
+
+    def _part(self, text: str) -> str:
+        """Return a part of one line; a command to a build server may come in several."""
+        if text in ("\n", "\r"):
+            self._line = ""
+            return text
+        begun, self._line = self._line, (self._line + text).lstrip()[:8]
+        found = _WORKFLOW.match(self._line)
+        if not text or found is None or _WORKFLOW.match(begun):
+            return text
+        at = len(text) - len((begun + text).lstrip()) if not begun else 0
+        return f"{text[:at]}\\x{ord(text[at]):02x}{text[at + 1 :]}"
+
+
+class _Told(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return told(super().format(record))
+
+
+def guard_process() -> None:
+    """Let warnings, loggers and threads that end badly write to stderr as `say` does: one line at the margin."""
+    warnings.showwarning = lambda message, category, *_, **__: say(f"WARNING: {category.__name__}: {message}")
+    threading.excepthook = lambda seen: say("".join(traceback.format_exception(seen.exc_value)).rstrip("\n"))
+    if logging.lastResort is not None:
+        logging.lastResort.setFormatter(_Told())
+
+
+@contextmanager
+def guarded_stderr() -> Iterator[None]:
+    """Let everything that is written to stderr go through a guard, for as long as the program runs."""
+    before = sys.stderr
+    if before is None or isinstance(before, GuardedStderr):
+        yield
+        return
+    sys.stderr = guard = GuardedStderr(before)
+    try:
+        yield
+    finally:
+        if sys.stderr is guard:
+            sys.stderr = before
 
 
 def out(value: object = "") -> None:

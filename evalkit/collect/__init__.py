@@ -9,9 +9,10 @@ A run that stops, for whatever reason, keeps its finished records; the same call
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, islice
+from typing import TypedDict
 
 from evalkit.adapters.base import Engine, status_of
 from evalkit.benchmarks import marking_many
@@ -51,7 +52,7 @@ class TaskCount:
     batches: BatchVariance | None = None
 
 
-def collect(
+def collect(  # noqa: PLR0913 - options of one loop, each with its own default
     folder: RunFolder,
     engine: Engine,
     benchmarks: Sequence[Benchmark],
@@ -61,6 +62,7 @@ def collect(
     progress: bool = True,
     label: str = "",
     check_batches: int = 0,
+    only: Collection[str] | None = None,
 ) -> list[TaskCount]:
     """Put to the engine every item that has no record yet.
 
@@ -74,6 +76,7 @@ def collect(
         progress: show progress on stderr.
         label: what stands before the task's name there, where several engines are asked at the same time.
         check_batches: items of each task that are asked again when it is complete, each alone (`BatchVariance`).
+        only: keys of the items that are asked now; None for all. The folder gets all items of the task all the same.
 
     Raises:
         EngineError: the engine gives no usable replies; see `RecordWriter.add`.
@@ -83,12 +86,19 @@ def collect(
     """
     counts = []
     for benchmark in benchmarks:
-        options = {"retry_failed": retry_failed, "progress": progress}
-        count = _collect_task(folder, engine, benchmark, order_seed, label=label, **options)
+        options: _Options = {"retry_failed": retry_failed, "progress": progress, "label": label, "only": only}
+        count = _collect_task(folder, engine, benchmark, order_seed, **options)
         if check_batches:
             count = replace(count, batches=run_variance(folder, engine, benchmark, check_batches))
         counts.append(count)
     return counts
+
+
+class _Options(TypedDict):
+    retry_failed: bool
+    progress: bool
+    label: str
+    only: Collection[str] | None
 
 
 def _collect_task(
@@ -100,13 +110,14 @@ def _collect_task(
     retry_failed: bool,
     progress: bool,
     label: str,
+    only: Collection[str] | None,
 ) -> TaskCount:
     task, planned = benchmark.task, benchmark.task_run.planned
     folder.write_items(task, benchmark.items)
     if retry_failed:
         folder.drop_failed(task)
     done = folder.done_keys(task)
-    found, wanted = len(done), _wanted(benchmark, done, order_seed)
+    found, wanted = len(done), _wanted(benchmark, done, order_seed, only)
     del done  # of very many items the keys are not to be held while records are put in order
     first = list(islice(wanted, AT_ONCE))
     bar = Progress(
@@ -156,12 +167,14 @@ def _parts(wanted: Iterator[Wanted]) -> Iterator[list[Wanted]]:
         yield part
 
 
-def _wanted(benchmark: Benchmark, done: frozenset[str], order_seed: int | None) -> Iterator[Wanted]:
+def _wanted(
+    benchmark: Benchmark, done: frozenset[str], order_seed: int | None, only: Collection[str] | None
+) -> Iterator[Wanted]:
     """Yield what has no record yet, one at a time: the items may be too many for the memory."""
     items, samples = benchmark.items, benchmark.samples
     for place in _order(benchmark, order_seed):
         item = items[place // samples]
-        if record_key(item, place % samples) not in done:
+        if (only is None or item.key in only) and record_key(item, place % samples) not in done:
             yield item, place % samples
 
 

@@ -66,6 +66,11 @@ def read_text(file: Path) -> str:
     return text
 
 
+def _whole_number(text: str) -> Any:
+    """Return a whole number; one that is beyond the largest float is none that anybody can count with."""
+    return int(text) if len(text) < 300 else NotFinite(text[:40])
+
+
 def parse_value(text: str, where: str) -> Any:
     """Parse one JSON value; bare non-finite words become `NotFinite`, halves of a surrogate pair U+FFFD.
 
@@ -73,7 +78,7 @@ def parse_value(text: str, where: str) -> Any:
         DataError: not JSON; names `where`.
     """
     try:
-        value = json.loads(text, parse_constant=NotFinite)
+        value = json.loads(text, parse_constant=NotFinite, parse_int=_whole_number)
         return _whole_characters(value) if "\\u" in text else value
     except json.JSONDecodeError as error:
         said = f"{error.msg} at character {error.pos + 1}"

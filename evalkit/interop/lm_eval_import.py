@@ -22,8 +22,10 @@ from evalkit.interop.lm_eval_files import STEP, UNKNOWN, LmEvalFiles, file_sha25
 from evalkit.interop.lm_eval_items import Sample, is_rolling, make_item, make_record, targets_are_indices
 from evalkit.interop.lm_eval_notes import Leaf, notes_on, put_together, read_leaf
 from evalkit.interop.row_rules import other_marks, refuse_contradicted_mark, unequal_marks_of_equal_answers
-from evalkit.records import Fidelity, Item, Manifest, Record, TaskRun, digest
+from evalkit.records.canonical import digest
 from evalkit.records.consistency import OWN_MARKING
+from evalkit.records.manifest import Fidelity, Manifest, TaskRun
+from evalkit.records.record import Item, Record
 from evalkit.store import RunFolder
 
 _ONE_TASK = "next step: name one at a time with --task"
@@ -124,9 +126,16 @@ def _wanted(files: LmEvalFiles, tasks: Sequence[str] | None) -> list[str]:
     """Return names of lm-eval's tasks, groups replaced by their members."""
     groups = files.results.get("group_subtasks")
     members: dict[str, list[str]] = {
-        group: names for group, names in (groups if isinstance(groups, dict) else {}).items() if names
+        group: [name for name in names if isinstance(name, str)]
+        for group, names in (groups if isinstance(groups, dict) else {}).items()
+        if isinstance(names, list) and names
     }
     held = files.results.get("configs") or files.results.get("results") or {}
+    if not isinstance(held, dict):
+        raise DataError(
+            f"{files.results_file}: 'configs' and 'results' are objects in lm-eval's file, not {held!r:.80}; "
+            "next step: name the results file as lm-eval wrote it"
+        )
     known = sorted({*held, *files.samples} - members.keys())
     if not known:
         raise DataError(

@@ -25,7 +25,8 @@ from evalkit.interop.lm_eval_files import (
     split_mark,
 )
 from evalkit.interop.row_rules import NO_ANSWER, unreadable, unusable_scores
-from evalkit.records import ChoiceReply, Item, Record, TextReply, Turn, content_digest, digest, text_digest
+from evalkit.records.canonical import content_digest, digest, text_digest
+from evalkit.records.record import ChoiceReply, Item, Record, TextReply, Turn
 
 # One row of lm-eval's samples, read strictly.
 #
@@ -117,7 +118,11 @@ def _sample(row: Mapping[str, Any], where: str, metrics: Sequence[str]) -> Sampl
     responses, repeats = _responses(row, where, len(continuations) or 1)
     number = row.get("doc_id")
     named = row.get("metrics")
-    names = named if isinstance(named, list) else [name for name in metrics if name in row]
+    names = (
+        [name for name in named if isinstance(name, str)]
+        if isinstance(named, list)
+        else [name for name in metrics if name in row]
+    )
     hashes = {name: row[name] for name in HASHES if isinstance(row.get(name), str)}
     return Sample(
         where=where,
@@ -375,7 +380,7 @@ def _agrees(sample: Sample, target: int) -> bool:
     count = len(sample.responses) // 2 if _is_mutual(sample) else len(sample.responses)
     try:
         scores = [float(response[0]) for response in sample.responses[:count]]
-    except (IndexError, TypeError, ValueError):
+    except (IndexError, KeyError, TypeError, ValueError, OverflowError):
         return False
     return bool(scores) and (scores.index(max(scores)) == target) == bool(sample.values.get("acc"))
 

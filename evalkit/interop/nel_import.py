@@ -10,7 +10,6 @@ the paired test is of single answers; the others are counted. What the files do 
 from __future__ import annotations
 
 import hashlib
-import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,20 +23,9 @@ from evalkit.interop import foreign_files
 from evalkit.interop.foreign_files import parse_object, read_text
 from evalkit.interop.lm_eval_import import Imported
 from evalkit.interop.row_rules import other_marks, unequal_marks_of_equal_answers, unreadable
-from evalkit.records import (
-    EngineIdentity,
-    Fidelity,
-    Item,
-    Manifest,
-    Record,
-    TaskRun,
-    TextReply,
-    Turn,
-    canonical_json,
-    content_digest,
-    digest,
-    text_digest,
-)
+from evalkit.records.canonical import canonical_json, content_digest, digest, is_finite, text_digest
+from evalkit.records.manifest import EngineIdentity, Fidelity, Manifest, TaskRun
+from evalkit.records.record import Item, Record, TextReply, Turn
 from evalkit.redaction import redacted
 
 # One row of NeMo Evaluator's `results.jsonl`, read strictly.
@@ -129,7 +117,7 @@ def _scorers(row: Mapping[str, Any]) -> dict[str, float]:
 
 def _number(row: Mapping[str, Any], name: str) -> float:
     value = row.get(name)
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not is_finite(value):
         raise DataError(f"'{name}' must be a finite number, not {value!r}")
     return float(value)
 

@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
 
 from evalkit.errors import DataError, StoreError
-from evalkit.records.canonical import canonical_json, digest, parse_object
+from evalkit.records.canonical import build, canonical_json, digest, parse_object, tuple_of
 from evalkit.store.door import read_document
-from evalkit.store.lines import acquire, append_lines, cut_torn_tail, read_lines, write_atomic
+from evalkit.store.lines import acquire, append_lines, cut_torn_tail, read_lines, sealed_line, write_atomic
 
 if TYPE_CHECKING:
     from evalkit.history.ledgers import LedgerRow
@@ -208,16 +208,22 @@ def parse_entries(text: str, where: str | Path) -> tuple[Entry, ...]:
     return _checked(where, enumerate(text.removesuffix("\n").split("\n") if text else (), start=1))
 
 
+_AGAIN = "restore it from a copy (one lies beside every certificate); a ledger begun anew says so"
+
+
 def _checked(where: str | Path, lines: Iterable[tuple[int, str]]) -> tuple[Entry, ...]:
     found: list[Entry] = []
     before = content = _NOTHING
     for number, line in lines:
-        row = parse_object(line, f"{where}:{number}")
+        try:
+            row = parse_object(line, f"{where}:{number}")
+        except DataError as error:
+            raise DataError(f"{error}; next step: {_AGAIN}") from error
         wrong = _wrong(row, len(found), before, content)
         if wrong:
             raise DataError(
-                f"{where}:{number}: {wrong}: the ledger was edited, or lines were taken out or put in; next step: "
-                "restore it from a copy (one lies beside every certificate); a ledger begun anew says so"
+                f"{where}:{number}: {wrong}: the ledger was edited, or lines were taken out or put in; "
+                f"next step: {_AGAIN}"
             )
         found.append(Entry(**row))
         before, content = row["sha256"], row["content"]
@@ -226,8 +232,10 @@ def _checked(where: str | Path, lines: Iterable[tuple[int, str]]) -> tuple[Entry
 
 def _wrong(row: Mapping[str, Any], sequence: int, before: str, content: str) -> str:
     """Say what is wrong with an entry in its place; "" for nothing."""
-    if set(row) != FIELDS or row["kind"] not in KINDS or not isinstance(row["data"], dict):
-        return "no entry of a ledger"
+    try:
+        build(Entry, row)
+    except DataError as error:
+        return f"no entry of a ledger ({error})"
     if row["sequence"] != sequence:
         return f"entry {row['sequence']!r} stands where entry {sequence} belongs"
     if row["before"] != before:
@@ -290,7 +298,7 @@ def cite(run: Path, entry: Entry) -> None:
     """
     cited = (*citations(run), Citation(sequence=entry.sequence, sha256=entry.sha256))
     rows = [{"sequence": one.sequence, "sha256": one.sha256} for one in cited]
-    write_atomic(run / SIDECAR, [canonical_json({"entries": rows}) + "\n"])
+    write_atomic(run / SIDECAR, [sealed_line({"entries": rows}) + "\n"])
 
 
 def citations(run: Path) -> tuple[Citation, ...]:
@@ -303,9 +311,11 @@ def citations(run: Path) -> tuple[Citation, ...]:
     file = run / SIDECAR
     try:
         row = read_document(file, again="restore the file", below=run)
-        rows: Sequence[Any] = row["entries"]
-        return tuple(Citation(sequence=int(one["sequence"]), sha256=str(one["sha256"])) for one in rows)
     except FileNotFoundError:
         return ()
-    except (KeyError, TypeError, ValueError) as error:
-        raise DataError(f"{file}: no list of ledger entries ({error!r}); next step: restore the file") from error
+    try:
+        if row.keys() != {"entries"}:
+            raise DataError(f"unknown field(s) {', '.join(sorted(row.keys() - {'entries'}))}")
+        return tuple(build(Citation, one) for one in tuple_of(row, "entries"))
+    except DataError as error:
+        raise DataError(f"{file}: no list of ledger entries: {error}; next step: restore the file") from error

@@ -15,8 +15,8 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from evalkit.errors import DataError
-from evalkit.ledger.book import FIELDS, Entry, Ledger
-from evalkit.records.canonical import digest, parse_object
+from evalkit.ledger.book import Entry, Ledger
+from evalkit.records.canonical import build, digest, parse_object
 
 if TYPE_CHECKING:
     from evalkit.history.ledgers import LedgerRow
@@ -32,9 +32,13 @@ def parse_row(row: LedgerRow) -> dict[str, Any]:
         DataError: the row is not the entry that its digest names.
     """
     where = f"history, entry {row.sequence} of ledger {row.ledger[:12]}"
-    entry = parse_object(row.line, where)
+    try:
+        entry = parse_object(row.line, where)
+        build(Entry, entry)
+    except DataError as error:
+        raise DataError(f"{where}: {error}; next step: restore the history") from error
     whole = {name: value for name, value in entry.items() if name != "sha256"}
-    if set(entry) != FIELDS or entry["sha256"] != row.sha256 or digest(whole) != row.sha256:
+    if entry["sha256"] != row.sha256 or digest(whole) != row.sha256:
         raise DataError(f"{where}: it has another digest than its content; next step: restore the history")
     return entry
 

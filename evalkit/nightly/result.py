@@ -6,8 +6,7 @@ Must not depend on: how anything was found, databases.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -30,10 +29,12 @@ from evalkit.history import (
 from evalkit.history.entries import verdict_entry
 from evalkit.nightly.night import Known, RecipeNight
 from evalkit.nightly.watch import NightOutcome, NightReason, order_sha256, worst
-from evalkit.records import EngineIdentity, Manifest, build, digest, is_version, parse_object, sealed
+from evalkit.records.canonical import build, digest, is_version
+from evalkit.records.manifest import EngineIdentity, Manifest
 from evalkit.store import Run, read_records
 from evalkit.store.door import read_document
-from evalkit.store.lines import TIMINGS, read_lines, write_atomic
+from evalkit.store.lines import sealed_text, write_atomic
+from evalkit.store.reading import read_timings
 
 # How fast a run was asked.
 
@@ -51,17 +52,20 @@ class Speed:
         return self.items / self.seconds if self.items and self.seconds > 0.0 else None
 
 
-def speed_of(path: Path, tasks: Collection[str]) -> Speed:
-    """Add up the clock readings of some tasks of a run; a folder without any has taken no time."""
+def speed_of(path: Path, tasks: Collection[str], say: Callable[[str], None] = lambda _: None) -> Speed:
+    """Add up the clock readings of some tasks of a run; a folder without any has taken no time.
+
+    A damaged sidecar decides nothing, so it costs no night: what is wrong with it is said, and no time is known.
+    """
     items, seconds = 0, 0.0
     try:
-        for number, line in read_lines(path / TIMINGS):
-            row = parse_object(line, f"{path / TIMINGS}:{number}")
-            if row.get("task") in tasks:
-                items += int(row["items"])
-                seconds += float(row["seconds"])
-    except (EvalkitError, KeyError, TypeError, ValueError):
-        return Speed(items=0, seconds=0.0)  # a sidecar that a crash cut short decides nothing
+        for timing in read_timings(path):
+            if timing.task in tasks:
+                items += timing.items
+                seconds += timing.seconds
+    except EvalkitError as error:
+        say(f"WARNING: no speed is known: {error}")
+        return Speed(items=0, seconds=0.0)
     return Speed(items=items, seconds=seconds)
 
 
@@ -186,8 +190,7 @@ def write_result(folder: Path, result: Result) -> None:
     Raises:
         StoreError: the disk failed.
     """
-    text = json.dumps(sealed(result), sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False)
-    write_atomic(folder / RESULT, [text + "\n"])
+    write_atomic(folder / RESULT, [sealed_text(result)])
 
 
 _AGAIN = "restore the file, or move the night's folder away and repeat the same command"

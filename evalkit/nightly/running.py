@@ -15,6 +15,7 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from evalkit.benchmarks.benchmark import Benchmark
 from evalkit.certify.deciding import RunSet, decide_runs, suite_runs, write_certificate
 from evalkit.certify.reading import read_checked
 from evalkit.certify.recording import record_night, record_night_begun
@@ -38,9 +39,11 @@ from evalkit.nightly.watch import (
 )
 from evalkit.nightly.watching import Bench, Seen, complete, items_of, see, share_items
 from evalkit.policy import ResolvedPolicy
-from evalkit.records import Item, Manifest, canonical_json
+from evalkit.records.canonical import canonical_json
+from evalkit.records.manifest import Manifest
+from evalkit.records.record import Item, Record
 from evalkit.report import as_markdown, document_sections
-from evalkit.store import Run, RunFolder, read_manifest, read_records
+from evalkit.store import Run, RunFolder, read_manifest
 from evalkit.store.door import read_document
 from evalkit.store.lines import count_lines, task_file, write_atomic
 from evalkit.suite import EngineSpec, Suite
@@ -70,6 +73,7 @@ def watch_recipe(
     night = one.night
     bound = one.policy.sha256
     with engine_at_work(one.spec, night.tasks, one.path, workshop, policy_sha256=bound) as (folder, engine, loaded):
+        folder.hold_records()  # it is looked at after every block
         benchmarks = {benchmark.task: benchmark for benchmark in loaded}
         faults = comparable(one, baseline.manifest, folder.manifest)
         questions: dict[str, Mapping[str, Item]] = {task: items_of(benchmarks[task]) for task in night.tasks}
@@ -80,7 +84,7 @@ def watch_recipe(
             named = {"suite": night.suite.name, "site": settings.site, "night": settings.night}
             record_night_begun(workshop.ledger, {**named, "recipe": one.spec.name}, folder.manifest)
         if not faults:
-            _prepare(one, baseline, folder)
+            _prepare(one, baseline, folder, benchmarks)
             _refuse_unwatchable(one, baseline.manifest)
             bench = Bench(
                 folder=folder,
@@ -104,8 +108,9 @@ def watch_recipe(
             if full:
                 workshop.say(f"{one.spec.name}: the full comparison follows")
                 complete(bench)
+            answers = {task: designated(folder.records(task)) for task in night.tasks}
     fulls = compare_in_full(one) if full else {}
-    return _result(one, baseline, orders, faults, found, fulls, questions)
+    return _result(one, baseline, orders, faults, found, fulls, questions, answers)
 
 
 def comparable(one: RecipeNight, baseline: Manifest, candidate: Manifest) -> tuple[NightReason, ...]:
@@ -143,10 +148,11 @@ def _refuse_unwatchable(one: RecipeNight, baseline: Manifest) -> None:
             )
 
 
-def _prepare(one: RecipeNight, baseline: Run, folder: RunFolder) -> None:
+def _prepare(one: RecipeNight, baseline: Run, folder: RunFolder, benchmarks: Mapping[str, Benchmark]) -> None:
     """Share the baseline's items, and forget the failures of a night that was INVALID: they are asked again."""
     for task in one.night.tasks:
         share_items(baseline.path, one.path, task)
+        folder.write_items(task, benchmarks[task].items)  # where they could not be shared, or are a part
         if (one.path / RESULT).exists():
             folder.drop_failed(task)
 
@@ -189,13 +195,14 @@ def _result(
     found: Mapping[str, Seen],
     fulls: Mapping[str, Full],
     questions: Mapping[str, Mapping[str, Item]],
+    answers: Mapping[str, Mapping[str, Record]],
 ) -> dict[str, Any]:
     """Conclude on every endpoint and put everything into one document."""
     endpoints: dict[str, Found] = {}
     for name, seen in found.items():
         endpoint = one.night.endpoints[name]
         left = designated(baseline.records[endpoint.task])
-        right = designated(read_records(one.path, endpoint.task))
+        right = answers[endpoint.task]
         reasons = tuple(seen.faults)
         outcome = NightOutcome.INVALID
         keys = sorted(set(left) & set(right))

@@ -16,13 +16,14 @@ from typing import Any
 from urllib.parse import quote
 
 from evalkit.adapters.base import Engine
-from evalkit.benchmarks import Benchmark, Decoding, Marking
+from evalkit.benchmarks import Benchmark
 from evalkit.collect import collect
 from evalkit.collect.asking import ask
 from evalkit.errors import DataError
 from evalkit.nightly.watch import Marks, NightReason, State, Watch, broken, designated, marks_of, plain_e, watch
 from evalkit.policy import Policy, ProportionEndpoint
-from evalkit.records import ChoiceReply, Item, Record, TaskRun, TextReply, build, canonical_json
+from evalkit.records.canonical import build, canonical_json
+from evalkit.records.record import ChoiceReply, Item, Record, TextReply
 from evalkit.statistics.sequential import SequentialRules
 from evalkit.store import RunFolder
 from evalkit.store.door import read_document
@@ -41,37 +42,6 @@ SELF_DISAGREEMENT_P = 0.001
 """A probe that disagrees with itself more often than this chance explains is a broken engine."""
 
 
-class Part:
-    """A benchmark with some of its items; implements `Benchmark`."""
-
-    def __init__(self, whole: Benchmark, items: Sequence[Item]) -> None:
-        self.items = tuple(items)
-        self._whole = whole
-
-    @property
-    def task(self) -> str:
-        """Name of the whole task."""
-        return self._whole.task
-
-    @property
-    def task_run(self) -> TaskRun:
-        """Of the whole task: a night's folder may be completed to a full run."""
-        return self._whole.task_run
-
-    @property
-    def samples(self) -> int:
-        """Replies wanted for each item."""
-        return self._whole.samples
-
-    def decoding(self, item: Item) -> Decoding:
-        """How the answers to an item are generated."""
-        return self._whole.decoding(item)
-
-    def mark(self, item: Item, reply: ChoiceReply | TextReply) -> Marking:
-        """Mark a reply."""
-        return self._whole.mark(item, reply)
-
-
 def ask_block(folder: RunFolder, engine: Engine, benchmark: Benchmark, order: Sequence[str], block: int) -> int:
     """Ask the first items of an order that have no record yet; return their number.
 
@@ -80,8 +50,7 @@ def ask_block(folder: RunFolder, engine: Engine, benchmark: Benchmark, order: Se
     done = designated(folder.records(benchmark.task))
     wanted = [key for key in order if key not in done][:block]
     if wanted:
-        items = items_of(benchmark)
-        collect(folder, engine, [Part(benchmark, [items[key] for key in sorted(wanted)])], progress=False)
+        collect(folder, engine, [benchmark], progress=False, only=frozenset(wanted))
     return len(wanted)
 
 
@@ -94,7 +63,7 @@ def share_items(baseline: Path, folder: Path, task: str) -> None:
     """Put the baseline's file of items into a run folder as a second name of the same file.
 
     The prompts were compared by digest. Five worked examples before each of 14,042 questions are 50 megabytes, which
-    need not be written every night; where the file system has no hard links they are.
+    need not be written every night; where the file system has no hard links they are, all of them, by `write_items`.
     """
     source, target = task_file(baseline, "items", task), task_file(folder, "items", task)
     if source.exists() and not target.exists():

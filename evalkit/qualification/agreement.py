@@ -22,12 +22,12 @@ from typing import Any, Literal
 from evalkit import __version__
 from evalkit.errors import DataError, EstimateError, UsageError
 from evalkit.qualification.estimates import Estimates, estimates_of
-from evalkit.records.canonical import digest, is_version, parse_object, text_digest, to_plain
+from evalkit.records.canonical import digest, is_version, text_digest, to_plain
 from evalkit.records.record import ProbeRow, VotedPair
 from evalkit.statistics.checks import Interval
 from evalkit.statistics.clusters import clustered_mean
 from evalkit.store.door import read_document
-from evalkit.store.lines import read_lines, write_atomic
+from evalkit.store.lines import read_rows, write_atomic
 
 # Votes on pairs of answers: who was better, by whom.
 
@@ -78,7 +78,11 @@ def read_votes(path: Path) -> list[Vote]:
     """
     if not path.is_file():
         raise UsageError(f"{path}: there is no such file of votes")
-    return [_vote(parse_object(line, f"{path}:{number}"), f"{path}:{number}") for number, line in read_lines(path)]
+    again = "correct the file of votes"
+    try:
+        return [_vote(row, f"{path}:{number}") for number, row in read_rows(path, again=again)]
+    except DataError as error:
+        raise DataError(f"{error}{'' if 'next step' in str(error) else f'; next step: {again}'}") from error
 
 
 def _vote(row: Mapping[str, Any], place: str) -> Vote:

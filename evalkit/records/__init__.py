@@ -9,6 +9,7 @@ A record holds what one engine did with one item; every number in a report is de
 from __future__ import annotations
 
 from evalkit.records.canonical import (
+    SEAL,
     build,
     canonical_json,
     content_digest,
@@ -50,6 +51,7 @@ __all__ = [
     "CONTENT",
     "FORMAT",
     "ROW",
+    "SEAL",
     "SUBJECT",
     "ChoiceReply",
     "EngineIdentity",

@@ -10,8 +10,9 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields, is_dataclass
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import MISSING, Field, fields, is_dataclass
 from enum import Enum
 from functools import cache
 from types import UnionType
@@ -72,7 +73,21 @@ def _finite(text: str) -> float:
     return value
 
 
+def is_finite(value: float) -> bool:
+    """Say whether a number has a finite float; a whole number of 400 digits has none, and `math.isfinite` raises.
+
+    >>> is_finite(0.5), is_finite(float("nan")), is_finite(10**400)
+    (True, False, False)
+    """
+    return -_MOST <= value <= _MOST
+
+
+_MOST = sys.float_info.max
+
 _DECODER = json.JSONDecoder(parse_constant=_constant, parse_float=_finite, object_pairs_hook=_unique)
+
+_SCAN = cast("Any", _DECODER).scan_once
+"""One value from a place on, and where it ends: what the decoder does after it looked for white space."""
 
 DEPTH = 100
 """Levels of objects and lists in a document, at most: what walks it later would pass the interpreter's limit."""
@@ -115,7 +130,11 @@ def parse_object(text: str, what: str) -> dict[str, Any]:
         DataError: says what is wrong with `what`.
     """
     try:
-        row = _DECODER.decode(text)
+        row, end = _SCAN(text, 0) if text[:1] == "{" else (None, -1)
+        if end != len(text):
+            row = _DECODER.decode(text)  # white space before or after it, or what is wrong in words
+    except StopIteration:
+        raise DataError(f"{what} is not valid JSON: a value is missing") from None
     except (ValueError, RecursionError) as error:
         raise DataError(f"{what} is not valid JSON: {error}") from error
     if not isinstance(row, dict):
@@ -138,21 +157,31 @@ def build(cls: type[T], row: Mapping[str, Any]) -> T:
     Raises:
         DataError: names the field, its value and the type it should have.
     """
-    if not isinstance(row, Mapping):
+    if type(row) is not dict and not isinstance(row, Mapping):
         raise DataError(f"{cls.__name__} must be a JSON object, not {type(row).__name__}")
-    kinds = _kinds(cast("Any", cls))
-    try:
-        for name, value in row.items():
-            plain, holds = kinds[name]
+    plan, finish = _plan(cast("Any", cls))
+    made, used = cls.__new__(cls), 0
+    for name, plain, holds, put, default in plan:
+        if name in row:
+            value, used = row[name], used + 1
             if type(value) not in plain and (holds is None or not holds(value)):
                 raise DataError(f"{cls.__name__}: {_explained(get_type_hints(cls)[name], value, name)}")
-    except KeyError:
-        unknown = ", ".join(sorted(map(str, row.keys() - kinds)))
-        raise DataError(f"{cls.__name__}: unknown field(s) {unknown}") from None
-    try:
-        return cls(**row)
-    except TypeError as error:
-        raise DataError(f"{cls.__name__}: {error}") from error
+        elif default is None:
+            raise DataError(f"{cls.__name__}: {_missing(plan, row)}")
+        else:
+            value = default()
+        put(made, value)
+    if used != len(row):
+        unknown = ", ".join(sorted(map(str, row.keys() - {name for name, *_ in plan})))
+        raise DataError(f"{cls.__name__}: unknown field(s) {unknown}")
+    if finish is not None:
+        finish(made)
+    return made
+
+
+def _missing(plan: Sequence[_Step], row: Mapping[str, Any]) -> str:
+    names = [repr(name) for name, *_, default in plan if default is None and name not in row]
+    return f"missing field(s) {', '.join(names)}"
 
 
 # Types of values, from the annotations of the dataclasses that hold them.
@@ -175,10 +204,29 @@ _PLAIN: Mapping[Any, frozenset[type]] = {
 _WORDS = {str: "a text", int: "a whole number", bool: "true or false", float: "a number", type(None): "null"}
 
 
+_Step = tuple[str, frozenset[type], Callable[[Any], bool] | None, Callable[[Any, Any], None], Callable[[], Any] | None]
+"""Of one field: name, how its values are told (`_Kind`), what puts one into an object, what makes the default."""
+
+
 @cache
-def _kinds(cls: Any) -> dict[str, _Kind]:
+def _plan(cls: Any) -> tuple[tuple[_Step, ...], Callable[[Any], None] | None]:
+    """Return the fields of a dataclass, and what it does after its own `__init__` (which costs twice as much)."""
     hints = get_type_hints(cls)
-    return {part.name: _kind(hints[part.name]) for part in fields(cls)}
+    steps = [(part.name, *_kind(hints[part.name]), _putter(cls, part.name), _default(part)) for part in fields(cls)]
+    return tuple(steps), getattr(cls, "__post_init__", None)
+
+
+def _putter(cls: Any, name: str) -> Callable[[Any, Any], None]:
+    slot = cls.__dict__.get(name) if "__slots__" in cls.__dict__ else None
+    if slot is not None:
+        return cast("Callable[[Any, Any], None]", slot.__set__)
+    return lambda made, value: object.__setattr__(made, name, value)
+
+
+def _default(part: Field[Any]) -> Callable[[], Any] | None:
+    if part.default_factory is not MISSING:
+        return part.default_factory
+    return None if part.default is MISSING else lambda: part.default
 
 
 def _kind(hint: Any) -> _Kind:
@@ -190,6 +238,7 @@ def _kind(hint: Any) -> _Kind:
         if one in _PLAIN:
             plain |= _PLAIN[one]
         else:
+            plain |= frozenset({one}) if isinstance(one, type) else frozenset()
             checks.append(_holds(one))
     if not checks:
         return plain, None
@@ -208,10 +257,10 @@ def _holds(hint: Any) -> Callable[[Any], bool]:  # noqa: PLR0911 - one line for 
         each = [_kind(one) for one in inner]
         return lambda value: isinstance(value, tuple) and len(value) == len(each) and all(map(_fits, each, value))
     if isinstance(origin, type) and issubclass(origin, Mapping):
-        check = _all_of(tuple, inner[1])
         if inner[1] is Any:
-            return lambda value: isinstance(value, Mapping)
-        return lambda value: isinstance(value, Mapping) and check(tuple(value.values()))
+            return lambda value: type(value) is dict or isinstance(value, Mapping)
+        check = _each(_kind(inner[1]))
+        return lambda value: (type(value) is dict or isinstance(value, Mapping)) and check(value.values())
     if isinstance(origin, type) and issubclass(origin, Sequence):
         return _all_of((list, tuple), inner[0])
     kind: Any = origin or hint
@@ -219,11 +268,15 @@ def _holds(hint: Any) -> Callable[[Any], bool]:  # noqa: PLR0911 - one line for 
 
 
 def _all_of(container: Any, hint: Any) -> Callable[[Any], bool]:
-    kind = _kind(hint)
+    check = _each(_kind(hint))
+    return lambda value: isinstance(value, container) and check(value)
+
+
+def _each(kind: _Kind) -> Callable[[Iterable[Any]], bool]:
     plain, holds = kind
     if holds is None:
-        return lambda value: isinstance(value, container) and plain.issuperset(map(type, value))
-    return lambda value: isinstance(value, container) and all(_fits(kind, one) for one in value)
+        return lambda values: plain.issuperset(map(type, values))
+    return lambda values: all(_fits(kind, one) for one in values)
 
 
 def _fits(kind: _Kind, value: Any) -> bool:

@@ -9,13 +9,12 @@ No record holds a clock reading, so equal runs are equal bytes.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, get_args
 
 from evalkit.errors import DataError
-from evalkit.records.canonical import build, canonical_json, flat, parse_object, tuple_of
+from evalkit.records.canonical import build, canonical_json, flat, is_finite, parse_object, tuple_of
 
 # One question of a task.
 
@@ -95,7 +94,7 @@ class ChoiceReply:
     lengths: tuple[int, ...]
 
     def __post_init__(self) -> None:
-        if not all(math.isfinite(value) for value in self.logprobs):
+        if not all(is_finite(value) for value in self.logprobs):
             raise DataError(f"non-finite log-probability among {list(self.logprobs)}: record a failure, never a score")
 
 
@@ -185,7 +184,7 @@ class Judgment:
             raise DataError(f"judgment {self.key}: unknown status {self.status!r}")
         if (self.score is not None) != (self.status in ("ok", "rule")):
             raise DataError(f"judgment {self.key}: status {self.status!r} with score {self.score!r}")
-        if self.score is not None and not math.isfinite(self.score):
+        if self.score is not None and not is_finite(self.score):
             raise DataError(f"judgment {self.key}: non-finite score")
 
     def to_json(self) -> str:
@@ -331,7 +330,7 @@ class Record:
             raise DataError(f"{self.key}: unknown status {self.status!r}; allowed: ok, failed")
         if (self.status == "failed") != (self.reply is None) or (self.status == "failed") != (self.failure is not None):
             raise DataError(f"{self.key}: a failed record has a failure and no reply; an ok record the reverse")
-        bad = {name: value for name, value in self.marks.items() if not math.isfinite(value)}
+        bad = {name: value for name, value in self.marks.items() if not is_finite(value)}
         if bad:
             raise DataError(f"{self.key}: non-finite mark {bad}")
 

@@ -13,8 +13,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from evalkit.errors import IdentityMismatchError
-from evalkit.records.canonical import canonical_json, parse_object
+from evalkit.errors import DataError, IdentityMismatchError
+from evalkit.records.canonical import canonical_json, digest, parse_object
 from evalkit.records.manifest import EngineIdentity, JudgeRun, Manifest
 from evalkit.records.record import Item, Judgment, Record
 from evalkit.redaction import redact_settings, redact_text
@@ -28,7 +28,9 @@ from evalkit.store.lines import (
     Kind,
     acquire,
     append_lines,
+    count_lines,
     cut_torn_tail,
+    sealed_line,
     sort_lines,
     task_file,
     write_atomic,
@@ -194,6 +196,8 @@ class RunFolder:
         self.repairs = tuple(repairs)
         self._manifest = manifest
         self._lock: FolderLock | None = lock
+        self._whole: set[str] = set()  # tasks whose items are known to be there
+        self._held: dict[str, Record] | None = None
         self._sums = read_sums(path)
 
     @classmethod
@@ -230,16 +234,50 @@ class RunFolder:
         return self._manifest
 
     def write_items(self, task: str, items: Sequence[Item]) -> None:
-        """Write a task's items, whole or not at all; a file that is there already is kept.
+        """Write a task's items, whole or not at all; a file that holds as many already is kept.
 
         It can only hold the same items: the manifest's digests of items and prompts were compared on opening.
 
+        Args:
+            task: name.
+            items: all items of the task, not only those that are asked now: exports and checks need them all.
+
         Raises:
+            DataError: these are not the items that the manifest names by digest; nothing is written.
             StoreError: the disk is full or the file cannot be written.
         """
         file = self._file("items", task)
-        if not exists(file):
-            write_atomic(file, (item.to_json() + "\n" for item in items))
+        if task in self._whole or (exists(file) and count_lines(file) == len(items)):
+            self._whole.add(task)
+            return
+        if exists(file):
+            self._unseal("items", task)
+        write_atomic(file, self._checked_lines(task, items))
+        self._whole.add(task)
+
+    def _checked_lines(self, task: str, items: Sequence[Item]) -> Iterator[str]:
+        keys = []
+        for item in items:
+            keys.append(item.key)
+            yield item.to_json() + "\n"
+        wanted = self._manifest.tasks[task].item_set_sha256
+        if digest(sorted(keys)) != wanted:
+            raise DataError(
+                f"{self._file('items', task)}: {len(keys):,} items have not the digest {wanted[:12]}... of the "
+                f"manifest's item set: they are others, or only a part; next step: repeat the run in another folder"
+            )
+
+    def hold_records(self) -> None:
+        """Keep what is parsed of records, so that a folder that is looked at again and again parses each line once."""
+        self._held = self._held or {}
+
+    def _record(self, line: str) -> Record:
+        if self._held is None:
+            return Record.from_json(line)
+        found = self._held.get(line)
+        if found is None:
+            found = self._held[line] = Record.from_json(line)
+        return found
 
     def items(self, task: str) -> tuple[Item, ...]:
         """Read a task's items back."""
@@ -247,7 +285,7 @@ class RunFolder:
 
     def done_keys(self, task: str) -> frozenset[str]:
         """Return the `Record.key` of every record on disk, failed ones included; errors as `record_keys`."""
-        return record_keys(self.path, task)
+        return record_keys(self.path, task, self._record)
 
     def append_records(self, task: str, records: Sequence[Record]) -> None:
         """Append records with one write and one flush to the disk, whole or not at all.
@@ -256,27 +294,32 @@ class RunFolder:
             StoreError: the disk is full; says what is kept and how to resume.
         """
         self._unseal("records", task)
-        append_lines(self._file("records", task), [clean_record(record).to_json() for record in records])
+        clean = [clean_record(record) for record in records]
+        lines = [record.to_json() for record in clean]
+        append_lines(self._file("records", task), lines)
+        if self._held is not None:
+            self._held.update(zip(lines, clean, strict=True))
 
     def records(self, task: str) -> tuple[Record, ...]:
         """Read a task's records back, sorted by key."""
-        return read_records(self.path, task)
+        return read_records(self.path, task, self._record)
 
     def each_record(self, task: str) -> Iterator[Record]:
         """Yield a task's records one at a time, in the order in which they lie on the disk; errors as `read_run`."""
-        return (record for _, record in parsed(self._file("records", task), task, Record.from_json))
+        return (record for _, record in parsed(self._file("records", task), task, self._record))
 
     def drop_failed(self, task: str) -> int:
         """Remove a task's failed records, so that they are asked again; return how many there were."""
         self._unseal("records", task)
-        return sort_lines(self._file("records", task), _record_key, lambda line: _status(line) != "failed")
+        records = self._file("records", task)
+        return sort_lines(records, lambda line: self._record(line).key, lambda line: self._record(line).status == "ok")
 
     def finish(self, task: str) -> None:
         """Put a task's records in key order and record the digests of its files.
 
         Equal replies are then equal bytes, whatever the order of work.
         """
-        sort_lines(self._file("records", task), _record_key)
+        sort_lines(self._file("records", task), lambda line: self._record(line).key)
         self._seal("items", "records", task=task)
 
     def set_judge(self, task: str, judge: JudgeRun) -> None:
@@ -336,7 +379,7 @@ class RunFolder:
 
     def append_timing(self, row: Mapping[str, Any]) -> None:
         """Append one line to the sidecar of clock readings, the only file of a run that holds any."""
-        append_lines(self.path / TIMINGS, [canonical_json(row)])
+        append_lines(self.path / TIMINGS, [sealed_line(row)])
 
     def read(self) -> Run:
         """Read the whole run back."""
@@ -383,14 +426,6 @@ class RunFolder:
 
     def _file(self, kind: Kind, task: str) -> Path:
         return task_file(self.path, kind, task)
-
-
-def _record_key(line: str) -> str:
-    return Record.from_json(line).key
-
-
-def _status(line: str) -> str:
-    return Record.from_json(line).status
 
 
 def _repair(path: Path, manifest: Manifest, lock: FolderLock) -> list[str]:

@@ -13,15 +13,16 @@ import os
 import socket
 import time
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 from urllib.parse import quote, unquote
 
 from evalkit.errors import DataError, StoreError
+from evalkit.records.canonical import canonical_json, parse_object, sealed, unsealed
 from evalkit.redaction import redact_values
 from evalkit.store.door import exists, open_plain
 
@@ -180,6 +181,48 @@ def read_lines(path: Path, *, below: Path | None = None) -> Iterator[tuple[int, 
         raise StoreError(f"{path}: cannot be read: {error.strerror or error}") from error
 
 
+def read_rows(path: Path, *, again: str, below: Path | None = None) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield (1-based line number, row) of a file of JSON objects, one at a time: the twin of `read_document` for lines.
+
+    Args:
+        path: the file.
+        again: what to do about a damaged one, after "next step: ".
+        below: as for `read_lines`.
+
+    Raises:
+        DataError: a line is no strict JSON object (`parse_object`), or a changed one (`sealed`); names file and line
+            and ends in `again`. Else as `read_lines`.
+        StoreError: the file cannot be read.
+    """
+    for number, line in read_lines(path, below=below):
+        place = f"{path}:{number}"
+        try:
+            row = unsealed(parse_object(line, place), place)
+        except DataError as error:
+            raise DataError(f"{error}; next step: {again}") from error
+        yield number, row
+
+
+def sealed_text(row: Mapping[str, Any]) -> str:
+    """Return the text of a document with the digest of its content, indented for people."""
+    return laid_out(_clean(row))
+
+
+def laid_out(row: Mapping[str, Any]) -> str:
+    """Return the one text of a document: sorted keys, indented for people, nothing rounded."""
+    return json.dumps(row, sort_keys=True, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def sealed_line(row: Mapping[str, Any]) -> str:
+    """Return a row with the digest of its content as one line, without a line feed."""
+    return canonical_json(_clean(row))
+
+
+def _clean(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Take remembered secrets out before the digest is made: writing would take them out after it."""
+    return sealed(json.loads(redact_values(canonical_json(row))))
+
+
 def _decoded(path: Path, number: int, raw: bytes) -> str:
     if len(raw) >= LONGEST:
         raise DataError(f"{path}:{number}: the line is longer than {LONGEST:,} bytes; next step: restore the file")
@@ -273,6 +316,9 @@ def write_atomic(path: Path, chunks: Iterable[str]) -> None:
             os.fsync(file.fileno())
         temporary.replace(path)
         sync_folder(path.parent)
+    except DataError:  # of whoever makes the chunks
+        temporary.unlink(missing_ok=True)
+        raise
     except OSError as error:
         temporary.unlink(missing_ok=True)
         raise StoreError(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 import hashlib
+import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -16,20 +17,23 @@ from types import TracebackType
 from typing import Any, Protocol, TypeVar
 
 from evalkit.errors import DataError, UsageError
-from evalkit.records.canonical import canonical_json, parse_object
+from evalkit.records.canonical import build, parse_object
 from evalkit.records.consistency import ItemFacts
 from evalkit.records.manifest import Manifest
-from evalkit.records.record import Item, Judgment, Record, judged_task
+from evalkit.records.record import Item, Judgment, JudgmentStatus, Record, judged_task
 from evalkit.store.checked import changed_files, checked_task, item_file
 from evalkit.store.door import exists, read_text, refuse_irregular
 from evalkit.store.lines import (
     MANIFEST,
+    TIMINGS,
     FolderLock,
     Kind,
     acquire,
     append_lines,
     cut_torn_tail,
     read_lines,
+    read_rows,
+    sealed_line,
     task_file,
     task_of,
 )
@@ -41,7 +45,16 @@ from evalkit.store.lines import (
 
 
 _DIGITS = 16
-_FIELDS = frozenset({"key", "status", "score", "text", "details"})
+_RATINGS_AGAIN = "restore the file or move it away: what is missing is asked again"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Rating:
+    key: str
+    status: JudgmentStatus
+    score: float | None
+    text: str
+    details: Mapping[str, Any]
 
 
 class RatingStore:
@@ -69,17 +82,18 @@ class RatingStore:
             DataError: a line is no rating; names file and line.
         """
         found: dict[str, Mapping[str, Any]] = {}
-        for number, line in read_lines(self.file):
-            row = parse_object(line, f"{self.file}:{number}")
-            if row.keys() != _FIELDS:
-                raise DataError(f"{self.file}:{number}: not a rating; next step: restore the file or move it away")
-            if row["key"] in keys:
-                found.setdefault(row["key"], row)
+        for number, row in read_rows(self.file, again=_RATINGS_AGAIN):
+            try:
+                rating = build(_Rating, row)
+            except DataError as error:
+                raise DataError(f"{self.file}:{number}: not a rating: {error}; next step: {_RATINGS_AGAIN}") from error
+            if rating.key in keys:
+                found.setdefault(rating.key, row)
         return found
 
     def add(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Append rows with one write and one flush to the disk, whole or not at all."""
-        append_lines(self.file, [canonical_json(dict(row)) for row in rows])
+        append_lines(self.file, [sealed_line(row) for row in rows])
 
     def close(self) -> None:
         """Free the file for other processes; a second call does nothing."""
@@ -253,9 +267,9 @@ def _refuse_strangers(path: Path, manifest: Manifest) -> None:
                 raise DataError(f"{file}: task {task_of(file)!r} is not in {path / MANIFEST}")
 
 
-def read_records(path: Path, task: str) -> tuple[Record, ...]:
+def read_records(path: Path, task: str, parse: Callable[[str], Record] = Record.from_json) -> tuple[Record, ...]:
     """Read one task's records, sorted by key; errors as `read_run`."""
-    return tuple(record for _, record in _numbered(path, task))
+    return tuple(record for _, record in _sorted_unique(path, "records", task, parse, lambda record: record.key))
 
 
 def _numbered(path: Path, task: str) -> list[tuple[int, Record]]:
@@ -263,7 +277,7 @@ def _numbered(path: Path, task: str) -> list[tuple[int, Record]]:
     return _sorted_unique(path, "records", task, Record.from_json, lambda record: record.key)
 
 
-def record_keys(path: Path, task: str) -> frozenset[str]:
+def record_keys(path: Path, task: str, parse: Callable[[str], Record] = Record.from_json) -> frozenset[str]:
     """Return the `Record.key` of every record of a task, failed ones included; holds one line at a time.
 
     Raises:
@@ -271,7 +285,7 @@ def record_keys(path: Path, task: str) -> frozenset[str]:
     """
     file = task_file(path, "records", task)
     keys: set[str] = set()
-    for number, record in parsed(file, task, Record.from_json):
+    for number, record in parsed(file, task, parse):
         key = record.key
         if key in keys:
             raise DataError(f"{file}:{number}: a second line with the key {key!r}; next step: restore the file")
@@ -306,6 +320,46 @@ def parsed(file: Path, task: str, parse: Callable[[str], T]) -> Iterator[tuple[i
         if value.task != judged_task(task):
             raise DataError(f"{file}:{number}: a line of task {value.task!r} among those of {task!r}")
         yield number, value
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Timing:
+    """How long one batch of a run took: one line of `timings.jsonl`, the only file of a run with clock readings.
+
+    Attributes:
+        task: task of the batch.
+        items: records that were written.
+        failed: those without a reply.
+        seconds: since the batch before, at least 0.
+        at: UTC time, ISO 8601.
+    """
+
+    task: str
+    items: int
+    failed: int = 0
+    seconds: float
+    at: str = ""
+
+    def __post_init__(self) -> None:
+        if not (0 <= self.failed <= self.items and 0.0 <= self.seconds < math.inf):
+            raise DataError(f"Timing: no batch has items {self.items}, failed {self.failed}, seconds {self.seconds!r}")
+
+
+_TIMINGS_AGAIN = "restore the file, or move it away: it holds clock readings, which decide nothing"
+
+
+def read_timings(path: Path) -> Iterator[Timing]:
+    """Yield the clock readings of a run folder; nothing where there are none.
+
+    Raises:
+        DataError: a line is damaged or was changed; names file, line and field.
+        StoreError: the file cannot be read.
+    """
+    for number, row in read_rows(path / TIMINGS, again=_TIMINGS_AGAIN, below=path):
+        try:
+            yield build(Timing, row)
+        except DataError as error:
+            raise DataError(f"{path / TIMINGS}:{number}: {error}; next step: {_TIMINGS_AGAIN}") from error
 
 
 def _sorted_unique(

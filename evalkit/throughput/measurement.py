@@ -6,7 +6,6 @@ Must not depend on: who measured, or how it is shown.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -15,8 +14,9 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from evalkit.errors import DataError, StoreError, UsageError
-from evalkit.records.canonical import build, is_version, sealed
+from evalkit.records.canonical import build, is_version
 from evalkit.store.door import read_document
+from evalkit.store.lines import sealed_text
 
 VERSION = 1
 
@@ -102,7 +102,7 @@ def throughput_json(measurements: Iterable[Measurement]) -> str:
                 f"{after.source}); next step: keep one"
             )
     rows = [asdict(one) for one in ordered]
-    return json.dumps(sealed({"throughput_version": VERSION, "measurements": rows}), indent=1, sort_keys=True) + "\n"
+    return sealed_text({"throughput_version": VERSION, "measurements": rows})
 
 
 def read_throughput(path: Path) -> tuple[Measurement, ...]:

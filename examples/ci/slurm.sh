@@ -26,7 +26,8 @@ if [ -z "$night" ] && [ -n "${SLURM_JOB_ID:-}" ]; then
   night="$(date -u +%F -d "$(squeue -h -j "$SLURM_JOB_ID" -o %V 2>/dev/null)" 2>/dev/null)" || night=""
 fi
 
-options=(--quiet --site "${EVALKIT_SITE:-${SLURM_CLUSTER_NAME:-default}}")
+found="$(mktemp)" || exit 5
+options=(--quiet --junit "$found" --site "${EVALKIT_SITE:-${SLURM_CLUSTER_NAME:-default}}")
 if [ -n "$night" ]; then options+=(--night "$night"); fi
 
 "$home/venv/bin/evalkit" nightly "$suite" "${options[@]}" &
@@ -38,6 +39,10 @@ while kill -0 "$job" 2>/dev/null; do    # a trapped signal ends `wait` before th
   code=0
   wait "$job" || code=$?
 done
+
+# A broken interpreter or library ends with 1 too; evalkit's own 1 has written what it found.
+if [ "$code" -eq 1 ] && [ ! -s "$found" ]; then code=5; fi
+rm -f "$found"
 
 case $code in
   0) echo "OK" ;;

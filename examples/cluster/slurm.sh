@@ -25,6 +25,12 @@ export RAY_USAGE_STATS_ENABLED=0
 
 cd "$home" || exit 5
 
+# Whoever reaches Ray's ports runs code as you: only who has this job's own token may (Ray 2.52 or newer).
+export RAY_AUTH_MODE=token
+export RAY_AUTH_TOKEN_PATH="$home/.ray-token-${SLURM_JOB_ID:-$$}"
+rm -f "$RAY_AUTH_TOKEN_PATH"
+(umask 077 && set -C && od -An -N32 -tx1 /dev/urandom | tr -d ' \n' > "$RAY_AUTH_TOKEN_PATH") || exit 5
+
 # The script runs on the first node of the job; that node is the head.
 nodes="${SLURM_JOB_NUM_NODES:-1}"
 head="$(hostname)"
@@ -34,6 +40,7 @@ address="${address:-$head}:$port"
 steps=()
 stop_ray() {
   if [ "${#steps[@]}" -gt 0 ]; then kill "${steps[@]}" 2>/dev/null; fi
+  rm -f "$RAY_AUTH_TOKEN_PATH"
 }
 trap stop_ray EXIT
 
@@ -78,6 +85,9 @@ while kill -0 "$job" 2>/dev/null; do    # a trapped signal ends `wait` before th
   code=0
   wait "$job" || code=$?
 done
+
+# A broken interpreter or library ends with 1 too; only one that works gives a verdict.
+if [ "$code" -eq 1 ] && ! "$bin/python" -c 'import evalkit.certify' 2>/dev/null; then code=5; fi
 
 case $code in
   0) echo "CERTIFIED" ;;

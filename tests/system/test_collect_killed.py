@@ -34,6 +34,7 @@ from evalkit.adapters.base import Generation, ScoreReply
 from evalkit.benchmarks import Decoding, Marking
 from evalkit.collect import asking, collect, writing
 from evalkit.records import EngineIdentity, Item, Manifest, TaskRun, text_digest
+from evalkit.benchmarks.benchmark import item_set_sha256
 from evalkit.store import RunFolder
 
 writing.BATCH = writing.TRIAL = 5
@@ -73,7 +74,7 @@ class Benchmark:
         )
         self.task_run = TaskRun(
             definition_sha256="d", kind=kind, protocol="p", shots=0, metric="acc", chance=None, planned=count,
-            item_set_sha256="i", prompts_sha256="p", dataset={},
+            item_set_sha256=item_set_sha256(self.items), prompts_sha256="p", dataset={},
         )
     def decoding(self, item):
         return Decoding(max_tokens=9)

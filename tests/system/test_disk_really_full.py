@@ -20,6 +20,7 @@ from evalkit.collect import collect
 from evalkit.errors import StoreError
 from evalkit.records import Item, Manifest, TaskRun, text_digest
 from evalkit.store import RunFolder
+from evalkit.benchmarks.benchmark import item_set_sha256
 from evalkit.suite import EngineSpec
 
 class Benchmark:
@@ -33,7 +34,7 @@ class Benchmark:
     )
     task_run = TaskRun(
         definition_sha256="d", kind="choice", protocol="p", shots=0, metric="acc", chance=None, planned=1000,
-        item_set_sha256="i", prompts_sha256="p", dataset={},
+        item_set_sha256=item_set_sha256(items), prompts_sha256="p", dataset={},
     )
     def mark(self, item, reply):
         return Marking(marks={"acc": 1.0})

@@ -19,6 +19,7 @@ from evalkit.adapters.base import Failure, Resources, ScoreRequest
 from evalkit.adapters.registry import load_engine
 from evalkit.assets import AssetStore
 from evalkit.benchmarks import Marking
+from evalkit.benchmarks.benchmark import item_set_sha256
 from evalkit.collect import collect
 from evalkit.errors import AssetError, EngineError
 from evalkit.records import Item, Manifest, TaskRun, text_digest
@@ -64,7 +65,7 @@ class Questions:
             metric="acc",
             chance=0.5,
             planned=COUNT,
-            item_set_sha256="e" * 64,
+            item_set_sha256=item_set_sha256(self.items),
             prompts_sha256="f" * 64,
             dataset={},
         )

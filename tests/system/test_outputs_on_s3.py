@@ -39,6 +39,7 @@ from evalkit.benchmarks import Marking
 from evalkit.collect import collect, writing
 from evalkit.records import EngineIdentity, Item, Manifest, TaskRun, text_digest
 from evalkit.store import RunFolder
+from evalkit.benchmarks.benchmark import item_set_sha256
 from evalkit.store.mirror import Mirror, mirror
 
 writing.BATCH, mirror.SEND_S = 5, 0.1
@@ -66,7 +67,7 @@ class Benchmark:
     )
     task_run = TaskRun(
         definition_sha256="d", kind="choice", protocol="p", shots=0, metric="acc", chance=None, planned={ITEMS},
-        item_set_sha256="i", prompts_sha256="p", dataset={{}},
+        item_set_sha256=item_set_sha256(items), prompts_sha256="p", dataset={{}},
     )
     def mark(self, item, reply):
         return Marking(marks={{"acc": 1.0}})

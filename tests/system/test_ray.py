@@ -21,6 +21,7 @@ from evalkit.adapters.base import Resources
 from evalkit.adapters.registry import load_engine
 from evalkit.assets import AssetStore
 from evalkit.benchmarks import Decoding, Marking
+from evalkit.benchmarks.benchmark import item_set_sha256
 from evalkit.cli import main
 from evalkit.cluster import Cluster as OurCluster
 from evalkit.collect import collect
@@ -56,7 +57,7 @@ class Quiz:
         )  # fmt: skip
         self.task_run = TaskRun(
             definition_sha256="d", kind=kind, protocol="p", shots=0, metric="acc", chance=None, planned=count,
-            item_set_sha256="i", prompts_sha256="p", dataset={},
+            item_set_sha256=item_set_sha256(self.items), prompts_sha256="p", dataset={},
         )  # fmt: skip
 
     def decoding(self, item):

@@ -133,7 +133,7 @@ def _from_modelopt(details: Mapping[str, Any]) -> Declared:
         algorithm=str(details.get("quant_algo") or NONE),
         kv_cache=str(details.get("kv_cache_quant_algo") or NONE),
         group_size=details.get("group_size"),
-        excluded=tuple(map(str, details.get("exclude_modules") or ())),
+        excluded=_patterns(details.get("exclude_modules")),
         method="modelopt",
         producer=_producer(details.get("producer")),
     )
@@ -148,10 +148,20 @@ def _from_config(details: Mapping[str, Any]) -> Declared:
         algorithm=str(details.get("quant_algo") or method or NONE),
         kv_cache=_cache(cache),
         group_size=details.get("group_size"),
-        excluded=tuple(map(str, details.get("ignore") or details.get("modules_to_not_convert") or ())),
+        excluded=_patterns(details.get("ignore") or details.get("modules_to_not_convert")),
         method=method,
         producer=_producer(details.get("producer")),
     )
+
+
+def _patterns(value: Any) -> tuple[str, ...]:
+    """Return names of modules that a checkpoint declares as not quantized; one name may stand for a list."""
+    if value is not None and not isinstance(value, (list, tuple, str)):
+        raise UsageError(
+            f"the checkpoint's quantization leaves out {value!r:.80}, and a list of module names belongs there; "
+            "next step: restore config.json or hf_quant_config.json as it was exported"
+        )
+    return tuple(map(str, [value] if isinstance(value, str) and value else value or ()))
 
 
 def _cache(scheme: Any) -> str:

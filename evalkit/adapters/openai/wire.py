@@ -7,7 +7,6 @@ Must not depend on: which server, which question.
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from typing import Any, Literal
 
 from evalkit.adapters.base import Failure
 from evalkit.errors import EngineError
+from evalkit.records.canonical import is_finite
 
 Json = dict[str, Any]
 
@@ -366,7 +366,10 @@ def read_positions(choice: Mapping[str, Any]) -> tuple[Position, ...]:
 def _from_content(row: Any) -> Position:
     if not isinstance(row, Mapping):
         raise UnusableError("engine", "a position of the reply's log-probabilities is no object")
-    top = [_candidate(other) for other in row.get("top_logprobs") or ()]
+    others = row.get("top_logprobs") or ()
+    if not isinstance(others, Sequence):
+        raise UnusableError("engine", f"top_logprobs of the reply is {str(others)[:40]!r}, which is no list")
+    top = [_candidate(other) for other in others]
     return Position(
         text=str(row.get("token")),
         id=_id(row),
@@ -425,8 +428,8 @@ def _value(number: Any) -> float | None:
         return None
     if isinstance(number, bool) or not isinstance(number, (int, float)):
         raise UnusableError("engine", f"a log-probability is {number!r}, which is no number")
-    if not math.isfinite(number):
-        raise UnusableError("non-finite", f"a log-probability is {number!r}")
+    if not is_finite(number):
+        raise UnusableError("non-finite", f"a log-probability is {str(number)[:40]}")
     if number > ROUNDING:
         raise UnusableError("engine", f"a log-probability is {number!r}, which is above 0")
     return None if number <= ABSENT else min(0.0, float(number))

@@ -25,12 +25,16 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 
-from evalkit.errors import StoreError
+from evalkit.errors import DataError, StoreError
+from evalkit.records.canonical import build, parse_object
 from evalkit.store.mirror.remote import MissingFileError, RemoteFolder
 
 FOLDER = ".evalkit-lease"
 TTL_S = 120.0
 """Seconds without a renewal after which a lease has expired."""
+
+_LONGEST_S = 86400.0
+"""Seconds that a claim may promise, below: a damaged one would hold a folder for ever."""
 
 _POLL = 60
 """Looks at another's claim within its time to live."""
@@ -214,10 +218,13 @@ def _epochs(remote: RemoteFolder) -> list[int]:
 def _read(remote: RemoteFolder, epoch: int) -> Claim:
     data = remote.read(_name(epoch))
     try:
-        row = json.loads(data)
-        return Claim(**{**row, "epoch": epoch})
-    except (ValueError, TypeError):  # cut off by a crash of its writer: nobody renews it
-        return Claim(epoch=epoch, id=f"unreadable {data[:64]!r}", pid=0, host="unknown", ttl_s=TTL_S)
+        row = parse_object(data.decode(), "a claim")
+        claim = build(Claim, {**row, "epoch": epoch})
+        if 0.0 < claim.ttl_s < _LONGEST_S:
+            return claim
+    except (DataError, UnicodeDecodeError):
+        pass  # cut off by a crash of its writer: nobody renews it
+    return Claim(epoch=epoch, id=f"unreadable {data[:64]!r}", pid=0, host="unknown", ttl_s=TTL_S)
 
 
 def _name(epoch: int) -> str:

@@ -23,8 +23,9 @@ from types import TracebackType
 from urllib.parse import quote
 
 from evalkit.errors import DataError, StoreError, UsageError
-from evalkit.records.canonical import canonical_json, parse_object
-from evalkit.store.lines import FolderLock, acquire, unwatch, watch, write_atomic
+from evalkit.records.canonical import build, object_of
+from evalkit.store.door import read_document
+from evalkit.store.lines import FolderLock, acquire, sealed_line, unwatch, watch, write_atomic
 from evalkit.store.mirror.fetching import Known, Shape, equal_now, fetch, shape_of, unequal
 from evalkit.store.mirror.lease import TTL_S, Clock, LeaseLostError, take
 from evalkit.store.mirror.remote import RemoteFolder, open_remote, shown_url
@@ -68,16 +69,16 @@ class Spool:
     def state(self) -> State | None:
         """Return what is remembered; None for a new spool, or one whose memory is damaged."""
         try:
-            row = dict(parse_object((self.home / ".state.json").read_text("utf-8"), ".state.json"))
-            files = {name: Known(**known) for name, known in row.pop("files").items()}
-            return State(**row, files=files)
-        except (OSError, DataError, KeyError, TypeError, AttributeError, UnicodeDecodeError):
+            row = read_document(self.home / ".state.json", again="delete the file", below=self.home)
+            files = {name: build(Known, known) for name, known in object_of(row, "files").items()}
+            return build(State, {**row, "files": files})
+        except (FileNotFoundError, StoreError, DataError):
             return None
 
     def remember(self, *, lease: str | None, clean: bool, files: Mapping[str, Known] | None = None) -> None:
         """Write down what the next process here must know."""
         state = State(url=self.url, lease=lease, clean=clean, files=files or {})
-        write_atomic(self.home / ".state.json", [canonical_json(asdict(state))])
+        write_atomic(self.home / ".state.json", [sealed_line(asdict(state)) + "\n"])
 
     def forget(self) -> None:
         """Forget everything: the folder is about to be made equal to the one there."""

@@ -85,7 +85,12 @@ def test_json_on_stdout_cannot_command_the_terminal(
     assert cli.main([*argv, str(release / "suite.yaml")]) == 0
     capsys.readouterr()
     file = tmp_path / "certificate.json"  # and one that somebody else wrote
-    file.write_text(file.read_text("utf-8").replace('"title": "A trial"', '"title": "A \x9b2J trial"'), "utf-8")
+    changed = json.loads(file.read_text("utf-8")) | {"title": "A \x9b2J trial"}
+    file.write_text(json.dumps(changed), "utf-8")
+    assert cli.main(["report", str(file), "--format", "line"]) == ExitCode.INVALID
+    assert "changed after it was written" in capsys.readouterr().err
+    del changed["content_sha256"]
+    file.write_text(json.dumps(changed, ensure_ascii=False), "utf-8")
     assert cli.main(["report", str(tmp_path / "certificate.json"), "--format", "line"]) == 0
     (line,) = capsys.readouterr().out.splitlines()
     assert all(word in line for word in ("CERTIFIED", "n = ", "margin ", "alpha ", "CAUTION"))

@@ -3,6 +3,7 @@
 import dataclasses
 import importlib
 import inspect
+import logging
 import re
 import shlex
 import subprocess
@@ -11,9 +12,11 @@ from pathlib import Path
 
 import click
 import pytest
+from tqdm import tqdm
 
 from evalkit import cli
 from evalkit.errors import DataError, EngineError, ExitCode, UsageError
+from evalkit.redaction import remember
 
 
 def run(*argv: str) -> subprocess.CompletedProcess[str]:
@@ -168,3 +171,196 @@ def test_an_option_that_means_nothing_here_is_refused_by_name(
     assert cli.main(line.split()) == ExitCode.USAGE
     assert f"leave out {REFUSED[line]}" in capsys.readouterr().err
     assert {path.name for path in tmp_path.iterdir()} == {"suite.yaml", "certificate.json"}, "nothing was written"
+
+
+HOSTILE = (
+    "x\n::error title=A::B\nHOLDS: everything was computed again\r##[error]y\x1b]52;c;aGk=\x07\u202eevil\x9b2J"
+    "\n \t::add-mask::x"
+)
+"""Words that a file, a server or somebody who starts evalkit may bring."""
+
+
+def assert_harmless(text: str) -> None:
+    assert not re.search("[\x00-\x08\x0b-\x1a\x1c-\x1f\x7f-\x9f\u202a-\u202e\u2028\u2029]", text), repr(text)
+    assert "\x1b" not in text.replace("\x1b[A", "")
+    for line in text.split("\n"):
+        assert not re.match(r"\s*(::|##\[)", line), repr(line)
+        assert not line.startswith("HOLDS"), repr(line)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        DataError(HOSTILE),
+        EngineError(HOSTILE),
+        click.UsageError(HOSTILE),
+        click.BadParameter(HOSTILE),
+        click.FileError("name", HOSTILE),
+        RuntimeError(HOSTILE),
+        KeyError(HOSTILE),
+        SystemExit(HOSTILE),
+        SystemExit(1),
+        MemoryError(HOSTILE),
+        GeneratorExit(HOSTILE),
+        BrokenPipeError(HOSTILE),
+        UnicodeDecodeError("utf-8", b"\xff", 0, 1, HOSTILE),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_what_an_error_quotes_commands_nobody_and_is_no_verdict(
+    error: BaseException, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def boom(*_args: object, **_kwargs: object) -> None:
+        raise error
+
+    monkeypatch.setattr(cli.program, "main", boom)
+    code = cli.main(["list"])
+    assert code in (ExitCode.USAGE, ExitCode.INVALID, ExitCode.FAILED)
+    assert_harmless(capsys.readouterr().err)
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        [HOSTILE],
+        ["run", f"--{HOSTILE}"],
+        ["run", HOSTILE],
+        ["plan", HOSTILE],
+        ["verify", HOSTILE, "--unsigned"],
+        ["certify", "--policy", HOSTILE, "--baseline", HOSTILE],
+        ["compare", HOSTILE, HOSTILE],
+        ["report", "export", HOSTILE, "--format", HOSTILE],
+        ["report", HOSTILE, "--format", HOSTILE],
+        ["list", HOSTILE],
+        ["report", "throughput", HOSTILE],
+        ["run", "import", HOSTILE],
+        ["judge", HOSTILE, "--profile", HOSTILE],
+        ["nightly", HOSTILE],
+    ],
+    ids=lambda argv: "-".join(one if one.isascii() and one.isprintable() else "X" for one in argv),
+)
+def test_what_is_typed_commands_nobody(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    code = cli.main(argv)
+    assert code in (ExitCode.USAGE, ExitCode.INVALID, ExitCode.FAILED)
+    told = capsys.readouterr()
+    assert told.err
+    assert_harmless(told.err)
+    assert_harmless(told.out)
+
+
+def test_a_typed_secret_is_not_repeated(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["plan", "--api-key=sk-abcdefghijklmnopqrstuvwx012345"]) == ExitCode.USAGE
+    assert cli.main(["plan", "https://me:hunter2hunter2@host/x.yaml"]) != 0
+    told = capsys.readouterr().err
+    assert "sk-abcdef" not in told
+    assert "hunter2" not in told
+
+
+def test_whoever_writes_to_stderr_while_the_program_runs_goes_through_the_guard(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def noisy(*_args: object, **_kwargs: object) -> int:
+        remember("correct-horse-battery")
+        sys.stderr.write(HOSTILE)
+        sys.stderr.write("\n:")
+        sys.stderr.write(":error in two parts\n  :")
+        sys.stderr.writelines([":warning in three", "\nwith correct-horse-battery\n"])
+        print(HOSTILE, file=sys.stderr)
+        logging.getLogger("somebody").error("logged %s", HOSTILE)
+        handler = logging.StreamHandler()
+        handler.emit(logging.LogRecord("x", 40, "f", 1, HOSTILE, (), None))
+        click.echo(HOSTILE, err=True)
+        bar = tqdm(total=2, desc=HOSTILE.replace("\n", " "), file=sys.stderr)
+        bar.update(1)
+        bar.close()
+        assert not hasattr(sys.stderr, "buffer")
+        return 0
+
+    monkeypatch.setattr(cli.program, "main", noisy)
+    before = sys.stderr
+    assert cli.main([]) == 0
+    assert sys.stderr is before
+    told = capsys.readouterr().err.replace("\r", "\n").replace("\nHOLDS", "\n(HOLDS)")  # a library's lines are its own
+    assert_harmless(told)
+    assert "correct-horse" not in told
+    assert "in two parts" in told
+
+
+FAILING = {
+    "a library that ends the process": "raise SystemExit(1)",
+    "a library that says goodbye": "raise SystemExit('goodbye')",
+    "no memory": "raise MemoryError",
+    "an interrupt": "raise KeyboardInterrupt",
+    "recursion": "def f(): f()\nf()",
+    "no library": "import there_is_no_such_library",
+    "a broken pipe": "raise BrokenPipeError(32, 'Broken pipe')",
+    "a generator's end": "raise GeneratorExit",
+    "a bug": "1 / 0",
+    "a text that is none": "'\\ud83d'.encode()",
+    "exit in a thread": "import threading\nt = threading.Thread(target=exit, args=(1,))\nt.start()\nt.join()\n1 / 0",
+}
+
+
+@pytest.mark.parametrize(
+    ("where", "what"),
+    [
+        *(("while the program is imported", what) for what in FAILING),
+        ("while a verb is imported", "a library that ends the process"),
+        ("while a verb is imported", "an interrupt"),
+        ("while a verb runs", "a library that ends the process"),
+        ("while a verb runs", "exit in a thread"),
+    ],
+)
+def test_no_failure_of_an_interpreter_or_a_library_is_a_verdict(what: str, where: str, tmp_path: Path) -> None:
+    module = {"while a verb is imported": "evalkit.cli.list_", "while the program is imported": "evalkit.cli"}.get(
+        where
+    )
+    body = "\n".join(f"    {line}" for line in FAILING[what].splitlines())
+    if module is None:
+        trap = f"import evalkit.cli.list_ as verb\ndef boom(*a, **k):\n{body}\nverb.command.callback = boom\n"
+    else:
+        trap = (
+            "import importlib.abc, sys\n"
+            f"def boom():\n{body}\n"
+            "class Trap(importlib.abc.MetaPathFinder):\n"
+            "    def find_spec(self, name, path, target=None):\n"
+            f"        if name == {module!r}:\n            boom()\n"
+            "sys.meta_path.insert(0, Trap())\n"
+        )
+    code = f"{trap}\nimport sys\nfrom evalkit.__main__ import start\nsys.exit(start())"
+    found = subprocess.run(
+        [sys.executable, "-c", code, "list", "policies"], capture_output=True, text=True, check=False, cwd=tmp_path
+    )
+    assert found.returncode == ExitCode.FAILED, (found.returncode, found.stderr)
+    assert found.stderr
+
+
+@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+def test_a_closed_or_full_stream_is_no_verdict(stream: str) -> None:
+    for target in ("&-", "/dev/full"):
+        number = {"stdout": "1", "stderr": "2"}[stream]
+        for argv in ("list policies", "plan there-is-no-such-file.yaml"):
+            command = f"{sys.executable} -m evalkit {argv} {number}>{target}"
+            assert subprocess.run(["bash", "-c", command], capture_output=True, check=False).returncode != 1, command
+
+
+def test_warnings_and_threads_write_one_line_at_the_margin() -> None:
+    code = (
+        "import sys, threading, warnings, logging\n"
+        "import evalkit.cli as c\n"
+        f"text = {HOSTILE!r}\n"
+        "def noisy(*a, **k):\n"
+        "    warnings.warn(text)\n"
+        "    logging.getLogger('x').error(text)\n"
+        "    def fails(): raise RuntimeError(text)\n"
+        "    t = threading.Thread(target=fails); t.start(); t.join()\n"
+        "    return 0\n"
+        "c.program.main = noisy\n"
+        "from evalkit.__main__ import start\n"
+        "sys.exit(start())"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert found.returncode == 0
+    assert_harmless(found.stderr)
+    assert "UserWarning" in found.stderr
+    assert "RuntimeError" in found.stderr

@@ -30,8 +30,18 @@ NODES = [{"GPU": 8.0, "CPU": 64.0}] * 6
 FAKE = """#!/usr/bin/env bash
 echo "$(basename "$0") $*" >> "$FAKE_LOG"
 case "$(basename "$0") $1" in
-  "srun "*) exec sleep 60;;
-  "python -") cat > /dev/null; exit "${FAKE_NODES:-0}";;
+  "srun "*)
+    token="$RAY_AUTH_TOKEN_PATH"
+    echo "token $RAY_AUTH_MODE $(wc -c < "$token") $(stat -c %a "$token")" >> "$FAKE_LOG"
+    exec sleep 60;;
+  "python -c") exit "${FAKE_BROKEN:-0}";;
+  "python -")
+    cat > /dev/null
+    for _ in $(seq 600); do
+      [ "$(grep -c '^token' "$FAKE_LOG")" -ge $((SLURM_JOB_NUM_NODES > 1 ? 2 : 1)) ] && break
+      sleep 0.05
+    done
+    exit "${FAKE_NODES:-0}";;
   "evalkit doctor") exit "${FAKE_DOCTOR:-0}";;
   "evalkit certify")
     if [ -n "$FAKE_WAIT" ]; then
@@ -141,10 +151,26 @@ def test_the_slurm_script_starts_ray_everywhere_looks_and_certifies(fake, code):
     assert not any(line.startswith("scontrol") for line in lines)
 
 
+def test_every_node_has_the_token_of_this_job_and_nobody_else_may_read_it(fake):
+    env, log = fake
+    home = Path(env["EVALKIT_HOME"])
+    (home / ".ray-token-7").symlink_to(home / "elsewhere")  # what somebody put there is not written through
+    assert run("bash", str(CLUSTER / "slurm.sh"), env=env).returncode == 0
+    assert [line for line in log.read_text().splitlines() if line.startswith("token")] == ["token token 64 600"] * 2
+    assert list(home.iterdir()) == []
+
+
+def test_a_broken_interpreter_is_no_rejection(fake):
+    env, _ = fake
+    done = run("bash", str(CLUSTER / "slurm.sh"), env={**env, "FAKE_CODE": "1", "FAKE_BROKEN": "1"})
+    assert done.returncode == 5
+    assert "REJECTED" not in done.stdout
+
+
 def test_on_one_node_there_are_no_others(fake):
     env, log = fake
     assert run("bash", str(CLUSTER / "slurm.sh"), env={**env, "SLURM_JOB_NUM_NODES": "1"}).returncode == 0
-    assert log.read_text().count("srun") == 1
+    assert log.read_text().count("srun ") == 1
 
 
 @pytest.mark.parametrize("what", ["FAKE_NODES", "FAKE_DOCTOR"])
@@ -192,11 +218,22 @@ RAY_JOB = {
     *("entrypointResources", "entrypointNumCpus", "entrypointNumGpus", "ttlSecondsAfterFinished"),
     *("shutdownAfterJobFinishes", "suspend"),
 }
-RAY_CLUSTER = {"headGroupSpec", "workerGroupSpecs", "rayVersion", "enableInTreeAutoscaling", "autoscalerOptions"}
+RAY_CLUSTER = {
+    "headGroupSpec",
+    "workerGroupSpecs",
+    "rayVersion",
+    "authOptions",
+    "enableInTreeAutoscaling",
+    "autoscalerOptions",
+}
 HEAD = {"serviceType", "headService", "enableIngress", "rayStartParams", "template"}
 WORKERS = {"groupName", "replicas", "minReplicas", "maxReplicas", "numOfHosts", "rayStartParams", "template"}
-POD = {"containers", "volumes", "tolerations", "nodeSelector", "serviceAccountName", "imagePullSecrets"}
-CONTAINER = {"name", "image", "ports", "env", "envFrom", "resources", "volumeMounts", "command", "args"}
+POD = {"containers", "volumes", "tolerations", "nodeSelector", "serviceAccountName", "imagePullSecrets"} | {
+    *("securityContext", "automountServiceAccountToken")
+}
+CONTAINER = {"name", "image", "ports", "env", "envFrom", "resources", "volumeMounts", "command", "args"} | {
+    "securityContext"
+}
 """Fields of KubeRay's custom resource `RayJob` of ray.io/v1, and of a pod, that the manifest may use."""
 
 

@@ -7,6 +7,7 @@ import pytest
 
 from evalkit.adapters.base import Failure, Generation, ScoreReply
 from evalkit.benchmarks import Decoding, Marking
+from evalkit.benchmarks.benchmark import item_set_sha256
 from evalkit.records import EngineIdentity, Item, Manifest, TaskRun, text_digest
 from evalkit.store import RunFolder
 
@@ -89,7 +90,7 @@ class FakeBenchmark:
             metric="acc",
             chance=0.5,
             planned=count * samples,
-            item_set_sha256="e" * 64,
+            item_set_sha256=item_set_sha256(self.items),
             prompts_sha256="f" * 64,
             dataset={},
         )

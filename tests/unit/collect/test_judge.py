@@ -7,6 +7,7 @@ from itertools import pairwise
 import pytest
 
 from evalkit.adapters.base import Failure, GenerateRequest, Generation, ScoreReply
+from evalkit.benchmarks.benchmark import item_set_sha256
 from evalkit.cli.judge import _refuse_nothing
 from evalkit.collect import judge
 from evalkit.collect.ratings import Budget
@@ -120,7 +121,7 @@ def run(path, answers, count=6) -> RunFolder:
         metric="rating",
         chance=None,
         planned=count,
-        item_set_sha256="e" * 64,
+        item_set_sha256=item_set_sha256(items(count)),
         prompts_sha256="f" * 64,
         dataset={},
         settings={"generations": 1},

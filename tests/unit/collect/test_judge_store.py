@@ -9,6 +9,7 @@ from collections import Counter
 import pytest
 
 from evalkit.adapters.base import Failure, GenerateRequest, Generation, Message, ScoreReply, ScoreRequest
+from evalkit.benchmarks.benchmark import item_set_sha256
 from evalkit.collect import judge
 from evalkit.collect.ratings import Budget, most_tokens
 from evalkit.definitions import JudgeProfile
@@ -115,7 +116,7 @@ def run(path, word) -> RunFolder:
         metric="rating",
         chance=None,
         planned=QUESTIONS,
-        item_set_sha256="e",
+        item_set_sha256=item_set_sha256(items()),
         prompts_sha256="f",
         dataset={},
         settings={"generations": 1},

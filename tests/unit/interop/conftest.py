@@ -3,6 +3,7 @@ from __future__ import annotations
 import importlib
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -126,7 +127,10 @@ def runs(tmp_path) -> SimpleNamespace:
         manifest = Manifest(
             evalkit="0",
             engine=IDENTITY,
-            tasks={task: run for task, (run, _, _) in tasks.items()},
+            tasks={
+                task: replace(run, item_set_sha256=digest(sorted(item.key for item in items)))
+                for task, (run, items, _) in tasks.items()
+            },
             created_at="2026-01-02T03:04:05+00:00",
         )
         with RunFolder.create_or_resume(tmp_path / name, manifest) as folder:

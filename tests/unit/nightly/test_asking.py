@@ -8,7 +8,7 @@ from scipy.stats import binom
 from evalkit.adapters.base import Failure, ScoreReply
 from evalkit.nightly.night import environment
 from evalkit.nightly.result import Speed, speed_of
-from evalkit.nightly.watching import Part, Probe, probe, share_items, too_many
+from evalkit.nightly.watching import Probe, probe, share_items, too_many
 
 
 class Engine:
@@ -66,13 +66,6 @@ def test_the_allowed_number_is_the_binomial_tail():
     assert Probe(items=32, first=32, again=32, both=32, disagree=5, allowed=5).unstable
 
 
-def test_a_part_is_the_benchmark_with_fewer_items(asked):
-    part = Part(asked.benchmark, asked.benchmark.items[:3])
-    assert len(part.items) == 3
-    assert part.task_run is asked.benchmark.task_run
-    assert (part.task, part.samples) == (asked.benchmark.task, 1)
-
-
 def test_items_are_shared_only_where_they_are(tmp_path):
     share_items(tmp_path / "base", tmp_path / "night", "t")
     assert not (tmp_path / "night").exists()
@@ -94,7 +87,10 @@ def test_speed_adds_up_one_task_and_forgives_a_torn_sidecar(tmp_path):
     (tmp_path / "timings.jsonl").write_text("".join(f"{row}\n" for row in rows))
     assert speed_of(tmp_path, ["t"]).rate == 4.0
     (tmp_path / "timings.jsonl").write_text(rows[0] + "\n" + rows[1][:7])
-    assert speed_of(tmp_path, ["t"]).items == 0
+    said: list[str] = []
+    assert speed_of(tmp_path, ["t"], said.append).items == 0
+    assert "timings.jsonl:2: " in said[0]
+    assert "next step: " in said[0]
 
 
 def test_the_environment_names_versions_and_what_the_caller_knows():

@@ -30,6 +30,10 @@ if [ -n "$FAKE_WAIT" ]; then
   echo waiting >> "$FAKE_LOG"
   for _ in $(seq 600); do sleep 0.05; done
 fi
+while [ $# -gt 0 ]; do
+  if [ "$1" = --junit ] && [ -z "$FAKE_BROKEN" ]; then echo "<testsuites/>" > "$2"; fi
+  shift
+done
 exit "${FAKE_CODE:-0}"
 """
 
@@ -76,16 +80,17 @@ def test_the_workflow_has_the_form_of_one(workflow):
     triggers = workflow[True]
     assert re.fullmatch(r"(\S+ ){4}\S+", triggers["schedule"][0]["cron"])
     assert set(triggers) == {"schedule", "workflow_dispatch"}
-    assert workflow["permissions"] == {"contents": "read"}
+    assert workflow["permissions"] == {}
     assert workflow["concurrency"]["cancel-in-progress"] is False
     (job,) = workflow["jobs"].values()
     assert "self-hosted" in job["runs-on"]
+    assert job["permissions"] == {"contents": "read"}
     assert 0 < job["timeout-minutes"] <= 360
     for step in job["steps"]:
         assert ("uses" in step) != ("run" in step)
         assert set(step) <= {"name", "id", "uses", "run", "if", "with", "env"}
         if "uses" in step:
-            assert re.fullmatch(r"[\w.-]+/[\w.-]+@v\d+", step["uses"])
+            assert re.fullmatch(r"[\w.-]+/[\w.-]+@[0-9a-f]{40}", step["uses"])
     text = (CI / "github-actions.yaml").read_text()
     for expression in re.findall(r"\$\{\{ (.*?) \}\}", text):
         assert re.match(r"(secrets|github|inputs|runner|steps)\.", expression)
@@ -135,6 +140,18 @@ def test_the_workflow_fails_the_step_that_says_why(workflow, fake, code, regress
     assert run_step(workflow, "The night could be judged, and decides", env, **given).returncode == (
         judged if code != 1 else 1
     )
+
+
+def test_a_broken_interpreter_is_no_alarm(workflow, fake):
+    _, env, tmp_path = fake
+    env |= {"FAKE_CODE": "1", "FAKE_BROKEN": "1", "SUITE": "s.yaml", "GITHUB_WORKSPACE": "/w", "NIGHT": ""}
+    env |= {"GITHUB_OUTPUT": str(tmp_path / "output"), "GITHUB_STEP_SUMMARY": "/s", "RUNNER_TEMP": str(tmp_path)}
+    (tmp_path / "junit.xml").write_text("<of the night before/>")
+    assert run_step(workflow, "Watch", env | {"EVALKIT_WEBHOOK": "", "WEBHOOK_SECRET": ""}).returncode == 0
+    assert (tmp_path / "output").read_text() == "code=5\n"
+    done = run("bash", str(CI / "slurm.sh"), env=env)
+    assert done.returncode == 5
+    assert "ALARM" not in done.stdout
 
 
 def test_the_workflow_asks_for_no_more_than_there_is(workflow, fake):

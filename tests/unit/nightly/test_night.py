@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import re
 import shutil
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -12,7 +15,8 @@ import yaml
 
 from evalkit.ledger import Ledger
 from evalkit.ledger.standing import weights_of
-from evalkit.store import read_records, read_run
+from evalkit.records import Record
+from evalkit.store import read_items, read_records, read_run
 from evalkit.store.lines import SUMS
 
 
@@ -323,3 +327,57 @@ def test_a_damaged_baseline_is_invalid_and_says_where(night):
     code, (result,), _ = night.run(file, label="2026-03-02")
     assert (code, codes(result)) == (4, ["baseline"])
     assert "watch.jsonl:6" in result["reasons"][0]["message"]
+
+
+@pytest.mark.parametrize("code", ["EPERM", "EOPNOTSUPP", "EXDEV", "EMLINK", "ENOSYS"])
+def test_nothing_is_lost_where_a_file_can_have_no_second_name(night, monkeypatch, code):
+    def refused(*_names, **_more):
+        raise OSError(getattr(errno, code), os.strerror(getattr(errno, code)))
+
+    monkeypatch.setattr(os, "link", refused)
+    file = night.suite({"bad": night.candidate("bad", seed=3, recipe="int4-awq")})
+    exit_code, (bad,), _ = night.run(file)
+    assert (exit_code, bad["outcome"]) == (1, "ALARM")
+    folder = night.nights / "2026-03-01" / "bad"
+    assert len(read_records(folder, "watch")) == len(read_items(folder, "watch")) == 800
+    stored = (night.outputs / "official-fp8" / "items" / "watch.jsonl").read_bytes()
+    assert (folder / "items" / "watch.jsonl").read_bytes() == stored
+
+
+def test_a_night_that_has_only_some_items_gets_all_of_them(night, monkeypatch):
+    """As one that was begun before a night knew that its file of items was a part."""
+    file = night.suite({"good": night.candidate("good")})
+    night.run(file)
+    folder = night.nights / "2026-03-01" / "good"
+    items = folder / "items" / "watch.jsonl"
+    lines = items.read_bytes().splitlines(keepends=True)
+    items.unlink()
+    items.write_bytes(b"".join(lines[:32]))
+    for name in ("result.json", SUMS):
+        (folder / name).unlink(missing_ok=True)
+    night.run(file)
+    assert len(read_items(folder, "watch")) == 800
+
+
+def test_a_night_parses_each_record_once(night, monkeypatch):
+    parsed = Counter()
+    read = Record.from_json.__func__
+
+    def counted(cls, line):
+        parsed[line] += 1
+        return read(cls, line)
+
+    file = night.suite({"good": night.candidate("good")})
+    night.run(file)  # whatever reads the baseline has read it
+    monkeypatch.setattr(Record, "from_json", classmethod(counted))
+    _, (result,), _ = night.run(file, "--block", "10", label="2026-03-02")
+    asked = result["endpoints"]["mmlu"]["asked"]
+    assert asked > 30
+    own = read_records(night.nights / "2026-03-02" / "good", "watch")
+    lines = {record.to_json() for record in own}
+    before = Counter({line: count for line, count in parsed.items() if line in lines})
+    assert sum(before.values()) <= 2 * len(lines)  # once by this test
+    (night.nights / "2026-03-02" / "good" / "result.json").unlink()
+    parsed.clear()
+    night.run(file, "--block", "10", label="2026-03-02")  # resumed: what lies on the disk is parsed, once
+    assert sum(count for line, count in parsed.items() if line in lines) <= len(lines) + 1  # the last one may be torn

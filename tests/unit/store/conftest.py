@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pytest
 
@@ -13,6 +13,7 @@ from evalkit.records import (
     Manifest,
     Record,
     TaskRun,
+    digest,
     text_digest,
 )
 
@@ -59,6 +60,11 @@ def make_manifest(**changes: object) -> Manifest:
         "created_at": "2020-01-01T00:00:00Z",
     }
     return Manifest(**{**values, **changes})
+
+
+def make_asking(items: Sequence[Item]) -> Manifest:
+    """The manifest of a run that is asked these items."""
+    return make_manifest(tasks={"quiz": make_task(item_set_sha256=digest(sorted(item.key for item in items)))})
 
 
 def make_record(number: int, **changes: object) -> Record:
@@ -128,6 +134,7 @@ def make() -> dict[str, Callable]:
         "identity": make_identity,
         "task": make_task,
         "manifest": make_manifest,
+        "asking": make_asking,
         "record": make_record,
         "item": make_item,
         "judgment": make_judgment,

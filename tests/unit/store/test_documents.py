@@ -10,19 +10,30 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from evalkit.attestation.checking import check_folder
 from evalkit.cli.report import read_certificate
 from evalkit.errors import DataError, EvalkitError
+from evalkit.ledger.book import LEDGER, SIDECAR, Ledger, citations, cite, next_entry
 from evalkit.nightly.result import read_result, write_result
 from evalkit.qualification import Qualification, read_qualification, write_qualification
 from evalkit.records import EngineIdentity, Item, Judgment, Manifest, Record, canonical_json, sealed
 from evalkit.records.record import Probe, ProbeRow
+from evalkit.redaction import remember
 from evalkit.report.document import certificate_view
 from evalkit.store import read_run
+from evalkit.store.door import read_document
+from evalkit.store.lines import TIMINGS, append_lines, read_rows, sealed_line, sealed_text, write_atomic
+from evalkit.store.mirror.fetching import Known
+from evalkit.store.mirror.lease import FOLDER, newest
+from evalkit.store.mirror.mirror import State, hold
+from evalkit.store.mirror.remote import open_remote
+from evalkit.store.reading import RatingStore, read_timings
 from evalkit.throughput.measurement import Measurement, read_throughput, throughput_json
 
 TESTS = Path(__file__).resolve().parents[2]
@@ -278,7 +289,47 @@ def throughput(folder: Path) -> Path:
     return folder / "throughput.json"
 
 
+def cited(folder: Path) -> Path:
+    for number in range(3):
+        cite(folder, next_entry(None, "opened", {"number": number}))
+    return folder / SIDECAR
+
+
+def timings(folder: Path) -> Path:
+    rows = [{"task": "t", "items": 8, "failed": 1, "seconds": 2.5 + at, "at": "2026-03-01T00:00:00"} for at in range(4)]
+    append_lines(folder / TIMINGS, [sealed_line(row) for row in rows])
+    return folder / TIMINGS
+
+
+def ledger(folder: Path) -> Path:
+    for number in range(4):
+        Ledger(folder / LEDGER).append("run-begun", {"run": f"r{number}", "planned": {"t": number}})
+    return folder / LEDGER
+
+
+RATING = {"key": "a" * 64, "status": "ok", "score": 7.0, "text": "Rating: [[7]]", "details": {"tokens": 3}}
+
+
+def ratings(folder: Path) -> Path:
+    with RatingStore(folder, "a" * 64, "b" * 64) as store:
+        store.add([{**RATING, "key": str(at) * 64} for at in range(4)])
+        return store.file
+
+
+def find_ratings(file: Path) -> Any:
+    with RatingStore(file.parent, "a" * 64, "b" * 64) as store:
+        return store.find({str(at) * 64 for at in range(4)})
+
+
+LINES: dict[str, tuple[Callable[[Path], Path], Callable[[Path], Any]]] = {
+    "timings": (timings, lambda file: list(read_timings(file.parent))),
+    "ledger": (ledger, lambda file: Ledger(file).entries()),
+    "ratings": (ratings, find_ratings),
+}
+
+
 WHOLE: dict[str, tuple[Callable[[Path], Path], Callable[[Path], Any]]] = {
+    "citations": (cited, lambda file: citations(file.parent)),
     "qualification": (qualification, read_qualification),
     "night": (night, lambda file: read_result(file.parent)),
     "throughput": (throughput, read_throughput),
@@ -295,6 +346,94 @@ def test_a_changed_value_of_a_document_with_a_digest_is_always_refused(kind: str
         with pytest.raises(EvalkitError, match=r"next step: ") as caught:
             read(file)
         assert str(file) in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", LINES)
+def test_a_changed_value_of_a_line_with_a_digest_is_always_refused(kind: str, tmp_path: Path) -> None:
+    write, read = LINES[kind]
+    file = write(tmp_path)
+    read(file)
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    for made, place, *_ in mutations(rows[:-1], seed=6):  # opening a file to write drops a torn last line
+        file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        at = rows.index(made) + 1
+        with pytest.raises(EvalkitError, match=r"next step: ") as caught:
+            read(file)
+        assert f"{file}:{at}" in str(caught.value), place
+
+
+@pytest.mark.parametrize("kind", ["timings", "ratings"])
+def test_a_line_of_before_there_were_digests_is_read_by_its_types(kind: str, tmp_path: Path) -> None:
+    write, read = LINES[kind]
+    file = write(tmp_path)
+    found = read(file)
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    for row in rows:
+        del row["content_sha256"]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert read(file) == found
+    refused = list[tuple[int, str]]()
+    for made, place, old, value in mutations(rows[:-1], seed=7):
+        file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        try:
+            assert read(file) != found, (place, value)
+        except EvalkitError as error:
+            refused.append((rows.index(made) + 1, str(error)))
+        else:
+            assert FREE & set(place) or not odd_type(old, value), (place, value)
+    assert len(refused) > MUTATIONS / 4
+    assert all(f"{file}:{at}" in words and "next step: " in words for at, words in refused)
+
+
+def test_what_a_spool_remembers_is_believed_whole_or_not_at_all(tmp_path: Path) -> None:
+    with closing(hold(tmp_path, "memory://bucket/run")) as spool:
+        known = {f"records/{name}.jsonl": Known(mark="m", size=8, mtime_ns=9) for name in "ab"}
+        spool.remember(lease="l", clean=False, files=known)
+        state = spool.state()
+        assert state is not None
+        assert (state.lease, state.clean, state.files) == ("l", False, known)
+        file = spool.home / ".state.json"
+        for made, *_ in mutations([json.loads(file.read_text())], seed=8):
+            file.write_text(json.dumps(made))
+            assert spool.state() is None
+        row = {"url": "memory://bucket/run", "lease": None, "clean": True, "files": {}}
+        file.write_text(json.dumps(row))  # of before there was a digest
+        assert spool.state() == State(url="memory://bucket/run")
+
+
+def test_no_damaged_claim_holds_a_folder_for_ever() -> None:
+    remote = open_remote("memory://claims/run")
+    whole = {"epoch": 1, "id": "x", "pid": 1, "host": "h", "ttl_s": 60.0, "beat": 0, "released": False}
+    for number, (made, place, _, value) in enumerate(mutations([whole], seed=9)):
+        remote.put(f"{FOLDER}/00000001.json", json.dumps(made).encode())
+        claim = newest(remote)
+        assert claim is not None
+        assert claim.epoch == 1
+        assert 0.0 < claim.ttl_s < 86400.0, (number, place, value)
+        assert type(claim.released) is bool
+
+
+def test_a_changed_value_of_a_certificate_with_its_digest_is_always_refused(runs: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "release"
+    folder.mkdir()
+    file, seen = folder / "certificate.json", 0
+    for number, (made, *_) in enumerate(mutations([json.loads((runs / "certificate.json").read_text())], seed=10)):
+        file.write_text(json.dumps(made, sort_keys=True, indent=1, ensure_ascii=True) + "\n")
+        with pytest.raises(EvalkitError, match=r"certificate\.json.*next step: "):
+            read_certificate(file)
+        if number % 25 == 0:
+            found = {finding.code for finding in check_folder(folder, []).findings}
+            assert found & {"certificate-changed", "certificate-format"}
+            seen += "certificate-changed" in found
+    assert seen
+
+
+def test_a_secret_is_taken_out_before_the_digest_is_made(tmp_path: Path) -> None:
+    remember("hunter2-hunter2")
+    write_atomic(tmp_path / "x.json", [sealed_text({"a": "with hunter2-hunter2 in it"})])
+    append_lines(tmp_path / "x.jsonl", [sealed_line({"a": "with hunter2-hunter2 in it"})])
+    assert "hunter2" not in str(read_document(tmp_path / "x.json", again="-"))
+    assert "hunter2" not in str(list(read_rows(tmp_path / "x.jsonl", again="-")))
 
 
 @pytest.mark.parametrize("kind", ["night", "throughput"])
@@ -321,8 +460,10 @@ def test_a_changed_value_under_a_digest_made_again_is_refused_by_type_or_is_read
 
 def test_a_changed_value_of_a_certificate_is_refused_or_shown(runs: Path, tmp_path: Path) -> None:
     first = json.loads((runs / "certificate.json").read_text())
-    file, text = tmp_path / "certificate.json", json.dumps(first, sort_keys=True)
+    file = tmp_path / "certificate.json"
     refused: list[str] = []
+    del first["content_sha256"]  # one of before there was such a digest
+    text = json.dumps(first, sort_keys=True)
     for number, (made, place, _, value) in enumerate(mutations([first], seed=5)):
         file.write_text(json.dumps(made))
         try:

@@ -14,8 +14,9 @@ from evalkit.store import RunFolder, read_items, read_run
 
 def test_what_is_written_is_read_back_in_key_order(tmp_path, make):
     records = [make["record"](number) for number in range(20)]
-    with RunFolder.create_or_resume(tmp_path / "run", make["manifest"]()) as folder:
-        folder.write_items("quiz", [make["item"](number) for number in range(20)])
+    items = [make["item"](number) for number in range(20)]
+    with RunFolder.create_or_resume(tmp_path / "run", make["asking"](items)) as folder:
+        folder.write_items("quiz", items)
         folder.append_records("quiz", records[:7])
         folder.append_records("quiz", records[7:])
     run = read_run(tmp_path / "run")
@@ -197,6 +198,19 @@ def test_a_full_disk_leaves_whole_lines_and_says_how_to_resume(tmp_path, make):
         assert file.read_bytes() == whole
         folder.append_records("quiz", [make["record"](6)])
         assert len(folder.done_keys("quiz")) == 6
+
+
+def test_a_part_of_the_items_is_never_written_as_all_of_them(tmp_path, make):
+    items = [make["item"](number) for number in range(50)]
+    with RunFolder.create_or_resume(tmp_path, make["asking"](items)) as folder:
+        for wrong in (items[:32], [*items[:49], make["item"](77)], []):
+            with pytest.raises(DataError, match=r"quiz\.jsonl: .* not the digest .* next step: "):
+                folder.write_items("quiz", wrong)
+            assert list((tmp_path / "items").iterdir()) == []
+        file = tmp_path / "items" / "quiz.jsonl"
+        file.write_text("".join(item.to_json() + "\n" for item in items[:32]))  # as a night once left it
+        folder.write_items("quiz", items)
+        assert len(read_items(tmp_path, "quiz")) == 50
 
 
 def test_a_full_disk_never_leaves_half_an_items_file(tmp_path, make):

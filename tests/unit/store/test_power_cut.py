@@ -61,14 +61,14 @@ def disk(tmp_path, monkeypatch):
 def test_every_batch_that_counts_is_there_after_a_power_cut(tmp_path, make, disk):
     items = [make["item"](number) for number in range(30)]
     claimed: set[str] = set()
-    with RunFolder.create_or_resume(disk.root / "outputs" / "suite" / "run", make["manifest"]()) as folder:
+    with RunFolder.create_or_resume(disk.root / "outputs" / "suite" / "run", make["asking"](items)) as folder:
         folder.write_items("quiz", items)
         for begin in range(0, 30, 7):
             batch = [make["record"](number) for number in range(begin, min(begin + 7, 30))]
             folder.append_records("quiz", batch)
             claimed |= {record.key for record in batch}
             found = disk.after_power_cut(tmp_path / f"cut-{begin}") / "outputs" / "suite" / "run"
-            with RunFolder.create_or_resume(found, make["manifest"]()) as again:
+            with RunFolder.create_or_resume(found, make["asking"](items)) as again:
                 assert again.done_keys("quiz") == claimed
                 assert again.items("quiz") == tuple(items)
         folder.finish("quiz")

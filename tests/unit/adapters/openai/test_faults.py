@@ -8,6 +8,7 @@ import pytest
 
 from evalkit.adapters.base import Failure, GenerateRequest, Generation, Message, ScoreReply, ScoreRequest
 from evalkit.benchmarks import Marking
+from evalkit.benchmarks.benchmark import item_set_sha256
 from evalkit.collect import collect
 from evalkit.records import ChoiceReply, Item, Manifest, TaskRun, text_digest
 from evalkit.store import RunFolder, read_run
@@ -60,7 +61,7 @@ class Letters:
             metric="acc",
             chance=0.25,
             planned=COUNT,
-            item_set_sha256="e" * 64,
+            item_set_sha256=item_set_sha256(self.items),
             prompts_sha256="f" * 64,
             dataset={},
         )

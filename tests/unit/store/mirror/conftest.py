@@ -148,8 +148,9 @@ def work(make):
     """Bring a run to its end, telling `sent` the numbers of all records and judgments that were sent."""
 
     def do(root: Path, send: Callable[[], None], sent: set[str]) -> None:
-        with RunFolder.create_or_resume(root, make["manifest"]()) as folder:
-            folder.write_items("quiz", [make["item"](number) for number in range(COUNT)])
+        items = [make["item"](number) for number in range(COUNT)]
+        with RunFolder.create_or_resume(root, make["asking"](items)) as folder:
+            folder.write_items("quiz", items)
             written, done = set(), folder.done_keys("quiz")
             for place, number in enumerate((5, 3, 1, 0, 2, 4, 6)):
                 record = make["record"](number)

@@ -105,7 +105,7 @@ def test_an_outage_at_any_operation_changes_nothing_in_the_end(how, quick, opene
 def test_a_writer_that_was_taken_for_dead_sends_nothing_that_counts(opened, work, make, bucket, ticking, read_there):
     slow = opened("slow")
     slow.__enter__()
-    folder = RunFolder.create_or_resume(slow.root, make["manifest"]())
+    folder = RunFolder.create_or_resume(slow.root, make["asking"]([make["item"](number) for number in range(7)]))
     folder.append_records("quiz", [make["record"](number) for number in (1, 2)])
     slow.send()
     late = {name: data for name, data in bucket.files().items() if piece_of(name)}

@@ -37,7 +37,9 @@ def test_a_run_is_sent_while_it_is_written_and_lies_there_like_a_folder(
 ):
     monkeypatch.setattr(mirror, "SEND_S", 0.02)
     with Mirror(url, tmp_path / "spool") as opened:
-        with RunFolder.create_or_resume(opened.root, make["manifest"]()) as folder:
+        with RunFolder.create_or_resume(
+            opened.root, make["asking"]([make["item"](number) for number in range(7)])
+        ) as folder:
             folder.append_timing({"task": "quiz", "seconds": 1.0})
         until(lambda: any(name.endswith(".whole") for name in names(url)))
         work(opened.root, lambda: None, set())
