@@ -562,7 +562,7 @@ def test_blocks_that_do_not_divide_the_rows_cannot_be_packed(tiny_folder, tmp_pa
     mine = tmp_path / "mine.yaml"
     mine.write_text(text.replace("{-1: 128,", "{-1: 96,"))
     spec = spec_of(tiny_folder, mine, calibration=CALIBRATION)
-    with pytest.raises(RecipeError, match="recipe 'mine': its blocks do not divide the rows of 28 weights"):
+    with pytest.raises(RecipeError, match="recipe 'mine': its blocks of 96 do not divide the rows of 128 values"):
         write_checkpoint(spec, RESOURCES, tmp_path / "out")
 
 
