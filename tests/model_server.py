@@ -83,6 +83,7 @@ class ModelServer:
         brain: gives the numbers; may be exchanged while the server runs.
         quirks: how it behaves; may be exchanged too.
         model: id of the model.
+        port: where it listens; 0 takes a free one.
         bodies: every request's path and body, in the order of arrival.
         headers: every request's headers.
     """
@@ -90,6 +91,7 @@ class ModelServer:
     brain: Any
     quirks: Quirks
     model: str = "toy"
+    port: int = 0
     bodies: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
     headers: list[dict[str, str]] = field(default_factory=list)
 
@@ -99,7 +101,7 @@ class ModelServer:
         class Handler(_Handler):
             owner = server
 
-        self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._http = ThreadingHTTPServer(("127.0.0.1", self.port), Handler)
         self._http.daemon_threads = True
         self._thread = threading.Thread(target=self._http.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
         self._thread.start()

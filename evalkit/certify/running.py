@@ -35,7 +35,7 @@ from evalkit.ledger.book import Ledger
 from evalkit.recipes.recipe import load_recipe
 from evalkit.records.manifest import Manifest
 from evalkit.redaction import redact_settings
-from evalkit.store.folder import RunFolder
+from evalkit.store.folder import RunFolder, keep_log
 from evalkit.store.reading import read_manifest, record_keys
 from evalkit.suite import JUDGE, LOCAL, RERUN_SUFFIX, EngineSpec, Execution, Placement
 
@@ -354,6 +354,8 @@ def engine_at_work(
             if warning not in known:
                 workshop.say(f"{spec.name}: {warning}")
         engine.close()
+        for log in getattr(engine, "logs", ()):
+            workshop.say(f"{spec.name}: the server's log is {keep_log(path, log)}")
 
 
 def finished(

@@ -4,7 +4,7 @@ In: manifests, items, records, judgments. Out: the same, read back and checked.
 Must not depend on: how a record was made, or which run is the baseline.
 """
 
-from evalkit.store.folder import RunFolder
+from evalkit.store.folder import RunFolder, keep_log
 from evalkit.store.reading import (
     RatingStore,
     Run,
@@ -24,6 +24,7 @@ __all__ = [
     "RunFolder",
     "begun_manifest",
     "judgment_key",
+    "keep_log",
     "read_items",
     "read_judgments",
     "read_manifest",

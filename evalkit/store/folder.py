@@ -23,6 +23,7 @@ from evalkit.store.door import exists, refuse_irregular
 from evalkit.store.lines import (
     LOCK,
     MANIFEST,
+    SERVER_LOG,
     TIMINGS,
     FolderLock,
     Kind,
@@ -441,3 +442,17 @@ def _repair(path: Path, manifest: Manifest, lock: FolderLock) -> list[str]:
     for temporary in path.rglob(".*.tmp"):
         temporary.unlink(missing_ok=True)
     return found
+
+
+def keep_log(path: Path, log: Path) -> Path:
+    """Move a server's log into a run folder, behind what its log holds already; without a folder it stays where it is.
+
+    It is no evidence and has no digest: a run may have had many servers, and no number comes from it.
+    """
+    if not path.is_dir() or not log.is_file():
+        return log
+    kept = path / SERVER_LOG
+    with kept.open("a", encoding="utf-8") as into, log.open(encoding="utf-8", errors="replace") as out:
+        into.writelines(redact_text(line) for line in out)
+    log.unlink()
+    return kept

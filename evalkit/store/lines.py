@@ -33,6 +33,7 @@ Kind = Literal["items", "records", "judgments"]
 
 MANIFEST = "manifest.json"
 TIMINGS = "timings.jsonl"
+SERVER_LOG = "server.log"
 LOCK = "lock"
 SUMS = "SHA256SUMS"
 

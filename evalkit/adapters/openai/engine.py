@@ -6,9 +6,12 @@ Must not depend on: recipes, tasks, which kind of server it is.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.request import ProxyHandler, build_opener
 
 from evalkit.adapters.base import Failure, GenerateRequest, Generation, ScoreReply, ScoreRequest, Waste
 from evalkit.adapters.openai.asking import CHAT, Asker
@@ -16,6 +19,7 @@ from evalkit.adapters.openai.options import ServerOptions
 from evalkit.adapters.openai.probe import Probe, check_steady
 from evalkit.adapters.openai.proofs import Capabilities, NotProvedError, attempt, plain_prompt
 from evalkit.adapters.openai.scoring import Generator, Scorer
+from evalkit.adapters.openai.serving import Serve, Server
 from evalkit.adapters.openai.tokenizing import (
     PROBES,
     LocalTokenizer,
@@ -29,6 +33,7 @@ from evalkit.adapters.openai.tokenizing import (
 )
 from evalkit.adapters.openai.transport import Transport, read_secret, run_pool
 from evalkit.adapters.openai.wire import Json, ModelName, RejectedError, UnusableError, read_choice, read_usage
+from evalkit.adapters.source import stored_weights
 from evalkit.errors import EngineError
 from evalkit.recipes import load_recipe
 from evalkit.records import EngineIdentity, digest
@@ -159,6 +164,133 @@ def _beginning(request: GenerateRequest) -> str:
     return "\0".join(message.content for message in request.prompt)
 
 
+class KeptEngine(ServerEngine):
+    """A model behind a server of our own: started, started again where it dies, and ended.
+
+    Args:
+        spec: its `model` is the folder, file or hub id to serve.
+        options: with `serve`.
+        resources: assets.
+
+    Raises:
+        UsageError: no such program or model, or the port is taken.
+        EngineError: the server ended, was not healthy in time, or as in `connect`.
+    """
+
+    def __init__(self, spec: EngineSpec, options: ServerOptions, resources: Resources) -> None:
+        self._spec, self._given, self._resources = spec, options, resources
+        self._model, self._weights = served_model(spec.model, resources)
+        self.logs: list[Path] = []
+        self._restarts = 0
+        self._server: Server | None = None
+        self._start()
+
+    def score(self, requests: Sequence[ScoreRequest]) -> Iterator[tuple[int, ScoreReply | Failure]]:
+        """As `ServerEngine.score`; what a server that died left unanswered is put to its successor."""
+        return self._kept(requests, super().score)
+
+    def generate(self, requests: Sequence[GenerateRequest]) -> Iterator[tuple[int, Generation | Failure]]:
+        """As `ServerEngine.generate`; what a server that died left unanswered is put to its successor."""
+        return self._kept(requests, super().generate)
+
+    def close(self) -> None:
+        """End the server; calling it twice is harmless."""
+        super().close()
+        if self._server is not None:
+            self._server.end()
+
+    def _kept(
+        self, requests: Sequence[Q], ask: Callable[[list[Q]], Iterator[tuple[int, R]]]
+    ) -> Iterator[tuple[int, R]]:
+        self._live()
+        left = dict(enumerate(requests))
+        while left:
+            order = sorted(left)
+            try:
+                for place, reply in ask([left[index] for index in order]):
+                    if isinstance(reply, Failure) and self._died():
+                        raise EngineError(reply.message)  # a dead server's last failure is no answer of the model
+                    left.pop(order[place])
+                    yield order[place], reply
+            except EngineError:
+                if not self._died() or self._given.serve is None or self._restarts >= self._given.serve.restarts:
+                    self._seen_alive()
+                    raise
+                self._restarts += 1
+                self._start()
+
+    def _died(self) -> bool:
+        return self._server is not None and not self._server.alive
+
+    def _seen_alive(self) -> None:
+        if self._server is not None:
+            self._server.check()
+
+    def _start(self) -> None:
+        assert self._given.serve is not None
+        server = Server(self._given.serve, self._model, Path(self._model).name, self._given.max_length)
+        self.logs.append(server.log)
+        try:
+            options = self._given.model_copy(
+                update={"base_url": server.url, "weights_sha256": self._given.weights_sha256 or self._weights}
+            )
+            name = listed_name(server.url, Path(self._model).name, self._model)
+            fresh = _probed_engine(self._spec, options, self._resources, name)
+            served = fresh._live()
+            if self._restarts and fresh.identity != self.identity:
+                raise EngineError(
+                    f"the server that was started again is another engine: {fresh.identity.sha256} instead of "
+                    f"{self.identity.sha256}; next step: repeat the same command into a new folder"
+                )
+        except BaseException:
+            server.end()
+            raise
+
+        def check() -> None:
+            server.check()
+            served.check()
+
+        warnings = [
+            *fresh._warnings,
+            *([f"the server was started again {self._restarts} times"] if self._restarts else []),
+        ]
+        super().__init__(replace(served, check=check, owner=server), fresh.identity, options, warnings)
+        self._server = server
+
+
+def served_model(model: str, resources: Resources) -> tuple[str, str | None]:
+    """Return what a server is given for a model, and the digest of its weights; None for a hub id, which it fetches.
+
+    Raises:
+        UsageError: there are no weights.
+        AssetError: an asset has no reachable source.
+    """
+    if model in [declared.name for declared in resources.assets.declared()]:
+        asset = resources.assets.fetch(model)
+        return str(asset.path), stored_weights(asset.path)
+    path = Path(model).expanduser()
+    return (str(path.resolve()), stored_weights(path)) if path.exists() else (model, None)
+
+
+def listed_name(url: str, *names: str) -> str:
+    """Return the name under which a server knows its model: one of those given, or the only one that it lists.
+
+    Raises:
+        EngineError: it lists several others.
+    """
+    try:
+        with build_opener(ProxyHandler({})).open(url + "/v1/models", timeout=30.0) as reply:
+            listed = [str(one.get("id")) for one in json.load(reply).get("data", [])]
+    except (OSError, ValueError, AttributeError):
+        return names[0]  # the probe says what is wrong
+    for name in names:
+        if name in listed or not listed:
+            return name
+    if len(listed) == 1:
+        return listed[0]
+    raise EngineError(f"{url}: the server that was started lists {', '.join(listed)}, and none of {', '.join(names)}")
+
+
 # The identity of a served model: what the server says, what the probe saw, and what was declared, told apart.
 
 
@@ -182,7 +314,10 @@ def identify(
     model behind another port is another engine then, which costs a rerun; two models taken for one would cost more.
     """
     recipe = None if spec.recipe == "none" else load_recipe(spec.recipe)
-    served = {"facts": dict(card.facts), "family": card.family, "address": options.base_url}
+    address = (
+        options.base_url if options.serve is None else f"started for {spec.model}"
+    )  # its port is another each time
+    served = {"facts": dict(card.facts), "family": card.family, "address": address}
     return EngineIdentity(
         adapter="openai_server",
         model=spec.model.rstrip("/").rsplit("/", 1)[-1] if spec.model.startswith(("/", "~", ".")) else spec.model,
@@ -229,7 +364,19 @@ def answer_options(
         "fields": dict(can.fixed),
         "fields_when_sampled": dict(can.sampled),
         "extra_body": dict(options.extra_body),
+        **({"serve": _served_by(options.serve)} if options.serve is not None else {}),
         **({"not_sent": {path: sorted(names) for path, names in can.refused.items()}} if can.refused else {}),
+    }
+
+
+def _served_by(serve: Serve) -> dict[str, Any]:
+    """Return what of a started server's command line can change an answer; not where it lies, listens and logs."""
+    return {
+        "kind": serve.kind,
+        "command": list(serve.command),
+        "args": list(serve.args),
+        "env": dict(serve.env),
+        "gpus": None if serve.gpus is None else len(serve.gpus),
     }
 
 
@@ -272,8 +419,16 @@ def connect(spec: EngineSpec, options: ServerOptions, resources: Resources) -> S
         UsageError: the server does not serve the model, the key's variable is not set, there is no such recipe.
         EngineError: the server does not answer, refuses the key, cuts prompts, or contradicts the tokenizer.
     """
+    if options.serve is not None:
+        return KeptEngine(spec, options, resources)
+    return _probed_engine(spec, options, resources)
+
+
+def _probed_engine(
+    spec: EngineSpec, options: ServerOptions, resources: Resources, served_as: str | None = None
+) -> ServerEngine:
     try:
-        return _connected(spec, options, resources)
+        return _connected(spec, options, resources, served_as or spec.model)
     except (UnusableError, RejectedError) as error:
         raise EngineError(
             f"{options.base_url}: the probe got no usable reply: {error}; next step: look at the server's log, then "
@@ -281,9 +436,9 @@ def connect(spec: EngineSpec, options: ServerOptions, resources: Resources) -> S
         ) from error
 
 
-def _connected(spec: EngineSpec, options: ServerOptions, resources: Resources) -> ServerEngine:
+def _connected(spec: EngineSpec, options: ServerOptions, resources: Resources, served_as: str) -> ServerEngine:
     transport = Transport(options, read_secret(options.api_key_env))
-    card = read_card(transport, spec.model)
+    card = read_card(transport, served_as)
     local = local_tokenizer(options.tokenizer, resources) if options.tokenizer else None
     served = probed(transport, card, options, local[0] if local else server_tokenizer(transport, card), card.max_length)
     template, doubts = _template(card, served, local)

@@ -11,8 +11,9 @@ from ipaddress import ip_address
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
+from evalkit.adapters.openai.serving import Serve
 from evalkit.configuration import Section
 
 OWN_FIELDS = frozenset(
@@ -34,7 +35,10 @@ class ServerOptions(Section):
     """How a server is reached, and what it may be asked.
 
     Attributes:
-        base_url: address of the server, with or without `/v1`.
+        base_url: address of the server, with or without `/v1`; left out with `serve`.
+        serve: a server that is started and ended with the engine: `kind` (vllm, trtllm-serve, sglang, llama.cpp,
+            transformers, or command), `program`, `args`, `port`, `gpus`, `env`, `healthy_s`, `restarts`. The engine's
+            `model` is then the folder, file or hub id to serve.
         api_key_env: name of the environment variable that holds the key, in capitals as usual, so that no key is
             taken for a name; None sends none.
         scoring: "echo" (the server scores the prompt's own tokens), "next-token" (log-probabilities of one generated
@@ -59,7 +63,8 @@ class ServerOptions(Section):
         check_every: finished requests between two looks at whether the server still runs the same model.
     """
 
-    base_url: str
+    base_url: str = ""
+    serve: Serve | None = None
     api_key_env: str | None = None
     scoring: Literal["auto", "echo", "next-token", "none"] = "auto"
     top_logprobs: Annotated[int, Field(ge=4)] | None = None
@@ -79,9 +84,19 @@ class ServerOptions(Section):
     quantization: str | None = None
     check_every: int = Field(default=64, ge=1)
 
+    @model_validator(mode="after")
+    def _an_address_or_a_server_to_start(self) -> ServerOptions:
+        if not self.base_url and self.serve is None:
+            raise ValueError("base_url is missing: give the server's address, or serve to have one started")
+        if self.base_url and "base_url" in self.model_fields_set and self.serve is not None:
+            raise ValueError("base_url and serve: either a server that runs, or one to start")
+        return self
+
     @field_validator("base_url")
     @classmethod
     def _plain_address(cls, value: str) -> str:
+        if not value:
+            return value
         parts = urlsplit(value)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ValueError("must be an address such as http://127.0.0.1:8000/v1")
