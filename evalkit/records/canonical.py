@@ -167,21 +167,23 @@ def build(cls: type[T], row: Mapping[str, Any]) -> T:
             if type(value) not in plain and (holds is None or not holds(value)):
                 raise DataError(f"{cls.__name__}: {_explained(get_type_hints(cls)[name], value, name)}")
         elif default is None:
-            raise DataError(f"{cls.__name__}: {_missing(plan, row)}")
+            raise DataError(f"{cls.__name__}: {_names_wrong(plan, row)}")
         else:
             value = default()
         put(made, value)
     if used != len(row):
-        unknown = ", ".join(sorted(map(str, row.keys() - {name for name, *_ in plan})))
-        raise DataError(f"{cls.__name__}: unknown field(s) {unknown}")
+        raise DataError(f"{cls.__name__}: {_names_wrong(plan, row)}")
     if finish is not None:
         finish(made)
     return made
 
 
-def _missing(plan: Sequence[_Step], row: Mapping[str, Any]) -> str:
-    names = [repr(name) for name, *_, default in plan if default is None and name not in row]
-    return f"missing field(s) {', '.join(names)}"
+def _names_wrong(plan: Sequence[_Step], row: Mapping[str, Any]) -> str:
+    """Say which fields of a row nobody knows, and which it lacks: a misspelt one is both."""
+    unknown = sorted(map(str, row.keys() - {name for name, *_ in plan}))
+    missing = [repr(name) for name, *_, default in plan if default is None and name not in row]
+    told = [f"unknown field(s) {', '.join(unknown)}"] if unknown else []
+    return "; ".join([*told, f"missing field(s) {', '.join(missing)}"] if missing else told)
 
 
 # Types of values, from the annotations of the dataclasses that hold them.
