@@ -174,6 +174,11 @@ def imported_run(
     """
     chosen = _chosen(tool, tasks, declared.tasks)
     said = list(notes)
+    scored = [task for task in chosen if any(row.marks for row in task.rows)]
+    if declared.tasks is None and scored:
+        unscored = [task.name for task in chosen if task not in scored]
+        chosen = scored
+        said += [f"task '{name}' is left out: no row of it was scored" for name in unscored]
     runs: dict[str, TaskRun] = {}
     items: dict[str, tuple[Item, ...]] = {}
     records: dict[str, tuple[Record, ...]] = {}

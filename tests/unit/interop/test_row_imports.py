@@ -325,6 +325,17 @@ def test_a_prediction_without_a_review_failed_and_reviews_alone_are_enough(tmp_p
         read(folder)
 
 
+def test_a_task_of_which_nothing_was_scored_costs_no_other_task(tmp_path):
+    folder = evalscope_folder(tmp_path, [True, False, True])
+    rows = (folder / "predictions" / "qwen" / "sums_main.jsonl").read_text()
+    (folder / "predictions" / "qwen" / "other_default.jsonl").write_text(rows)
+    imported = read(folder)
+    assert list(imported.records) == ["sums"]
+    assert "task 'other_default' is left out: no row of it was scored" in imported.notes
+    with pytest.raises(DataError, match="task 'other_default': no row of it was scored"):
+        read(folder, tasks=["other_default"])
+
+
 def test_rows_of_evalscope_before_version_1_are_read_too(tmp_path):
     rows = [
         {
