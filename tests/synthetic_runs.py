@@ -257,6 +257,23 @@ def make_run(
     return MadeRun(manifest=made, records=records, judgments=judged)
 
 
+def make_tasks_run(
+    name: str,
+    marks: Mapping[str, np.ndarray],
+    *,
+    seed: int = 0,
+    policy_sha256: str | None = None,
+    recipe: str | None = None,
+) -> MadeRun:
+    """A run of several tasks of right-or-wrong items, task name to outcomes (n,); NaN is a failure."""
+    tasks = {task: task_run(task, found.size, 12) for task, found in marks.items()}
+    records = {
+        task: choice_records(task, found, seed + at, subjects=12) for at, (task, found) in enumerate(marks.items())
+    }
+    made = manifest(name, recipe or name, policy_sha256, tasks=tasks)
+    return MadeRun(manifest=made, records=records)
+
+
 def outcomes(
     n: int, *, rho: float, difference: float, seed: int, accuracy: float = 0.86
 ) -> tuple[np.ndarray, np.ndarray]:

@@ -207,7 +207,10 @@ def terms(document: Data) -> dict[str, Any]:
         "exploratory": bool(decision.get("exploratory", False)),
         "claims": {str(one["recipe"]): one.get("claim") for one in verdicts(document)},
         "family_alpha": raw["multiplicity"]["family_alpha"],
-        "endpoints": [_endpoint(document, name) for name in raw["endpoints"]],
+        "endpoints": [
+            *(_endpoint(document, name) for name in raw["endpoints"]),
+            *(_composite(document, name) for name in raw.get("composites", {})),
+        ],
         "checks": _checks(decision.get("assay")),
         "tolerances": list(raw["overrides"]),
         "fidelity_mixing": raw["fidelity"]["mixing"],
@@ -269,6 +272,31 @@ def _endpoint(document: Data, name: str) -> dict[str, Any]:
         "unit": "rating" if rated else "points",
         "n": {recipe: found["pairs"] for recipe, found in seen.items()},
         "n_unique": {recipe: n for recipe in seen if (n := _unique(document, recipe, name)) is not None},
+    }
+
+
+def _composite(document: Data, name: str) -> dict[str, Any]:
+    """Return what a composite asks: tasks, weights and floors beside margin and alpha."""
+    asked, decision = document["policy"]["document"]["composites"][name], document["decision"]
+    parts = [document["policy"]["document"]["endpoints"][part] for part in asked["parts"]]
+    found = [
+        (str(verdict["recipe"]), one)
+        for verdict in decision.get("verdicts", ())
+        for one in verdict["endpoints"]
+        if one["name"] == name
+    ]
+    return {
+        "name": name,
+        "kind": "composite",
+        **{key: ", ".join(dict.fromkeys(part[key] for part in parts)) for key in ("task", "protocol")},
+        "metric": "weighted mean",
+        "decides": name in decision["gating"] if "gating" in decision else bool(asked["gating"]),
+        "alpha": asked["alpha"],
+        "margins": list(asked["margins_points"]),
+        "unit": "points",
+        "n": {recipe: one["pairs"] for recipe, one in found},
+        "n_unique": {},
+        "parts": asked["parts"],
     }
 
 

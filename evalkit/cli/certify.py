@@ -141,8 +141,8 @@ def command(options: Options) -> int:
 def _by_suite(file: Path, options: Options) -> tuple[Certificate, Path, RunSet, Ledger]:
     from evalkit.certify.deciding import decide_runs, suite_runs
     from evalkit.certify.recording import recall_before
-    from evalkit.planning.plan import refuse_impossible
-    from evalkit.policy import bind, load_policy
+    from evalkit.planning.endpoint import refuse_impossible
+    from evalkit.policy.binding import bind, load_policy
     from evalkit.suite import load_suite
 
     suite = _judged_by(load_suite(file, place=url_place), options)
@@ -206,8 +206,8 @@ def _collect(suite: Suite, policy: Any, ledger: Ledger, options: Options) -> Non
 def _by_folders(options: Options) -> tuple[Certificate, Path, RunSet, Ledger]:
     from evalkit.certify.deciding import RunSet, decide_runs
     from evalkit.certify.recording import recall_before
-    from evalkit.planning.plan import refuse_impossible
-    from evalkit.policy import bind, load_policy
+    from evalkit.planning.endpoint import refuse_impossible
+    from evalkit.policy.binding import bind, load_policy
 
     if options.baseline is None or not options.candidates or options.policy is None:
         raise click.UsageError("name a suite, or --baseline, at least one --candidate and a --policy")
@@ -235,7 +235,7 @@ def _ledger_of(run: Path, options: Options) -> Ledger:
 def _by_published(options: Options) -> tuple[Certificate, Path, Ledger]:
     from evalkit.certify.deciding import decide_published
     from evalkit.comparison.means import PublishedAccuracy
-    from evalkit.policy import load_policy
+    from evalkit.policy.binding import load_policy
 
     if options.suite is not None or options.baseline is not None or options.rerun is not None or options.controls:
         raise click.UsageError(

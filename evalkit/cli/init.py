@@ -46,8 +46,8 @@ def command(
     """
     from evalkit.certify.deciding import write_certificate
     from evalkit.errors import UsageError
-    from evalkit.planning.plan import refuse_impossible
-    from evalkit.policy import load_policy
+    from evalkit.planning.endpoint import refuse_impossible
+    from evalkit.policy.binding import load_policy
     from evalkit.schemas import schema
     from evalkit.starting import BASELINE_RECIPE, WEB, look, policy_text, suite_text
     from evalkit.suite import load_suite

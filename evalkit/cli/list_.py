@@ -36,7 +36,7 @@ def command(kinds: tuple[str, ...], definitions: Path | None, as_json: bool) -> 
 def _lines(kind: str, definitions: Definitions) -> dict[str, str]:
     from evalkit.adapters.registry import adapter_names
     from evalkit.assets import AssetStore
-    from evalkit.policy import load_policy, policy_names
+    from evalkit.policy.binding import load_policy, policy_names
     from evalkit.recipes import load_recipe, recipe_names
 
     if kind == "adapters":

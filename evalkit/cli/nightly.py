@@ -144,7 +144,7 @@ def command(options: Options) -> int:
 
 def _night(options: Options) -> tuple[Night, Workshop]:
     from evalkit.nightly.night import BLOCK, NightSettings, environment, open_night
-    from evalkit.policy import load_policy
+    from evalkit.policy.binding import load_policy
     from evalkit.suite import load_suite
 
     suite, now = load_suite(options.suite_file), datetime.now(timezone.utc)

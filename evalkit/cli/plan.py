@@ -28,9 +28,10 @@ from evalkit.cli.options import (
 from evalkit.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
+    from evalkit.planning.composite import CompositePlan
     from evalkit.planning.designs import EndpointPlan, MarginPlan, TruePoint
     from evalkit.planning.plan import Measured, Plan
-    from evalkit.policy import Policy
+    from evalkit.policy.model import Policy
     from evalkit.store import Run
     from evalkit.suite import Suite
 
@@ -55,6 +56,9 @@ def plan_lines(plan: Plan, measured: Mapping[str, Measured]) -> Iterator[str]:
     yield ""
     yield from _checks(plan)
     yield ""
+    for composite in plan.composites:
+        yield from _composite(composite)
+        yield ""
     for endpoint in plan.endpoints:
         if endpoint.judging is not None:
             yield from _judging(endpoint, plan.recipes)
@@ -121,6 +125,31 @@ def _checks(plan: Plan) -> Iterator[str]:
     yield tabulate(rows, headers=headers, tablefmt="simple", disable_numparse=True)
     yield "detectable: smallest margin an equal candidate passes with the wanted power; control: the recipe broken on"
     yield "purpose, with the loss the policy expects of it."
+
+
+def _composite(plan: CompositePlan) -> Iterator[str]:
+    rows = [
+        (
+            part.endpoint,
+            f"{part.weight:.3g}",
+            str(part.size),
+            f"{100 * part.sd:.3g}",
+            f"{part.floor:g}",
+            f"{part.variance_share:.0%}",
+            _probability(part.alone),
+        )
+        for part in plan.parts
+    ]
+    headers = ("part", "weight", "items", "SD", "floor", "of variance", "P(pass) alone")
+    yield f"{plan.name}, composite at a margin of {plan.margin:g} points{'' if plan.gating else ' (not gating)'}"
+    yield tabulate(rows, headers=headers, tablefmt="simple", disable_numparse=True)
+    yield (
+        f"{plan.name}: an equal candidate passes with probability {_probability(plan.passes)} "
+        f"({_probability(plan.passes_first_step)} at Holm's first step), one that lost half the margin with "
+        f"{_probability(plan.half_lost)}; one that lost three margins fails with {_probability(plan.fails)}. Standard "
+        f"error {plan.error:.3f} points, detectable margin {plan.detectable:.3f}. As gates of their own at this margin "
+        f"all {len(plan.parts)} tasks together pass an equal candidate with probability {plan.alone:.2g}."
+    )
 
 
 def _judging(endpoint: EndpointPlan, recipes: int) -> Iterator[str]:
@@ -263,8 +292,10 @@ def command(options: Options) -> ExitCode:
     """
     from evalkit.cli.qualify import TRIAL_ANSWERS
     from evalkit.cli.remote import url_place
-    from evalkit.planning.plan import NO_CERTIFICATE, measure, plan, suite_gaps
-    from evalkit.policy import load_policy, standing
+    from evalkit.planning.endpoint import NO_CERTIFICATE
+    from evalkit.planning.plan import measure, plan, suite_gaps
+    from evalkit.policy.binding import load_policy
+    from evalkit.policy.standard import standing
     from evalkit.store import read_run
     from evalkit.suite import load_suite
     from evalkit.verdict.words import standard_cautions

@@ -37,7 +37,7 @@ from evalkit.cli.options import (
 from evalkit.errors import ExitCode
 
 if TYPE_CHECKING:
-    from evalkit.policy import JudgeBars
+    from evalkit.policy.model import JudgeBars
     from evalkit.qualification import Qualification
     from evalkit.qualification.agreement import Votes
 
@@ -95,7 +95,7 @@ def command(options: Options) -> int:
     The probes are made from the run's own answers. Exit code 0 if the judge reaches every bar of the policy, 1 if not.
     """
     from evalkit.certify.judging import STORE, Bench, keep_trial, qualification_file, qualify_judge
-    from evalkit.policy import load_policy
+    from evalkit.policy.binding import load_policy
     from evalkit.policy.model import JudgeRules
     from evalkit.records import judging_name
     from evalkit.suite import Panelist

@@ -77,7 +77,7 @@ def command(options: Options) -> None:
 def _policy(options: Options) -> tuple[bool, dict[str, Any], Ledger]:
     """Return whether the policy is bound, its document, and the ledger it belongs into."""
     from evalkit.configuration import read_yaml
-    from evalkit.policy import bind, load_policy
+    from evalkit.policy.binding import bind, load_policy
     from evalkit.suite import load_suite
 
     named = options.policy

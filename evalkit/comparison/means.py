@@ -192,11 +192,15 @@ class FilledDifferences:
         observed: units with a score on both sides, shape (m,).
         unfavourable: all planned units, a missing candidate at worst, a missing baseline at best, shape (n,).
         favourable: the reverse, shape (n,).
+        baselines: the baseline's scores under the three, for what weighs ratios; None where nobody asked.
+        step: smallest change of one unit's score that one mark can make; 0 where scores are continuous.
     """
 
     observed: Floats
     unfavourable: Floats
     favourable: Floats
+    baselines: tuple[Floats, Floats, Floats] | None = None
+    step: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -237,19 +241,27 @@ class MeanComparison:
     units: Units | None = None
 
 
-def fill(baseline: Floats, candidate: Floats, unseen: int, scale: tuple[float, float]) -> FilledDifferences:
+def fill(
+    baseline: Floats, candidate: Floats, unseen: int, scale: tuple[float, float], *, step: float = 0.0
+) -> FilledDifferences:
     """Return observed and filled differences of two score arrays, each (n,), NaN where missing.
 
-    `unseen` units without any score on either side are filled like the rest.
+    `unseen` units without any score on either side are filled like the rest; `step` is the smallest change of a score.
     """
     low, high = scale
     seen = ~np.isnan(baseline) & ~np.isnan(candidate)
-    worst = np.nan_to_num(candidate, nan=low) - np.nan_to_num(baseline, nan=high)
-    best = np.nan_to_num(candidate, nan=high) - np.nan_to_num(baseline, nan=low)
+    strong, weak = np.nan_to_num(baseline, nan=high), np.nan_to_num(baseline, nan=low)
+    worst, best = np.nan_to_num(candidate, nan=low) - strong, np.nan_to_num(candidate, nan=high) - weak
     return FilledDifferences(
         observed=(candidate - baseline)[seen],
         unfavourable=np.concatenate([worst, np.full(unseen, low - high)]),
         favourable=np.concatenate([best, np.full(unseen, high - low)]),
+        baselines=(
+            baseline[seen],
+            np.concatenate([strong, np.full(unseen, high)]),
+            np.concatenate([weak, np.full(unseen, low)]),
+        ),
+        step=step,
     )
 
 
@@ -273,10 +285,15 @@ def mean_comparison(
     planned, sides = int(differences.unfavourable.size), (baseline[seen], candidate[seen])
     view = view_units(codes, seen, d) if codes is not None and some else None
     if view is not None and view.units.clusters < view.units.items:
+        codes_of = (view.observed, view.planned, view.planned)
         differences = FilledDifferences(
             observed=_cluster_means(d, view.observed),
             unfavourable=_cluster_means(differences.unfavourable, view.planned),
             favourable=_cluster_means(differences.favourable, view.planned),
+            baselines=None
+            if differences.baselines is None
+            else tuple(map(_cluster_means, differences.baselines, codes_of)),  # type: ignore[arg-type]
+            step=differences.step,
         )
         sides = (_cluster_means(sides[0], view.observed), _cluster_means(sides[1], view.observed))
     test = attempts.make("interval", lambda: paired_t(differences.observed))

@@ -66,7 +66,7 @@ class ComparisonSettings:
 
 def settings_for(policy: ResolvedPolicy, name: str) -> ComparisonSettings:
     """Return the settings a policy gives for one of its endpoints."""
-    from evalkit.policy.model import MeanEndpoint  # noqa: PLC0415 - slow to import, and whoever has a policy has done it
+    from evalkit.policy.endpoints import MeanEndpoint  # noqa: PLC0415 - slow to import, and whoever has a policy has done it
 
     endpoint, rules = policy.endpoints[name], policy.policy
     mixing = {"fidelity"} if rules.fidelity.mixing == "allow" else set()

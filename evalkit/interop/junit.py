@@ -287,16 +287,20 @@ def _endpoint_case(row: EndpointRow) -> Case:
     if row.state is None:
         message = f"no result: {row.why}"
         if not row.gating:
-            return Case(name=name, classname=classname, text=f"{message} (decides nothing)\n{row.summary}")
+            return Case(name=name, classname=classname, text=f"{message} ({_alone(row)})\n{row.summary}")
         text = f"{message}\n{row.summary}"
         return Case(name=name, classname=classname, fault="error", type="not-measured", message=message, text=text)
     text = "\n".join((row.summary, *_steps(row)))
     if not row.gating:
-        return Case(name=name, classname=classname, text=f"{row.state.value} (decides nothing)\n{text}")
+        return Case(name=name, classname=classname, text=f"{row.state.value} ({_alone(row)})\n{text}")
     fault, kind = _fault(row.state.value)
     return Case(
         name=name, classname=classname, fault=fault, type=kind, message=f"{row.state.value}: {row.summary}", text=text
     )
+
+
+def _alone(row: EndpointRow) -> str:
+    return row.decides_text if row.part_of else "decides nothing"
 
 
 def _steps(row: EndpointRow) -> Iterator[str]:

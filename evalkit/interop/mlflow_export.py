@@ -189,7 +189,7 @@ def _params(view: View, document: Document) -> Iterator[tuple[str, str]]:
     yield "evalkit", view.evalkit
     for row in {row.endpoint: row for row in view.rows}.values():
         told = f"margin {row.margin_text}, alpha {row.alpha_text}, {row.direction_text}"
-        yield f"endpoint/{row.endpoint}", (told if row.gating else f"{told}, advisory")[:MOST_PARAM]
+        yield f"endpoint/{row.endpoint}", (told if row.gating else f"{told}, {row.decides_text}")[:MOST_PARAM]
     for run in view.runs:
         engine = document["runs"][run.name]["engine"]
         for key in ("model", "recipe", "fidelity", "dtype", "device", "adapter"):

@@ -18,7 +18,9 @@ from typing import Any
 
 from evalkit import __version__
 from evalkit.errors import UsageError
-from evalkit.policy import Policy, ProportionEndpoint, ResolvedPolicy, bind
+from evalkit.policy.binding import ResolvedPolicy, bind
+from evalkit.policy.endpoints import ProportionEndpoint
+from evalkit.policy.model import Policy
 from evalkit.statistics.sequential import Outlook, SequentialRules, outlook
 from evalkit.suite import EngineSpec, Suite
 

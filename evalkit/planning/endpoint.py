@@ -6,6 +6,7 @@ Must not depend on: the other endpoints, or how a plan is shown.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from evalkit.errors import UsageError
@@ -19,7 +20,9 @@ from evalkit.planning.designs import (
     MeanDesign,
     ProportionDesign,
 )
-from evalkit.policy.model import Endpoint, MeanEndpoint, Policy, ProportionEndpoint, SoftAccuracyEndpoint
+from evalkit.policy.endpoints import Endpoint, MeanEndpoint, ProportionEndpoint, SoftAccuracyEndpoint
+from evalkit.policy.model import Policy
+from evalkit.verdict.composite import mark_steps, part_shortfalls
 from evalkit.verdict.endpoints import mean_rule
 from evalkit.verdict.outcome import MeanRule
 
@@ -361,3 +364,57 @@ def _shortfalls(
     if judging is not None and judging.low_power and endpoint.gating:
         faults = tuple(f"{fault}; {judging.consequence}" for fault in faults)
     return faults, tuple(note for margin in margins[1:] for note in margin_shortfalls(margin, words, power_min))
+
+
+NO_CERTIFICATE = "under this policy, at this size, no recipe could ever be certified"
+"""What `plan` and `certify` refuse with the same words."""
+
+
+def impossible(
+    policy: Policy,
+    items: Mapping[str, int],
+    *,
+    recipes: int,
+    ranges: Mapping[str, tuple[float, float]] | None = None,
+) -> tuple[str, ...]:
+    """Return why not even a perfect copy could be certified; nothing for a policy that certifies nothing.
+
+    Args:
+        policy: the rules.
+        items: endpoint to number of items or questions; endpoints without one, or one of the policy's, are passed over.
+        recipes: number of candidates.
+        ranges: as in `plan`.
+    """
+    sizes = {name: items.get(name, endpoint.size) for name, endpoint in policy.endpoints.items()}
+    given = {
+        name: Given(size=size, spread=None, recipes=max(recipes, 1), scale=(ranges or {}).get(name))
+        for name, size in sizes.items()
+        if size is not None
+    }
+    found = [(name, never_passes(policy, name, one)) for name, one in given.items()] if policy.certifies else []
+    for name, composite in policy.composites.items():
+        if policy.certifies and composite.gating and all(part in given for part in composite.parts):
+            counts = {part: float(given[part].size) for part in composite.parts}
+            steps = mark_steps(policy, composite)
+            found += [(name, why) for why in part_shortfalls(composite, counts, steps, max(recipes, 1))]
+    return tuple(f"{name}: {why}" for name, why in found if why)
+
+
+def refuse_impossible(
+    policy: Policy,
+    items: Mapping[str, int],
+    *,
+    recipes: int,
+    ranges: Mapping[str, tuple[float, float]] | None = None,
+) -> None:
+    """Refuse a policy under which nobody can be certified, before a run is paid for.
+
+    Raises:
+        UsageError: `impossible` says why.
+    """
+    why = impossible(policy, items, recipes=recipes, ranges=ranges)
+    if why:
+        raise UsageError(
+            f"policy '{policy.name}': {NO_CERTIFICATE}: {'; '.join(why)}; next step: more items, a wider margin or "
+            "guard, or 'certifies: false'"
+        )

@@ -15,19 +15,21 @@ import numpy as np
 
 from evalkit.definitions.task import TaskDefinition
 from evalkit.errors import UsageError, suggestion
+from evalkit.planning.composite import CompositePlan, plan_composite
 from evalkit.planning.designs import POINT, EndpointPlan
 from evalkit.planning.endpoint import (
     TURNS,
     Given,
     control_shortfall,
+    impossible,
     mean_range,
-    never_passes,
     plan_endpoint,
     planned_rule,
 )
 from evalkit.planning.simulation import Drawn, Reach, TrialReach, simulate, simulate_trial
 from evalkit.policy.binding import rules_sha256
-from evalkit.policy.model import Endpoint, MeanEndpoint, Policy, ProportionEndpoint
+from evalkit.policy.endpoints import Endpoint, MeanEndpoint, ProportionEndpoint
+from evalkit.policy.model import Policy
 from evalkit.records.manifest import Manifest
 from evalkit.records.record import ChoiceReply, Record
 from evalkit.statistics.checks import Floats
@@ -42,7 +44,8 @@ from evalkit.verdict.endpoints import assumed
 
 def suite_gaps(policy: Policy, suite: Suite) -> tuple[str, ...]:
     """Return why a suite cannot be certified under a policy: tasks, checks and judgments it does not ask for."""
-    gating = {name: endpoint for name, endpoint in policy.endpoints.items() if endpoint.gating}
+    weighed = {part for one in policy.composites.values() if one.gating for part in one.parts}
+    gating = {name: endpoint for name, endpoint in policy.endpoints.items() if endpoint.gating or name in weighed}
     gaps = [
         f"{name}: the suite does not run its task '{endpoint.task}'"
         for name, endpoint in gating.items()
@@ -294,6 +297,7 @@ class Plan:
         promises: whether there is no such reason.
         impossible: why not even a perfect copy could be certified; empty if one could.
         trial: what a good judge's trial promises; None where no judge must be tried.
+        composites: one for each composite of the policy.
     """
 
     policy: str
@@ -309,6 +313,7 @@ class Plan:
     promises: bool
     impossible: tuple[str, ...] = ()
     trial: TrialReach | None = None
+    composites: tuple[CompositePlan, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data, nothing rounded."""
@@ -352,30 +357,24 @@ def plan(  # noqa: PLR0913 - every planning value by its name
     sizes = _sizes(policy, items)
     if recipes < 1:
         raise UsageError(f"{recipes} recipes: a release has at least 1")
-    given = {
-        name: Given(
-            size=sizes[name],
-            spread=spreads.get(name),
-            recipes=recipes,
-            judgments=judgments,
-            scale=(ranges or {}).get(name),
-        )
-        for name in policy.endpoints
-    }
+    given = _given(policy, sizes, spreads, recipes, judgments, ranges or {})
     planned = tuple(plan_endpoint(policy, name, given[name]) for name in policy.endpoints)
     drawn = {
         one.name: _drawn(policy, one, given[one.name], written=one.name in (written or ()))
         for one in planned
         if one.decides
     }
-    capped = any(one.decides and one.power == 0.0 for one in planned)
-    never = impossible(policy, {one.name: one.size for one in planned if one.decides}, recipes=recipes, ranges=ranges)
-    reach = (
-        simulate(policy, list(drawn.values()), recipes, capped=capped or bool(never)) if simulated and drawn else None
-    )
-    power = reach.every if reach is not None else _certify_power(planned)
+    by_name = {one.name: one for one in planned}
+    weighed = tuple(plan_composite(policy, name, by_name, recipes) for name in policy.composites)
+    gates = [one for one in weighed if one.gating]
+    never = impossible(policy, _decisive(planned, gates), recipes=recipes, ranges=ranges)
+    capped = bool(never) or any(one.decides and one.power == 0.0 for one in planned)
+    reach = None
+    if simulated and (drawn or gates):
+        reach = simulate(policy, list(drawn.values()), recipes, capped=capped, composites=gates)
+    power = reach.every if reach is not None else _certify_power(planned, gates)
     tried = _trial(policy, [policy.endpoints[one.name] for one in planned if one.decides], trial)
-    reasons = (*gaps, *_reasons(policy, planned, power), *_trial_reasons(policy, tried))
+    reasons = (*gaps, *_reasons(policy, planned, gates, power), *_trial_reasons(policy, tried))
     return Plan(
         policy=policy.name,
         policy_sha256=rules_sha256(policy),
@@ -386,11 +385,38 @@ def plan(  # noqa: PLR0913 - every planning value by its name
         certify_power=power,
         reach=reach,
         assumptions=tuple(_assumptions(policy, given, [one for one in planned if one.decides])),
-        warnings=(*reasons, *_remarks(planned)),
+        warnings=(*reasons, *_remarks(policy, planned, weighed)),
         promises=not reasons,
         impossible=never,
         trial=tried,
+        composites=weighed,
     )
+
+
+def _given(
+    policy: Policy,
+    sizes: Mapping[str, int],
+    spreads: Mapping[str, float],
+    recipes: int,
+    judgments: int | None,
+    ranges: Mapping[str, tuple[float, float]],
+) -> dict[str, Given]:
+    return {
+        name: Given(
+            size=sizes[name],
+            spread=spreads.get(name),
+            recipes=recipes,
+            judgments=judgments,
+            scale=ranges.get(name),
+        )
+        for name in policy.endpoints
+    }
+
+
+def _decisive(planned: Sequence[EndpointPlan], composites: Sequence[CompositePlan]) -> dict[str, int]:
+    """Return the sizes of what verdicts rest on: deciding endpoints, and the parts of deciding composites."""
+    parts = {part.endpoint for one in composites for part in one.parts}
+    return {one.name: one.size for one in planned if one.decides or one.name in parts}
 
 
 def _trial(policy: Policy, deciding: Sequence[Endpoint], answers: int | None) -> TrialReach | None:
@@ -408,55 +434,6 @@ def _trial_reasons(policy: Policy, trial: TrialReach | None) -> Iterator[str]:
             f"a judge that {trial.judge} qualifies with probability {trial.qualifies:.3f} when it is tried on "
             f"{trial.answers} answers, less than {policy.planning.power:g}; next step: try it on more answers, in the "
             "suite by 'judge: {qualify: N}'"
-        )
-
-
-NO_CERTIFICATE = "under this policy, at this size, no recipe could ever be certified"
-"""What `plan` and `certify` refuse with the same words."""
-
-
-def impossible(
-    policy: Policy,
-    items: Mapping[str, int],
-    *,
-    recipes: int,
-    ranges: Mapping[str, tuple[float, float]] | None = None,
-) -> tuple[str, ...]:
-    """Return why not even a perfect copy could be certified; nothing for a policy that certifies nothing.
-
-    Args:
-        policy: the rules.
-        items: endpoint to number of items or questions; endpoints without one, or one of the policy's, are passed over.
-        recipes: number of candidates.
-        ranges: as in `plan`.
-    """
-    sizes = {name: items.get(name, endpoint.size) for name, endpoint in policy.endpoints.items()}
-    given = {
-        name: Given(size=size, spread=None, recipes=max(recipes, 1), scale=(ranges or {}).get(name))
-        for name, size in sizes.items()
-        if size is not None
-    }
-    found = [(name, never_passes(policy, name, one)) for name, one in given.items()] if policy.certifies else []
-    return tuple(f"{name}: {why}" for name, why in found if why)
-
-
-def refuse_impossible(
-    policy: Policy,
-    items: Mapping[str, int],
-    *,
-    recipes: int,
-    ranges: Mapping[str, tuple[float, float]] | None = None,
-) -> None:
-    """Refuse a policy under which nobody can be certified, before a run is paid for.
-
-    Raises:
-        UsageError: `impossible` says why.
-    """
-    why = impossible(policy, items, recipes=recipes, ranges=ranges)
-    if why:
-        raise UsageError(
-            f"policy '{policy.name}': {NO_CERTIFICATE}: {'; '.join(why)}; next step: more items, a wider margin or "
-            "guard, or 'certifies: false'"
         )
 
 
@@ -525,16 +502,19 @@ def _check_names(policy: Policy, names: Sequence[str]) -> None:
             )
 
 
-def _certify_power(planned: Sequence[EndpointPlan]) -> float | None:
+def _certify_power(planned: Sequence[EndpointPlan], composites: Sequence[CompositePlan]) -> float | None:
     """Return 1 minus the sum of the misses: a bound that needs no independence."""
-    powers = [one.power for one in planned if one.decides]
+    powers = [one.power for one in planned if one.decides] + [one.passes_first_step for one in composites]
     return max(0.0, 1.0 - sum(1.0 - power for power in powers)) if powers else None
 
 
-def _reasons(policy: Policy, planned: Sequence[EndpointPlan], power: float | None) -> tuple[str, ...]:
+def _reasons(
+    policy: Policy, planned: Sequence[EndpointPlan], composites: Sequence[CompositePlan], power: float | None
+) -> tuple[str, ...]:
     """Return every reason not to promise a verdict."""
     wanted = policy.planning.power
     reasons = [f"{one.name}: {fault}" for one in planned if one.decides for fault in one.faults]
+    reasons += [f"{one.name}: {fault}" for one in composites for fault in one.faults]
     if not policy.certifies:
         reasons.append(f"policy '{policy.name}' certifies nothing: its best verdict is INCONCLUSIVE")
     if power is None:
@@ -565,9 +545,12 @@ def _control_reasons(policy: Policy, deciding: Sequence[EndpointPlan]) -> tuple[
     return (sentence,)
 
 
-def _remarks(planned: Sequence[EndpointPlan]) -> list[str]:
+def _remarks(policy: Policy, planned: Sequence[EndpointPlan], composites: Sequence[CompositePlan]) -> list[str]:
+    """Return what else falls short; what a part cannot show alone, its composite says."""
+    parts = {part for one in policy.composites.values() for part in one.parts}
     decisive = [f"{one.name}: {note}" for one in planned if one.decides for note in one.notes]
-    shown = [
-        f"{one.name} (not gating): {line}" for one in planned if not one.decides for line in (*one.faults, *one.notes)
-    ]
+    decisive += [f"{one.name}: {note}" for one in composites if one.gating for note in one.notes]
+    aside = [(one.name, one.faults, one.notes) for one in planned if not one.decides and one.name not in parts]
+    aside += [(one.name, one.faults, one.notes) for one in composites if not one.gating]
+    shown = [f"{name} (not gating): {line}" for name, faults, notes in aside for line in (*faults, *notes)]
     return decisive + shown

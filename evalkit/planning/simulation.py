@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import bdtrc, ndtr, ndtri, stdtrit
 
+from evalkit.planning.composite import CompositePlan, draw_composite
 from evalkit.policy.model import JudgeBars, Policy
 from evalkit.statistics.checks import Floats
 from evalkit.statistics.clusters import cluster_wilson
@@ -96,20 +97,32 @@ _QUESTIONS_CV = 1.0
 """The same between questions: the longer ones weigh more in the ratio."""
 
 
-def simulate(policy: Policy, endpoints: Sequence[Drawn], recipes: int, *, capped: bool) -> Reach:
+def simulate(
+    policy: Policy,
+    endpoints: Sequence[Drawn],
+    recipes: int,
+    *,
+    capped: bool,
+    composites: Sequence[CompositePlan] = (),
+) -> Reach:
     """Draw releases of equal recipes; the same policy and sizes give the same numbers.
 
     Args:
         policy: rules.
-        endpoints: those that decide, at least one.
+        endpoints: those that decide.
         recipes: candidates of the release.
         capped: planned power is too low and the policy allows no certificate.
+        composites: those that decide; with endpoints at least one.
     """
     most = max((one.size for one in endpoints if one.rule is not None), default=1)
     draws = max(_FEWEST_DRAWS, min(DRAWS, _MOST_NUMBERS // (most * recipes)))
     rng = np.random.default_rng(policy.seeds.bootstrap)
     found = [_drawn(policy, one, (draws, recipes), rng) for one in endpoints]
-    p = recipe_p(np.stack([each[0] for each in found], axis=-1), [one.alpha for one in endpoints], _family(policy))
+    chosen = np.random.default_rng([policy.seeds.bootstrap, 3])
+    unguarded = np.zeros((draws, recipes), dtype=bool)
+    found += [(*draw_composite(one, (draws, recipes), chosen), unguarded) for one in composites]
+    alphas = [*(one.alpha for one in endpoints), *(one.alpha for one in composites)]
+    p = recipe_p(np.stack([each[0] for each in found], axis=-1), alphas, _family(policy))
     states = np.stack([each[1] for each in found], axis=-1)
     chance = np.random.default_rng([policy.seeds.bootstrap, 1])
     written = [_answers_breached(policy, one, (draws, recipes), chance) for one in endpoints if one.answers]

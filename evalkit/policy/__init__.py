@@ -7,19 +7,12 @@ Must not depend on: runs, records, statistics, verdicts.
 from __future__ import annotations
 
 from evalkit.policy.binding import ResolvedPolicy, bind, load_policy, policy_names, rules_sha256
-from evalkit.policy.model import (
-    Endpoint,
-    JudgeBars,
-    JudgeRules,
-    MeanEndpoint,
-    Policy,
-    ProportionEndpoint,
-    Reference,
-    SoftAccuracyEndpoint,
-)
+from evalkit.policy.endpoints import Composite, Endpoint, MeanEndpoint, ProportionEndpoint, SoftAccuracyEndpoint
+from evalkit.policy.model import JudgeBars, JudgeRules, Policy, Reference
 from evalkit.policy.standard import Standing, Weakness, standing, title_words, weaknesses
 
 __all__ = [
+    "Composite",
     "Endpoint",
     "JudgeBars",
     "JudgeRules",

@@ -15,26 +15,30 @@ from pydantic import ValidationError
 
 from evalkit.configuration import Section, read_yaml, validate
 from evalkit.errors import UsageError, suggestion
-from evalkit.policy.model import (
-    Assay,
+from evalkit.policy.endpoints import (
+    Composite,
     Endpoint,
     EndpointSection,
+    MeanEndpoint,
+    Part,
+    PointsSection,
+    ProportionEndpoint,
+    SoftAccuracyEndpoint,
+)
+from evalkit.policy.model import (
+    Assay,
     Fidelity,
     Guards,
     JudgeBars,
     JudgeRules,
-    MeanEndpoint,
     Missing,
     Multiplicity,
     Nightly,
     Planning,
-    PointsSection,
     Policy,
-    ProportionEndpoint,
     Reference,
     Release,
     Seeds,
-    SoftAccuracyEndpoint,
 )
 from evalkit.records.canonical import digest
 
@@ -169,6 +173,7 @@ RULES: Mapping[type[Section], Mapping[str, Rule]] = {
         "claims": _free("compared as words"),
         "release": _free("whom it judges, not how"),
         "endpoints": _free("compared one by one"),
+        "composites": _free("one more gate beside the standard's endpoints; its margin is compared claim by claim"),
         "overrides": Rule(words="tolerances", weaker=_more),
         **{name: _free("a section, compared by its own fields") for name in ("multiplicity", "missing", "assay")},
         **{name: _free("a section, compared by its own fields") for name in ("guards", "judge", "fidelity")},
@@ -210,6 +215,15 @@ RULES: Mapping[type[Section], Mapping[str, Rule]] = {
         "judge_profile_sha256": Rule(words="judge profile", weaker=_unpinned),
         "reference_set_sha256": Rule(words="reference answers", weaker=_unpinned),
     },
+    Composite: {
+        "gating": _free("one more gate asks for more"),
+        "alpha": Rule(words="one-sided alpha", weaker=_larger),
+        "margins_points": _free("compared claim by claim"),
+        "recovery_min": Rule(words="recovery", weaker=_smaller),
+        "assumption": Rule(words="what the test takes for granted", weaker=_below("no-rare-collapse", "none")),
+        "parts": _free("no standard names any"),
+    },
+    Part: dict.fromkeys(("weight", "floor_points"), _free("no standard names any")),
     Multiplicity: {
         "family_alpha": Rule(words="alpha of the family", weaker=_larger),
         "recipes": Rule(words="correction over recipes", weaker=_other),
@@ -299,6 +313,11 @@ class ResolvedPolicy:
     def endpoints(self) -> Mapping[str, Endpoint]:
         """Endpoints by name."""
         return self.policy.endpoints
+
+    @property
+    def composites(self) -> Mapping[str, Composite]:
+        """Composites by name."""
+        return self.policy.composites
 
 
 def rules_sha256(policy: Policy) -> str:

@@ -7,200 +7,19 @@ Must not depend on: how a threshold is used.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
-from itertools import pairwise
 from typing import Annotated, Any, Literal
 
 from pydantic import (
-    AfterValidator,
     BeforeValidator,
     Field,
     SerializerFunctionWrapHandler,
-    field_validator,
     model_serializer,
     model_validator,
 )
 
-from evalkit.configuration import Section, Title, spoken
+from evalkit.configuration import Section, Title
+from evalkit.policy.endpoints import Alpha, Composite, Count, Endpoint, Name, Points, Positive, composite_faults
 from evalkit.records.canonical import digest
-
-# Endpoints: one task, one number, one margin each.
-#
-# A margin in points is a difference in percentage points of accuracy; `margins` gives it as a proportion.
-
-
-Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-Alpha = Annotated[float, Field(gt=0, lt=0.5)]
-Positive = Annotated[float, Field(gt=0)]
-Count = Annotated[int, Field(ge=1)]
-Points = Annotated[float, Field(ge=0.1, lt=100)]
-"""Percentage points; below 0.1 no data set of its kind is large enough."""
-
-
-class EndpointSection(Section):
-    """What every endpoint says.
-
-    Attributes:
-        task: task definition.
-        metric: name of the mark that counts, or "rating" for a judged conversation.
-        protocol: the protocol both runs must have used.
-        item_set_sha256: digest of the item set; None for whatever both runs were asked.
-        higher_is_better: whether more of the metric is better, where the task does not say; None for what it says. A
-            policy that contradicts the task makes the verdict INVALID.
-        gating: whether the verdict rests on it; an advisory endpoint is reported and decides nothing.
-        alpha: one-sided error rate of PASS, and of FAIL.
-        population: items that exist at all, so that a report never asks for more than there are; None if unknown.
-        cluster: what a cluster of items is: a field of the source row (a passage, a question family), `subject`, `row`
-            (the place in the source, which parallel subjects share) or `content`. Items of one cluster are evidence
-            once, as far as they flip together. None: each question is a cluster of its own.
-        strata: fields whose values are the only ones the claim speaks for (`subject`: these subjects, not further
-            ones); then differences between them weaken nothing. Empty: the claim speaks for further ones too.
-    """
-
-    task: Annotated[str, Field(min_length=1)]
-    metric: Annotated[str, Field(min_length=1)]
-    protocol: Annotated[str, Field(min_length=1)]
-    item_set_sha256: Sha256 | None = None
-    gating: bool
-    alpha: Alpha
-    population: Count | None = None
-    higher_is_better: bool | None = None
-    cluster: Annotated[str, Field(min_length=1)] | None = None
-    strata: tuple[str, ...] = ()
-
-    @model_serializer(mode="wrap")
-    def _without_what_is_not_asked(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """A policy written before a key existed keeps its digest."""
-        data: dict[str, Any] = dump(self)
-        return {name: value for name, value in data.items() if name not in _NEWER or value not in _NEWER[name]}
-
-    @model_validator(mode="after")
-    def _cluster_is_no_stratum(self) -> EndpointSection:
-        if self.cluster is not None and self.cluster in self.strata:
-            raise ValueError(
-                f"'{self.cluster}' is both cluster and stratum; as a cluster its values stand for further ones, as a "
-                "stratum for themselves alone"
-            )
-        return self
-
-
-_NEWER: Mapping[str, tuple[Any, ...]] = {
-    "recovery_min": (None,),
-    "cluster": (None,),
-    "higher_is_better": (None,),
-    "strata": ((), []),
-}
-"""Keys that older policies do not have, with the values that change nothing."""
-
-
-class PointsSection(EndpointSection):
-    """Endpoints whose margins are percentage points of accuracy.
-
-    Attributes:
-        items: items a complete run has; None for whatever both runs planned.
-        margins_points: largest loss allowed, one for each claim, strictly falling.
-    """
-
-    items: Count | None = None
-    margins_points: Annotated[tuple[Points, ...], Field(min_length=1)]
-
-    @field_validator("margins_points")
-    @classmethod
-    def _falling(cls, value: tuple[float, ...]) -> tuple[float, ...]:
-        if any(later >= earlier for earlier, later in pairwise(value)):
-            raise ValueError(f"margins must fall strictly, not {list(value)}: a stronger claim needs a smaller margin")
-        return value
-
-    @property
-    def margins(self) -> tuple[float, ...]:
-        """Margins as proportions."""
-        return tuple(points / 100.0 for points in self.margins_points)
-
-    @property
-    def size(self) -> int | None:
-        """Items a complete run has; None if the policy does not say."""
-        return self.items
-
-
-class ProportionEndpoint(PointsSection):
-    """Accuracy on items that are right or wrong, tested on pairs with Tango's score test.
-
-    Attributes:
-        kind: this kind of endpoint.
-        chance: accuracy of guessing; None for the task's own.
-        recovery_min: share of the baseline's accuracy that must be kept as well (0.99), tested with Tang's score test
-            at the same level: PASS needs both tests, FAIL one. None: not asked.
-    """
-
-    kind: Literal["paired_proportion"]
-    chance: Annotated[float, Field(ge=0, lt=1)] | None = None
-    recovery_min: Annotated[float, Field(gt=0, lt=1)] | None = None
-
-
-class SoftAccuracyEndpoint(PointsSection):
-    """Mean probability given to the right choice, from 0 to 1, tested on pairs as every mean is.
-
-    Attributes:
-        kind: this kind of endpoint.
-    """
-
-    kind: Literal["soft_accuracy"]
-
-
-class MeanEndpoint(EndpointSection):
-    """A mean score for each question, tested on pairs.
-
-    Attributes:
-        kind: this kind of endpoint.
-        assumption: what the test may take for granted. "none": nothing, the largest possible loss of a question may
-            have hit questions that were not asked. "no-rare-collapse": losses are spread over the questions, not
-            hidden in a share so small that these questions may show none; certificates say which share that is.
-        margin: largest loss allowed, in the unit of the score (rating points).
-        questions: questions a complete run has; None for whatever both runs planned.
-        generations: answers to each question.
-        judgments: judgments of each answer; None for whatever both runs have.
-        planning_sd: standard deviation of a question's difference assumed before anything was judged.
-        planned_power_min: power at no true difference below which `low_power_choice` applies.
-        low_power_choice: "effort" (raise it before the run), "advisory" (not gating), "cap" (never better than
-            INCONCLUSIVE).
-        judge: the judge model, as `model` or `model@first digits of its identity digest`; None for any one judge.
-        judge_profile_sha256, reference_set_sha256: digests both runs must have; None for any.
-    """
-
-    kind: Literal["paired_mean"]
-    assumption: Literal["none", "no-rare-collapse"] = "none"
-    margin: Positive
-    questions: Count | None = None
-    generations: Count = 1
-    judgments: Count | None = None
-    planning_sd: Positive = 1.4
-    planned_power_min: Annotated[float, Field(gt=0, lt=1)] = 0.80
-    low_power_choice: Literal["effort", "advisory", "cap"] = "effort"
-    judge: str | None = None
-    judge_profile_sha256: Sha256 | None = None
-    reference_set_sha256: Sha256 | None = None
-
-    @model_serializer(mode="wrap")
-    def _without_what_is_not_assumed(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """A policy written before tests had assumptions keeps its digest."""
-        data: dict[str, Any] = dump(self)
-        if data.get("assumption") == "none":
-            data.pop("assumption")
-        return data
-
-    @property
-    def margins(self) -> tuple[float, ...]:
-        """The one margin."""
-        return (self.margin,)
-
-    @property
-    def size(self) -> int | None:
-        """Questions a complete run has; None if the policy does not say."""
-        return self.questions
-
-
-Endpoint = Annotated[ProportionEndpoint | SoftAccuracyEndpoint | MeanEndpoint, Field(discriminator="kind")]
-
 
 # What a policy asks of a judge before the judge's word counts.
 
@@ -252,7 +71,6 @@ class JudgeRules(Section):
 
 
 Share = Annotated[float, Field(ge=0, lt=1)]
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$"), AfterValidator(spoken)]
 Check = Literal[
     "aa", "control", "near_control", "above_chance", "headroom", "readable", "anchor", "origin", "baseline_recipe"
 ]
@@ -478,6 +296,7 @@ class Policy(Section):
         claims: what a certificate calls each margin, weakest first.
         release: who is compared; None until `bind` names them.
         endpoints: what is compared, by name.
+        composites: endpoints weighed as one, by name.
         multiplicity: corrections for several recipes and subjects.
         missing: how much may be missing.
         assay: what must be shown about the evaluation itself.
@@ -498,6 +317,7 @@ class Policy(Section):
     claims: Annotated[tuple[Name, ...], Field(min_length=1)] = ("comparable", "near-lossless")
     release: Release | None = None
     endpoints: dict[Name, Endpoint]
+    composites: dict[Name, Composite] = Field(default_factory=dict)
     multiplicity: Multiplicity = Multiplicity()
     missing: Missing = Missing()
     assay: Assay = Assay()
@@ -511,11 +331,9 @@ class Policy(Section):
 
     @model_serializer(mode="wrap")
     def _without_what_is_not_asked(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """A policy written before there were rules for judges keeps its digest."""
+        """A policy written before there were rules for judges, or composites, keeps its digest."""
         data: dict[str, Any] = dump(self)
-        if data.get("judge") is None:
-            data.pop("judge", None)
-        return data
+        return {name: value for name, value in data.items() if value or name not in ("judge", "composites")}
 
     @model_validator(mode="after")
     def _parts_fit(self) -> Policy:
@@ -525,6 +343,7 @@ class Policy(Section):
                 faults.append(f"endpoint '{name}' has {len(endpoint.margins)} margins for {len(self.claims)} claim(s)")
             if endpoint.alpha > self.multiplicity.family_alpha:
                 faults.append(f"endpoint '{name}': alpha {endpoint.alpha} is above family_alpha")
+        faults += composite_faults(self.composites, self.endpoints, len(self.claims), self.multiplicity.family_alpha)
         for section in ("baseline_lower_min", "reference_accuracy"):
             strangers = sorted(set(getattr(self.assay, section)) - set(self.endpoints))
             faults += [f"assay.{section} names '{name}', which is no endpoint" for name in strangers]

@@ -18,7 +18,8 @@ from typing import Any
 
 from evalkit.configuration import Section, skeleton
 from evalkit.policy.binding import UNSTATED, load_policy, rule_of, rules_sha256
-from evalkit.policy.model import Endpoint, JudgeRules, MeanEndpoint, Policy
+from evalkit.policy.endpoints import Composite, Endpoint, MeanEndpoint
+from evalkit.policy.model import JudgeRules, Policy
 
 STANDARD = "release"
 """The shipped policy whose tier and claims have a fixed meaning."""
@@ -177,6 +178,7 @@ def _weaknesses(policy: Policy, standard: Policy, claims: tuple[str, ...]) -> It
     for name, endpoint in policy.endpoints.items():
         if name not in used and endpoint.gating:
             yield from _more_endpoint(policy, standard, claims, name, endpoint)
+    yield from _composites(policy, standard, claims)
     for name, asked, _, endpoint in pairs:
         if endpoint is None:
             message = f"endpoint {name} ({asked.task}) is not asked for"
@@ -245,6 +247,29 @@ def _more_endpoint(
     yield from _margins(policy, standard, claims, name, endpoint, loosest)
     alpha = max(one.alpha for one in like)
     yield from _field(f"endpoints.{name}.alpha", type(endpoint), "alpha", endpoint.alpha, alpha, name)
+
+
+def _composites(policy: Policy, standard: Policy, claims: tuple[str, ...]) -> Iterator[Weakness]:
+    for name, composite in policy.composites.items():
+        if composite.gating:
+            yield from _composite(policy, standard, claims, name, composite)
+
+
+def _composite(
+    policy: Policy, standard: Policy, claims: tuple[str, ...], name: str, composite: Composite
+) -> Iterator[Weakness]:
+    """Hold a composite, which the standard does not know, against the standard's loosest endpoint in points."""
+    like = [one for one in standard.endpoints.values() if one.gating and not isinstance(one, MeanEndpoint)]
+    theirs = max(like, key=lambda one: one.margins)
+    for at, claim in enumerate(policy.claims[: len(composite.margins)]):
+        asked = theirs.margins[min(_meant(claim, standard), len(theirs.margins) - 1)]
+        mine = composite.margins[at]
+        if claim in claims and mine > asked * (1 + 1e-12):
+            message = f"margin {_shown(100 * mine)} points of {name} for '{claim}' (standard: {_shown(100 * asked)})"
+            place = f"composites.{name}.margins_points"
+            yield Weakness(field=place, value=100 * mine, standard=100 * asked, message=message)
+    alpha = max(one.alpha for one in like)
+    yield from _field(f"composites.{name}.alpha", type(composite), "alpha", composite.alpha, alpha, name)
 
 
 def _endpoint(name: str, endpoint: Endpoint, asked: Endpoint) -> Iterator[Weakness]:

@@ -325,6 +325,10 @@ NOT_JSON = {"evalkit": "not JSON"}
 """Metadata of a dataclass field that holds arrays for further work and stays out of JSON."""
 
 
+IF_ANY = {"evalkit": "if any"}
+"""Metadata of a dataclass field that is left out of JSON where it is empty: documents without it keep their bytes."""
+
+
 def to_plain(value: Any) -> Any:
     """Return a result as JSON data; nothing is rounded.
 
@@ -343,8 +347,8 @@ def to_plain(value: Any) -> Any:
             raise DataError(f"a result holds the non-finite number {value!r}")
         return float(value)
     if is_dataclass(value) and not isinstance(value, type):
-        shown = [part.name for part in fields(value) if part.metadata != NOT_JSON]
-        return {name: to_plain(getattr(value, name)) for name in shown}
+        shown = [(part.metadata, part.name, getattr(value, part.name)) for part in fields(value)]
+        return {name: to_plain(one) for how, name, one in shown if how != NOT_JSON and (one or how != IF_ANY)}
     if isinstance(value, Mapping):
         return {str(key): to_plain(inner) for key, inner in value.items()}
     if isinstance(value, (list, tuple)):

@@ -141,7 +141,7 @@ def _tested_on(view: View) -> list[str]:
     for row in view.rows:
         unit = "questions" if row.kind == "paired_mean" else "items"
         size = f", {count(row.planned)} {unit}" if row.planned else ""
-        decides = "" if row.gating else ", for information only"
+        decides = "" if row.gating else f", {row.decides_text}" if row.part_of else ", for information only"
         if row.endpoint not in told or size:
             told[row.endpoint] = f"{row.task} ({row.protocol}{size}{decides})"
     return list(told.values())
@@ -226,7 +226,8 @@ def caption(view: View) -> str:
         return "The policy names no endpoint."
     told: dict[str, str] = {}
     for row in view.rows:
-        advisory = "" if row.gating else ", advisory: it decides nothing"
+        advisory = "" if row.gating else f", {row.decides_text}"
+        advisory += "" if row.gating or row.part_of else ": it decides nothing"
         told.setdefault(
             row.endpoint,
             f"{row.endpoint}: task {row.task}, protocol {row.protocol}, metric {row.metric}{_chance(row)}, "
@@ -285,7 +286,7 @@ def _tests(view: View) -> Section:
     rows = [
         (
             verdict.recipe,
-            row.endpoint + ("" if row.gating else " (advisory)"),
+            row.endpoint + ("" if row.gating else f" ({row.decides_text})"),
             step.claim,
             row.margin_words(step.margin),
             f"{step.statistic:.3f} > {step.critical:.3f}?",

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, ClassVar
 
@@ -80,6 +80,20 @@ class _Endpoint:
 
 
 @dataclass(frozen=True, kw_only=True)
+class _Part:
+    weight: float | None
+    floor_points: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Composite:
+    gating: bool
+    alpha: float
+    margins_points: tuple[float, ...]
+    parts: Mapping[str, _Part]
+
+
+@dataclass(frozen=True, kw_only=True)
 class _Release:
     baseline: str
     recipes: tuple[str, ...]
@@ -102,6 +116,7 @@ class _PolicyDocument:
     endpoints: Mapping[str, _Endpoint]
     overrides: tuple[str, ...]
     release: _Release | None
+    composites: Mapping[str, _Composite] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -193,16 +208,24 @@ def _fault(found: Mapping[str, Any]) -> str:
 
 def _contradictions(document: Document) -> Iterator[str]:
     """Yield parts that no decision writes together."""
-    endpoints, runs = document["policy"]["document"]["endpoints"], document["runs"]
+    endpoints, composites, runs = *_asked(document), document["runs"]
     for name in document["decision"]["gating"]:
-        if name not in endpoints:
+        if name not in endpoints and name not in composites:
             yield f"'decision.gating' names {name!r}, which is no endpoint of the policy"
+    for name, part in ((name, part) for name, one in composites.items() for part in one["parts"]):
+        if part not in endpoints:
+            yield f"'policy.document.composites.{name}.parts' names {part!r}, which is no endpoint of the policy"
     for name in ["baseline", *document["comparisons"]]:
         if name not in runs:
             yield f"'runs' does not hold {name!r}, whose numbers are shown"
     recipes = [verdict["recipe"] for verdict in document["decision"]["verdicts"]]
     for name in sorted({name for name in recipes if recipes.count(name) > 1}):
         yield f"'decision.verdicts' holds two verdicts on {name!r}"
+
+
+def _asked(data: Document) -> tuple[Mapping[str, Document], Mapping[str, Document]]:
+    """Return endpoints and composites of the policy."""
+    return data["policy"]["document"]["endpoints"], data["policy"]["document"].get("composites", {})
 
 
 def _refuse(source: str, faults: list[str]) -> None:
@@ -252,14 +275,21 @@ def _paired(data: Document) -> View:
         ),
         assay_notes=(*_noise(decision["assay"]["noise"]), *decision["assay"]["notes"]),
         references=tuple(
-            _row(data, name, role, endpoint, None)
+            _row(data, name, role, endpoint, _of_control(decision, name, endpoint))
             for name, role in references
             if name in data["comparisons"]
             for endpoint in decision["gating"]
+            if endpoint in policy["endpoints"] or _of_control(decision, name, endpoint) is not None
         ),
         judges=tuple(_judge(judge) for judge in decision.get("judges", ())),
         runs=tuple(_run(name, run) for name, run in data["runs"].items()),
     )
+
+
+def _of_control(decision: Document, run: str, endpoint: str) -> Document | None:
+    """Return what a run that is broken on purpose showed on a composite, whose numbers are in no comparison."""
+    shown = decision["assay"]["controls"].get(run, ())
+    return next((one for one in shown if one["name"] == endpoint and one["kind"] == "composite"), None)
 
 
 def _noise(floors: Sequence[Document]) -> Iterator[str]:
@@ -291,9 +321,9 @@ def _timing(data: Document) -> str:
 
 
 def _ordered(data: Document) -> list[str]:
-    """Return the endpoints of the policy, gating ones first."""
-    gating = data["decision"]["gating"]
-    return sorted(data["policy"]["document"]["endpoints"], key=lambda name: name not in gating)
+    """Return the endpoints and composites of the policy, gating ones first."""
+    gating, (endpoints, composites) = data["decision"]["gating"], _asked(data)
+    return sorted([*composites, *endpoints], key=lambda name: name not in gating)
 
 
 def _policy(data: Document, timing: str) -> PolicyFacts:
@@ -317,7 +347,7 @@ def _policy(data: Document, timing: str) -> PolicyFacts:
 
 def _verdict(data: Document, verdict: Document) -> VerdictRow:
     would, results = verdict.get("would_be"), {result["name"]: result for result in verdict["endpoints"]}
-    names = [*_ordered(data), *(name for name in results if name not in data["policy"]["document"]["endpoints"])]
+    names = list(dict.fromkeys((*_ordered(data), *results)))
     reasons = _reasons(verdict["reasons"])
     rows = [_row(data, verdict["recipe"], "candidate", name, results.get(name), reasons) for name in names]
     return VerdictRow(
@@ -347,7 +377,8 @@ def _row(
 ) -> EndpointRow:
     """Return the row of one endpoint: from its test, or from what was compared where none was made."""
     comparison = data["comparisons"].get(run, {}).get(name)
-    rules = data["policy"]["document"]["endpoints"].get(name) or _unknown(result)
+    endpoints, composites = _asked(data)
+    rules = _weighed(data, name) if name in composites else endpoints.get(name) or _unknown(result)
     told: dict[str, Any] = _measured(comparison, rules) if comparison is not None else {}
     if result is not None:
         told |= _tested(result)
@@ -367,8 +398,17 @@ def _row(
         unit=unit,
         alpha=rules["alpha"],
         margins=told.pop("margins", None) or _margins(data["policy"]["document"]["claims"], rules, unit),
+        part_of=", ".join(of for of, one in composites.items() if name in one["parts"]),
         **told,
     )
+
+
+def _weighed(data: Document, name: str) -> Mapping[str, Any]:
+    """Return the rules of a composite as those of an endpoint."""
+    endpoints, composites = _asked(data)
+    parts = [endpoints[part] for part in composites[name]["parts"]]
+    told = {key: ", ".join(dict.fromkeys(part[key] for part in parts)) for key in ("task", "protocol")}
+    return {**composites[name], **told, "kind": "composite", "metric": "weighted mean"}
 
 
 def _unknown(result: Document | None) -> Mapping[str, Any]:

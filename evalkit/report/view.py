@@ -120,6 +120,7 @@ class EndpointRow:
         lost, gained: items that flipped; None for what is not right or wrong.
         recovery, recovery_interval: share of the baseline's accuracy that is kept, with its interval.
         recovery_min: the share that must be kept as well; None where the policy does not ask.
+        part_of: composites of which it is a task; "" for none.
         why: why there is no test; "" where there is one.
     """
 
@@ -152,6 +153,7 @@ class EndpointRow:
     recovery: float | None = None
     recovery_interval: Interval | None = None
     recovery_min: float | None = None
+    part_of: str = ""
     why: str = ""
 
     @property
@@ -252,7 +254,12 @@ class EndpointRow:
         state = self.state.value if self.state is not None else "NOT TESTED" if self.role == "candidate" else ""
         if self.gating or self.role != "candidate":
             return state
-        return f"{state} (advisory)"
+        return f"{state} ({self.decides_text})"
+
+    @property
+    def decides_text(self) -> str:
+        """What the endpoint decides where it is no gate of its own: "advisory", or "part of" a composite."""
+        return "" if self.gating else f"part of {self.part_of}" if self.part_of else "advisory"
 
     @property
     def summary(self) -> str:

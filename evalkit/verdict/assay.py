@@ -14,14 +14,17 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from scipy.special import ndtri
+
 from evalkit.comparison.compare import Comparison
 from evalkit.errors import EstimateError
 from evalkit.policy.binding import ResolvedPolicy
-from evalkit.policy.model import Endpoint, MeanEndpoint, ProportionEndpoint
+from evalkit.policy.endpoints import Endpoint, MeanEndpoint, ProportionEndpoint
 from evalkit.signed import signed
 from evalkit.statistics.proportions import mcnemar, wilson_interval
 from evalkit.verdict.baseline import OF_ACCURACY, anchor_cautions, baseline_checks, origin_check, recipe_check
 from evalkit.verdict.checks import AssayCheck, check_cautions, check_reasons, data_reasons, has_no_variation, made_check
+from evalkit.verdict.composite import composite_reasons, decided, evaluate_composite, parts_of
 from evalkit.verdict.endpoints import EndpointResult, evaluate, mean_of
 from evalkit.verdict.outcome import EndpointState, NoiseFloor, Reason
 
@@ -69,19 +72,18 @@ def _results(
     required = "control" in policy.policy.assay.required
     results: list[EndpointResult] = []
     for name in gating:
-        comparison, passed = comparisons.get(name), False
-        message = f"endpoint {name} was not run"
-        if comparison is None:
-            return tuple(results), made_check("control", name, run=control, required=required, message=message)
-        faults = data_reasons(policy, name, comparison)
         try:
-            if faults:
-                raise EstimateError(faults[0].message)
-            results.append(evaluate(policy, name, comparison))
+            results.append(decided(policy, name, comparisons))
         except EstimateError as error:
+            made = all(part in comparisons for part in _asked_of(policy, name))
+            passed = False if made else None
             fault = made_check("control", name, run=control, required=required, passed=passed, message=str(error))
             return tuple(results), fault
     return tuple(results), None
+
+
+def _asked_of(policy: ResolvedPolicy, name: str) -> Sequence[str]:
+    return list(policy.composites[name].parts) if name in policy.composites else [name]
 
 
 def _broken(
@@ -174,6 +176,7 @@ def assess(
     policy: ResolvedPolicy,
     gating: Sequence[str],
     *,
+    composites: Sequence[str] = (),
     rerun: Comparisons | None,
     controls: Mapping[str, Comparisons],
     samples: Sequence[Comparisons],
@@ -183,20 +186,27 @@ def assess(
 
     Args:
         policy: names the required checks.
-        gating: names of the gating endpoints.
+        gating: names of the endpoints that gate by themselves.
+        composites: names of the gating composites.
         rerun: the baseline against a second run of itself; None if there is none.
         controls: name of each broken recipe to its comparison with the baseline.
         samples: comparisons in which the baseline's accuracy can be read, best first.
         candidates: name of each recipe to its comparison; all that is asked is where its weights come from.
     """
     checks: list[AssayCheck] = []
+    parts = [name for name in parts_of(policy, composites) if name not in gating]
+    decisive = [*gating, *composites]
     for name in gating:
         checks.append(_rerun_check(policy, name, rerun))
         checks += baseline_checks(policy, name, samples)
+    for name in composites:
+        checks += [_rerun_check(policy, name, rerun), _composite_headroom(policy, name, samples)]
+    for name in parts:  # the margin that must leave room is the composite's
+        checks += [check for check in baseline_checks(policy, name, samples) if check.check != "headroom"]
     checks += _without_accuracy(gating, checks)
-    found, seen = control_checks(policy, gating, controls)
+    found, seen = control_checks(policy, decisive, controls)
     checks += found
-    if gating:
+    if decisive:
         checks.append(recipe_check(policy, samples))
         checks += [origin_check(policy, name, found) for name, found in sorted(controls.items())]
     own = {name: origin_check(policy, name, found) for name, found in sorted((candidates or {}).items())}
@@ -208,7 +218,11 @@ def assess(
         controls=seen,
         reasons=tuple(reason for check in checks for reason in check_reasons(check)),
         recipe_reasons={name: check_reasons(check) for name, check in own.items()},
-        cautions=(*check_cautions(checks), *_rerun_cautions(rerun), *anchor_cautions(policy, gating, samples)),
+        cautions=(
+            *check_cautions(checks),
+            *_rerun_cautions(rerun),
+            *anchor_cautions(policy, [*gating, *parts], samples),
+        ),
         recipe_cautions={name: check_cautions([check]) for name, check in own.items()},
         notes=tuple(f"{check.endpoint} is unanchored: {check.message}" for check in checks if _unanchored(check)),
     )
@@ -254,15 +268,18 @@ def _copied(comparison: Comparison) -> bool:
 
 
 def _rerun_check(policy: ResolvedPolicy, name: str, rerun: Comparisons | None) -> AssayCheck:
-    comparison = (rerun or {}).get(name)
+    comparison = next(
+        (found for part in _asked_of(policy, name) if (found := (rerun or {}).get(part)) is not None), None
+    )
     required = "aa" in policy.policy.assay.required
-    if comparison is None:
+    if comparison is None or rerun is None:
         message = "the baseline was not run a second time"
         return made_check("aa", name, required=required, message=message)
     if _copied(comparison):
         message = "this rerun is a copy of the baseline: both folders hold one and the same run"
         return made_check("aa", name, required=required, passed=False, message=message)
-    faults = data_reasons(policy, name, comparison)
+    whole = name in policy.composites
+    faults = composite_reasons(policy, name, rerun) if whole else data_reasons(policy, name, comparison)
     if faults:
         return made_check("aa", name, required=required, passed=False, message=faults[0].message)
     first, second = comparison.baseline, comparison.candidate
@@ -273,7 +290,10 @@ def _rerun_check(policy: ResolvedPolicy, name: str, rerun: Comparisons | None) -
         )
         return made_check("aa", name, required=required, passed=False, message=message)
     try:
-        passed, message = _equal_to_itself(policy, name, comparison)
+        if whole:
+            passed, message = _equal_composite(policy, name, rerun)
+        else:
+            passed, message = _equal_to_itself(policy, name, comparison)
     except EstimateError as error:
         passed, message = False, str(error)
     return made_check("aa", name, required=required, passed=passed, message=message)
@@ -293,6 +313,38 @@ def _equal_to_itself(policy: ResolvedPolicy, name: str, comparison: Comparison) 
         f"items flip, mid-p {midp:.3g} (at least {least:g} is wanted)"
     )
     return result.state is EndpointState.PASS and midp >= least, message
+
+
+def _equal_composite(policy: ResolvedPolicy, name: str, rerun: Comparisons) -> tuple[bool, str]:
+    if all(rerun[part].same_model for part in policy.composites[name].parts):
+        return True, "every reply of every task is the same in both runs"
+    result = evaluate_composite(policy, name, rerun)
+    low, high = result.interval.lower, result.interval.upper
+    half = (high - low) / 2.0 * float(ndtri(0.995)) / -float(ndtri(result.alpha))
+    message = (
+        f"{result.state.value} at a margin of {100 * result.steps[0].margin:g} points, difference "
+        f"{signed(100 * result.difference)} +- {100 * half:.2f} points at 99 % (0 must be inside)"
+    )
+    return result.state is EndpointState.PASS and abs(result.difference) <= half, message
+
+
+def _composite_headroom(policy: ResolvedPolicy, name: str, samples: Sequence[Comparisons]) -> AssayCheck:
+    """Compare the composite's margin with what its baseline gets wrong; guessing differs from task to task."""
+    rules, margin = policy.policy.assay, policy.composites[name].margins[0]
+    required = "headroom" in rules.required
+    for found in samples:
+        try:
+            accuracy = decided(policy, name, found).baseline_value
+        except EstimateError:
+            continue
+        passed = margin <= rules.error_increase_max * (1.0 - accuracy)
+        message = (
+            f"the baseline's weighted mean is {accuracy:.2%}: a margin of {100 * margin:g} points may be at most "
+            f"{rules.error_increase_max:.0%} of what it gets wrong"
+        )
+        return made_check("headroom", name, required=required, passed=passed, message=message)
+    message = "no run shows the baseline's weighted mean"
+    return made_check("headroom", name, required=required, message=message)
 
 
 def _equal_means(policy: ResolvedPolicy, name: str, endpoint: Endpoint, comparison: Comparison) -> tuple[bool, str]:

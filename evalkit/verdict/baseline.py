@@ -12,7 +12,8 @@ from evalkit.comparison.compare import Comparison
 from evalkit.comparison.proportions import ProportionComparison
 from evalkit.policy.anchors import Anchor, published_anchor
 from evalkit.policy.binding import ResolvedPolicy
-from evalkit.policy.model import MeanEndpoint, ProportionEndpoint, Reference, SoftAccuracyEndpoint
+from evalkit.policy.endpoints import MeanEndpoint, ProportionEndpoint, SoftAccuracyEndpoint
+from evalkit.policy.model import Reference
 from evalkit.statistics.proportions import wilson_interval
 from evalkit.verdict.checks import AssayCheck, data_reasons, made_check
 from evalkit.verdict.outcome import Reason

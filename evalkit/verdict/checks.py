@@ -15,7 +15,7 @@ from evalkit.comparison.pairing import Coverage, SideCoverage
 from evalkit.comparison.runs import RunLabel
 from evalkit.comparison.units import Units
 from evalkit.policy.binding import ResolvedPolicy
-from evalkit.policy.model import Endpoint, MeanEndpoint, SoftAccuracyEndpoint
+from evalkit.policy.endpoints import Endpoint, MeanEndpoint, SoftAccuracyEndpoint
 from evalkit.records.manifest import JudgeRun, TaskRun
 from evalkit.statistics.checks import ROUNDING
 from evalkit.verdict.endpoints import mean_of, too_few, units_of

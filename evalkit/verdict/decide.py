@@ -10,7 +10,6 @@ corrected. A recipe that was not run stays in Holm's family with p = 1.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -20,10 +19,9 @@ from evalkit.comparison.compare import Comparison
 from evalkit.comparison.units import Units
 from evalkit.errors import EstimateError, ExitCode
 from evalkit.policy.binding import ResolvedPolicy
-from evalkit.policy.model import Endpoint, MeanEndpoint, ProportionEndpoint
+from evalkit.policy.endpoints import MeanEndpoint
 from evalkit.policy.standard import Standing, standing
 from evalkit.statistics.multiplicity import holm
-from evalkit.statistics.power import approximate_items_needed, questions_needed
 from evalkit.verdict.assay import AssayReport, Comparisons, assess
 from evalkit.verdict.checks import (
     batch_cautions,
@@ -33,11 +31,21 @@ from evalkit.verdict.checks import (
     policy_reasons,
     variance_reasons,
 )
-from evalkit.verdict.endpoints import EndpointResult, assumed, evaluate, mean_of, role, score_range, units_of
+from evalkit.verdict.composite import (
+    assumed_of_composite,
+    composite_notes,
+    composite_reasons,
+    evaluate_composite,
+    floor_words,
+    part_reasons,
+    parts_of,
+)
+from evalkit.verdict.endpoints import EndpointResult, assumed, evaluate, role, score_range, units_of
 from evalkit.verdict.guards import (
     GuardResult,
     JudgeStanding,
     Tried,
+    composite_gain,
     demoted,
     guard_results,
     judge_reasons,
@@ -45,76 +53,8 @@ from evalkit.verdict.guards import (
     trial_cautions,
 )
 from evalkit.verdict.outcome import OUTCOMES, STATES, EndpointState, Outcome, Reason, exit_code, outcomes, recipe_p
+from evalkit.verdict.resolving import composite_resolution, resolution
 from evalkit.verdict.words import claim_words, endpoint_cautions, standard_cautions, task_cautions
-
-# What would resolve an open endpoint, in numbers.
-
-
-POWER = 0.80
-
-
-def resolution(result: EndpointResult, endpoint: Endpoint, comparison: Comparison) -> str:
-    """Say how much more would give 80 % power to certify an equal recipe at the variation that was seen."""
-    if result.steps[0].held_back == "collapse":
-        return _unseen(result, endpoint)
-    try:
-        found = _needed(endpoint, comparison)
-    except EstimateError as error:
-        return f"{result.name}: no number can be named: {error}"
-    unit = _unit(endpoint)
-    if found is None:
-        lacking = result.planned - result.pairs
-        wanted = f"complete the {lacking:,} missing {unit}" if lacking else f"run more {unit}"
-        return f"{result.name}: {wanted}{_exhausted(result.planned, unit, endpoint.population)}"
-    needed, seen = found
-    return f"{result.name}: {_sentence(result.pairs, needed, unit, seen, endpoint.population)}"
-
-
-def _unseen(result: EndpointResult, endpoint: Endpoint) -> str:
-    """Say how many units would exclude rare collapses, if evidence goes on growing with them as it did."""
-    step, unit = result.steps[0], _unit(endpoint)
-    evidence = -math.log(max(step.p_certify, 1e-300))
-    needed = math.ceil(result.planned * -math.log(endpoint.alpha) / evidence) if evidence > 0.1 else None
-    if needed is None:
-        return f"{result.name}: these {unit} hold no evidence against rare collapses; look at the largest losses"
-    seen = "differences stay as they are"
-    return f"{result.name}: {_sentence(result.pairs, needed, unit, seen, endpoint.population)}"
-
-
-def _unit(endpoint: Endpoint) -> str:
-    return "questions" if isinstance(endpoint, MeanEndpoint) else "items"
-
-
-def _needed(endpoint: Endpoint, comparison: Comparison) -> tuple[int, str] | None:
-    """Return the units needed and what that rests on; None where nothing varies."""
-    margin, alpha = endpoint.margins[0], endpoint.alpha
-    if isinstance(endpoint, ProportionEndpoint):
-        effects = comparison.proportion.effects if comparison.proportion is not None else None
-        if effects is None or effects.flips.rate == 0:
-            return None
-        needed = approximate_items_needed(effects.flips.rate, margin, alpha=alpha, power=POWER)
-        return needed, f"flips stay at {effects.flips.rate:.1%}"
-    mean = mean_of(endpoint, comparison)
-    if mean is None or mean.sd is None:
-        return None
-    what = "a question's difference" if isinstance(endpoint, MeanEndpoint) else "an item's difference"
-    return questions_needed(mean.sd, margin, alpha=alpha, power=POWER), f"the SD of {what} stays at {mean.sd:.2f}"
-
-
-def _sentence(have: int, needed: int, unit: str, seen: str, population: int | None) -> str:
-    if needed <= have:
-        outlook = "and only many more would decide" if not _exhausted(have, unit, population) else "and no more exist"
-        return (
-            f"{have:,} {unit} already give {POWER:.0%} power to certify an equal recipe, if {seen}; the true "
-            f"difference is probably near the margin, {outlook}"
-        )
-    if population is not None and needed > population:
-        return f"{needed:,} {unit} would be needed, if {seen}, and only {population:,} exist"
-    return f"about {needed - have:,} more {unit} would give {POWER:.0%} power to certify an equal recipe, if {seen}"
-
-
-def _exhausted(have: int, unit: str, population: int | None) -> str:
-    return f"; no more {unit} exist" if population is not None and have >= population else ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -210,6 +150,25 @@ class Decision:
 
 
 @dataclass(frozen=True, kw_only=True)
+class _Decisive:
+    """What verdicts rest on: endpoints that gate by themselves, composites, and the parts of those."""
+
+    own: tuple[str, ...]
+    composites: tuple[str, ...]
+    parts: tuple[str, ...]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Whose states decide."""
+        return (*self.own, *self.composites)
+
+    @property
+    def data(self) -> tuple[str, ...]:
+        """Endpoints whose data must be sound."""
+        return tuple(dict.fromkeys((*self.own, *self.parts)))
+
+
+@dataclass(frozen=True, kw_only=True)
 class _Case:
     """One recipe on its way to a verdict.
 
@@ -227,9 +186,11 @@ def decide(policy: ResolvedPolicy, evidence: Evidence) -> Decision:
     """Decide on every recipe of a policy."""
     judges = standings(policy, evidence.everything, evidence.tried)
     gating = _gating(policy, evidence, judges)
+    composites = [name for name, composite in policy.composites.items() if composite.gating]
     assay = assess(
         policy,
         gating,
+        composites=composites,
         rerun=evidence.rerun,
         controls=evidence.controls,
         samples=[
@@ -240,7 +201,8 @@ def decide(policy: ResolvedPolicy, evidence: Evidence) -> Decision:
         candidates=evidence.candidates,
     )
     names, against = policy.release.recipes, standing(policy.policy)
-    cases = {name: _case(policy, evidence, name, gating, assay, judges) for name in names}
+    decisive = _Decisive(own=tuple(gating), composites=tuple(composites), parts=parts_of(policy, composites))
+    cases = {name: _case(policy, evidence, name, decisive, assay, judges) for name in names}
     family = policy.policy.multiplicity.family_alpha
     claims = (
         [holm([cases[name].p[at] for name in names], family) for at in range(len(policy.policy.claims))]
@@ -252,7 +214,7 @@ def decide(policy: ResolvedPolicy, evidence: Evidence) -> Decision:
             policy,
             evidence,
             name,
-            gating,
+            decisive,
             cases[name],
             assay,
             tuple((found.adjusted[at], found.reject[at]) for found in claims),
@@ -263,17 +225,17 @@ def decide(policy: ResolvedPolicy, evidence: Evidence) -> Decision:
         policy=policy.name,
         policy_sha256=policy.sha256,
         exploratory=evidence.post_hoc,
-        gating=tuple(gating),
+        gating=decisive.names,
         assay=assay,
         verdicts=tuple(_in_words(verdict, against) for verdict in verdicts),
         judges=judges,
         cautions=(
             *standard_cautions(policy.policy, against),
-            *task_cautions(policy.policy, against, gating, evidence.everything),
+            *task_cautions(policy.policy, against, decisive.data, evidence.everything),
             *assay.cautions,
             *_of_baseline(evidence),
             *trial_cautions(judges),
-            *_assumptions(policy, evidence, gating),
+            *_assumptions(policy, evidence, decisive),
         ),
     )
 
@@ -307,7 +269,7 @@ def _case(
     policy: ResolvedPolicy,
     evidence: Evidence,
     name: str,
-    gating: Sequence[str],
+    decisive: _Decisive,
     assay: AssayReport,
     judges: Sequence[JudgeStanding],
 ) -> _Case:
@@ -317,12 +279,13 @@ def _case(
         missing = Reason(code="not-run", message=f"recipe '{name}' is in the policy but was not run; next step: run it")
         return _Case(invalid=(missing, *assay.reasons), advisory=(), endpoints=(), guards=(), p=ones)
     own = assay.recipe_reasons.get(name, ())
-    invalid = [*_run_reasons(policy, evidence, name, comparisons, gating), *own, *assay.reasons]
+    invalid = [*_run_reasons(policy, evidence, name, comparisons, decisive), *own, *assay.reasons]
     advisory: list[Reason] = []
     results: list[EndpointResult] = []
     guards: list[GuardResult] = []
     for endpoint, comparison in comparisons.items():
-        found = [*data_reasons(policy, endpoint, comparison), *judge_reasons(judges, endpoint)]
+        look = part_reasons if endpoint in decisive.parts and endpoint not in decisive.own else data_reasons
+        found = [*look(policy, endpoint, comparison), *judge_reasons(judges, endpoint)]
         if not found:
             found = variance_reasons(endpoint, policy.endpoints[endpoint], comparison)
         if not found:
@@ -334,20 +297,30 @@ def _case(
             except EstimateError as error:
                 found = [Reason(code="estimate", message=f"{endpoint}: {error}", endpoint=endpoint)]
         for reason in found:  # who contradicts himself anywhere is believed nowhere
-            (invalid if endpoint in gating or reason.code == "contradiction" else advisory).append(reason)
-    p = ones if invalid else _claims_p(policy, [result for result in results if result.name in gating])
+            (invalid if endpoint in decisive.data or reason.code == "contradiction" else advisory).append(reason)
+    spoilt = {reason.endpoint for reason in (*invalid, *advisory)}
+    for composite in policy.composites:
+        if spoilt.isdisjoint(parts_of(policy, [composite])):
+            found = composite_reasons(policy, composite, comparisons)
+            try:
+                results += [] if found else [evaluate_composite(policy, composite, comparisons)]
+            except EstimateError as error:
+                found = [Reason(code="estimate", message=str(error), endpoint=composite)]
+            (invalid if composite in decisive.composites else advisory).extend(found)
+    guards += [composite_gain(policy, result) for result in results if result.kind == "composite"]
+    p = ones if invalid else _claims_p(policy, [result for result in results if result.name in decisive.names])
     return _Case(invalid=tuple(invalid), advisory=tuple(advisory), endpoints=tuple(results), guards=tuple(guards), p=p)
 
 
 def _run_reasons(
-    policy: ResolvedPolicy, evidence: Evidence, name: str, comparisons: Comparisons, gating: Sequence[str]
+    policy: ResolvedPolicy, evidence: Evidence, name: str, comparisons: Comparisons, decisive: _Decisive
 ) -> list[Reason]:
     """Return what forbids judging the recipe as a whole."""
     reasons = []
-    if not gating or not comparisons:
-        message = "no endpoint takes part in the verdict" if not gating else "there are no data"
+    if not decisive.names or not comparisons:
+        message = "no endpoint takes part in the verdict" if not decisive.names else "there are no data"
         reasons.append(Reason(code="no-endpoint", message=f"{message}; next step: name a gating endpoint and run it"))
-    for endpoint in gating:
+    for endpoint in decisive.data:
         if comparisons and endpoint not in comparisons:
             reasons.append(Reason(code="coverage", message=f"{endpoint}: not compared", endpoint=endpoint))
     if comparisons:
@@ -356,7 +329,7 @@ def _run_reasons(
         reasons += name_reasons(policy, name, runs)
         # The baseline promises nothing and may serve several releases; the candidate's policy is what was promised.
         reasons += [] if evidence.post_hoc else policy_reasons(policy, {"candidate": first.candidate})
-        reasons += identity_reasons(comparisons, dict.fromkeys(gating, True))
+        reasons += identity_reasons(comparisons, dict.fromkeys(decisive.own, True))
     return reasons
 
 
@@ -373,13 +346,14 @@ def _verdict(
     policy: ResolvedPolicy,
     evidence: Evidence,
     name: str,
-    names: Sequence[str],
+    decisive: _Decisive,
     case: _Case,
     assay: AssayReport,
     claims: Sequence[tuple[float, bool]],
 ) -> Verdict:
-    gating = [result for result in case.endpoints if result.name in names]
-    outcome, reasons = _outcome(policy, case, gating, certifiable=claims[0][1])
+    gating = [result for result in case.endpoints if result.name in decisive.names]
+    weighed = [result for result in case.endpoints if result.name in decisive.data]
+    outcome, reasons = _outcome(policy, case, gating, decisive, certifiable=claims[0][1])
     would_be = outcome if evidence.post_hoc else None
     if evidence.post_hoc and outcome is not Outcome.INVALID:
         message = f"the data would give {outcome.value}, but the policy was chosen after the runs began"
@@ -392,9 +366,11 @@ def _verdict(
         outcome=outcome,
         claim=claim,
         reasons=reasons,
-        notes=tuple(_notes(policy, names, case, comparisons, outcome)),
+        notes=tuple(_notes(policy, decisive, case, comparisons, outcome)),
         resolve=tuple(
-            resolution(result, policy.endpoints[result.name], comparisons[result.name])
+            composite_resolution(result)
+            if result.kind == "composite"
+            else resolution(result, policy.endpoints[result.name], comparisons[result.name])
             for result in open_ones
             if outcome is Outcome.INCONCLUSIVE
         ),
@@ -405,22 +381,22 @@ def _verdict(
         would_be=would_be,
         cautions=(
             *assay.recipe_cautions.get(name, ()),
-            *endpoint_cautions(gating, comparisons, assay.noise),
+            *endpoint_cautions(weighed, comparisons, assay.noise),
             *_of_candidate(comparisons),
         ),
     )
 
 
 def _outcome(
-    policy: ResolvedPolicy, case: _Case, gating: Sequence[EndpointResult], *, certifiable: bool
+    policy: ResolvedPolicy, case: _Case, gating: Sequence[EndpointResult], decisive: _Decisive, *, certifiable: bool
 ) -> tuple[Outcome, tuple[Reason, ...]]:
-    demotions = _demotions(policy, case, gating)
+    demotions = _demotions(policy, case, gating, decisive)
     states = [STATES.index(result.state) - 1 for result in gating]
     outcome = OUTCOMES[int(outcomes(states, certifiable, bool(case.invalid), bool(demotions)))]
     if outcome is Outcome.INVALID:
         return outcome, case.invalid
     if outcome is Outcome.REJECTED:
-        return outcome, _of_state(gating, EndpointState.FAIL, "endpoint-fail", "a loss beyond the margin is shown")
+        return outcome, _failed(gating)
     if outcome is Outcome.CERTIFIED:
         return outcome, ()
     reasons = [*_open_reasons(gating), *demotions]
@@ -445,9 +421,14 @@ def _open_reasons(results: Sequence[EndpointResult]) -> Iterator[Reason]:
             yield Reason(code="endpoint-open", message=message, endpoint=result.name)
 
 
-def _assumptions(policy: ResolvedPolicy, evidence: Evidence, gating: Sequence[str]) -> Iterator[Reason]:
-    """Yield what gating endpoints take for granted, in numbers."""
-    for name in gating:
+def _assumptions(policy: ResolvedPolicy, evidence: Evidence, decisive: _Decisive) -> Iterator[Reason]:
+    """Yield what decides and takes something for granted, in numbers."""
+    for name in decisive.composites:
+        first: Comparisons = next(iter(evidence.everything), {})
+        said = assumed_of_composite(policy, name, first)
+        if policy.composites[name].assumption != "none" and said:
+            yield Reason(code="assumption", message=said, endpoint=name)
+    for name in decisive.own:
         endpoint = policy.endpoints[name]
         found = [comparisons[name] for comparisons in evidence.everything if name in comparisons]
         if not isinstance(endpoint, MeanEndpoint) or endpoint.assumption == "none" or not found:
@@ -459,17 +440,23 @@ def _assumptions(policy: ResolvedPolicy, evidence: Evidence, gating: Sequence[st
             yield Reason(code="assumption", message=message, endpoint=name)
 
 
-def _of_state(results: Sequence[EndpointResult], state: EndpointState, code: str, said: str) -> tuple[Reason, ...]:
+def _failed(results: Sequence[EndpointResult]) -> tuple[Reason, ...]:
     return tuple(
-        Reason(code=code, message=f"{result.name}: {said}", endpoint=result.name)
+        Reason(
+            code="endpoint-fail",
+            message=f"{result.name}: {floor_words(result) or 'a loss beyond the margin is shown'}",
+            endpoint=result.name,
+        )
         for result in results
-        if result.state is state
+        if result.state is EndpointState.FAIL
     )
 
 
-def _demotions(policy: ResolvedPolicy, case: _Case, gating: Sequence[EndpointResult]) -> list[Reason]:
-    """Return what forbids a certificate whatever the tests show; a guard counts on gating endpoints only."""
-    names = {result.name for result in gating}
+def _demotions(
+    policy: ResolvedPolicy, case: _Case, gating: Sequence[EndpointResult], decisive: _Decisive
+) -> list[Reason]:
+    """Return what forbids a certificate whatever the tests show; a guard counts on what decides, and on its parts."""
+    names = {*decisive.names, *decisive.parts}
     reasons = [
         Reason(code="power-cap", message=result.role.note, endpoint=result.name)
         for result in gating
@@ -516,7 +503,7 @@ def _speaks_for(units: Units) -> str:
 
 
 def _notes(
-    policy: ResolvedPolicy, gating: Sequence[str], case: _Case, comparisons: Comparisons, outcome: Outcome
+    policy: ResolvedPolicy, decisive: _Decisive, case: _Case, comparisons: Comparisons, outcome: Outcome
 ) -> list[str]:
     notes = []
     for result in case.endpoints:
@@ -524,26 +511,29 @@ def _notes(
         for step in result.steps[1 : result.own_margins]:
             if step.state is EndpointState.FAIL:
                 notes.append(f"{result.name}: the claim '{step.claim}' is refuted")
-        proportion = comparisons[result.name].proportion
+        notes += composite_notes(result)
+        proportion = comparisons[result.name].proportion if result.name in comparisons else None
         effects = proportion.effects if proportion else None
         passed = outcome is Outcome.CERTIFIED and result.state is EndpointState.PASS
         if passed and effects and effects.mcnemar.midp_p < 0.05:
             way = "worse" if effects.difference < 0 else "better"
             notes.append(f"{result.name}: within the margin, but measurably {way}")
     for result in case.endpoints:
-        units = units_of(policy.endpoints[result.name], comparisons[result.name])
+        whole = result.kind != "composite"
+        units = units_of(policy.endpoints[result.name], comparisons[result.name]) if whole else None
         if result.recovery_min is not None and result.recovery is not None:
             kept = result.recovery
             notes.append(
                 f"{result.name}: recovery {kept.ratio:.2%} [{kept.interval.lower:.2%}, {kept.interval.upper:.2%}] "
                 f"({kept.interval.level:.0%}, {kept.interval.method}), at least {result.recovery_min:.2%} is asked"
             )
-        if units is not None and result.name in gating:
+        if units is not None and result.name in decisive.data:
             notes.append(f"{result.name}: {_speaks_for(units)}")
-    shown = [result.name for result in case.endpoints if result.name not in gating]
+    taking_part = (*decisive.names, *decisive.parts)
+    shown = [result.name for result in case.endpoints if result.name not in taking_part]
     if shown:
         notes.append(f"shown, and not part of the verdict: {', '.join(shown)}")
-    untested = [name for name in policy.endpoints if name not in gating and name not in shown]
+    untested = [name for name in policy.endpoints if name not in taking_part and name not in shown]
     if untested:
         notes.append(f"not tested, and not part of the verdict: {', '.join(untested)}")
     return notes + [reason.message for reason in case.advisory]

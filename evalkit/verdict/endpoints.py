@@ -7,7 +7,7 @@ Must not depend on: other recipes, guards.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from scipy.special import ndtr, ndtri, stdtrit
@@ -18,7 +18,8 @@ from evalkit.comparison.proportions import ProportionComparison
 from evalkit.comparison.units import Units
 from evalkit.errors import EstimateError
 from evalkit.policy.binding import ResolvedPolicy
-from evalkit.policy.model import Endpoint, MeanEndpoint, ProportionEndpoint, SoftAccuracyEndpoint
+from evalkit.policy.endpoints import Endpoint, MeanEndpoint, ProportionEndpoint, SoftAccuracyEndpoint
+from evalkit.records.canonical import IF_ANY
 from evalkit.statistics.checks import Interval
 from evalkit.statistics.clustered_tango import (
     ClusteredPairs,
@@ -118,6 +119,33 @@ class MarginStep:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PartResult:
+    """One task of a composite.
+
+    Attributes:
+        endpoint: its name as an endpoint of its own.
+        weight: its share of the composite.
+        floor: the loss that it may not be shown to exceed, as a proportion.
+        pairs: items with a result on both sides.
+        difference: candidate minus baseline.
+        contribution: weight times difference.
+        variance_share: share of the composite's variance that comes from this task.
+        p_floor: of "the loss is at most the floor", favourable fill.
+        state: FAIL where a loss beyond the floor is shown, else OPEN: a floor is never passed.
+    """
+
+    endpoint: str
+    weight: float
+    floor: float
+    pairs: int
+    difference: float
+    contribution: float
+    variance_share: float
+    p_floor: float
+    state: EndpointState
+
+
+@dataclass(frozen=True, kw_only=True)
 class EndpointResult:
     """What one endpoint shows.
 
@@ -136,10 +164,11 @@ class EndpointResult:
         recovery_min: what must be kept; None where the policy does not ask.
         own_margins: how many of the steps are the endpoint's own.
         state: state of the first step.
+        parts: tasks of a composite.
     """
 
     name: str
-    kind: Literal["paired_proportion", "soft_accuracy", "paired_mean"]
+    kind: Literal["paired_proportion", "soft_accuracy", "paired_mean", "composite"]
     task: str
     metric: str
     unit: Literal["proportion", "rating"]
@@ -157,6 +186,7 @@ class EndpointResult:
     state: EndpointState
     recovery: Recovery | None = None
     recovery_min: float | None = None
+    parts: tuple[PartResult, ...] = field(default=(), metadata=IF_ANY)
 
 
 def evaluate(policy: ResolvedPolicy, name: str, comparison: Comparison) -> EndpointResult:
@@ -184,6 +214,21 @@ def evaluate(policy: ResolvedPolicy, name: str, comparison: Comparison) -> Endpo
         raise EstimateError(_no_range(name, endpoint))
     rule = _rule(policy, endpoint, scale)
     return _mean(policy, endpoint, mean, rule, common)
+
+
+def floor_p(policy: ResolvedPolicy, name: str, comparison: Comparison, floor: float) -> float:
+    """Return the p-value of "the loss is at most `floor`" (a proportion) under the favourable fill.
+
+    Raises:
+        EstimateError: as `evaluate`.
+    """
+    endpoint = policy.endpoints[name]
+    if isinstance(endpoint, ProportionEndpoint):
+        return _score_test(_present(comparison.proportion, name, comparison), "favourable", floor).p_reject
+    d = _present(mean_of(endpoint, comparison), name, comparison).differences
+    rule = mean_rule(endpoint, len(policy.release.recipes), score_range(endpoint, comparison))
+    reserve = mean_reserve(float((d.favourable - d.unfavourable).max()), d.favourable.size, rule)
+    return float(mean_p(-mean_rejecting(d.favourable, floor, reserve=reserve), d.favourable.size))
 
 
 def mean_of(endpoint: Endpoint, comparison: Comparison) -> MeanComparison | None:
@@ -362,7 +407,7 @@ def _proportion(
             kept, lost = (recovery_test(_pairs(data, fill), endpoint.recovery_min) for fill in _FILLS)
             certifying, certify = min(certifying, kept.z), max(certify, kept.p_certify)
             rejecting, reject = min(rejecting, lost.z), min(reject, lost.p_reject)
-        steps.append(_step(claim, margin, (certifying, rejecting), critical, (certify, reject)))
+        steps.append(make_step(claim, margin, (certifying, rejecting), critical, (certify, reject)))
     level = 1.0 - 2.0 * endpoint.alpha
     attempts = Attempts()
     return EndpointResult(
@@ -441,7 +486,7 @@ def _mean_step(claim: str, margin: float, d: FilledDifferences, rule: MeanRule) 
     if width > 0.0 and not fills_are_safe(n, rule):  # so few units, and some of them unseen: nothing rests on it
         certifying, rejecting = min(certifying, 0.0), max(rejecting, 0.0)
     p = float(mean_p(certifying, n)), float(mean_p(-rejecting, n))
-    step = _step(claim, margin, (certifying, rejecting), critical, p)
+    step = make_step(claim, margin, (certifying, rejecting), critical, p)
     if step.state is not EndpointState.OPEN or float(found.t) <= critical:
         return step
     return replace(step, held_back="skewness" if float(found.corrected) <= critical else "collapse")
@@ -453,9 +498,14 @@ def _known(value: float | None) -> float:
     return value
 
 
-def _step(
+def make_step(
     claim: str, margin: float, statistics: tuple[float, float], critical: float, p: tuple[float, float]
 ) -> MarginStep:
+    """Return the test of one margin from its certifying and rejecting statistics and their p-values.
+
+    Raises:
+        EstimateError: a number is not finite.
+    """
     if not all(math.isfinite(value) for value in (*statistics, critical, *p)):
         raise EstimateError(f"margin {margin:g}: a statistic is not finite: {statistics}, {critical}, {p}")
     code = int(endpoint_states(statistics[0], statistics[1], critical))

@@ -22,7 +22,8 @@ from evalkit.comparison.units import Units
 from evalkit.errors import EstimateError
 from evalkit.ledger.standing import Trial
 from evalkit.policy.binding import ResolvedPolicy
-from evalkit.policy.model import Endpoint, JudgeRules, MeanEndpoint, ProportionEndpoint
+from evalkit.policy.endpoints import Endpoint, MeanEndpoint, ProportionEndpoint
+from evalkit.policy.model import JudgeRules
 from evalkit.qualification.agreement import Qualification
 from evalkit.qualification.estimates import QualificationCheck, check_qualification
 from evalkit.signed import signed
@@ -333,6 +334,11 @@ def _gain(policy: ResolvedPolicy, result: EndpointResult, lower: float) -> Guard
         message=f"the lower limit of the difference is {shown}; above {most} contamination or a harness difference is "
         "likelier than a better model",
     )
+
+
+def composite_gain(policy: ResolvedPolicy, result: EndpointResult) -> GuardResult:
+    """Return the guard on gains of a composite: the guards on answers are those of its parts."""
+    return _gain(policy, result, max(result.interval.lower, result.filled_interval.lower))
 
 
 def _answers(

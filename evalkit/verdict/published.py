@@ -18,7 +18,8 @@ from evalkit.comparison.means import AggregateComparison, PublishedAccuracy, com
 from evalkit.comparison.pairing import broken_engine
 from evalkit.comparison.runs import RunView, contradicted
 from evalkit.errors import EstimateError, ExitCode, UsageError, suggestion
-from evalkit.policy.model import Policy, ProportionEndpoint
+from evalkit.policy.endpoints import ProportionEndpoint
+from evalkit.policy.model import Policy
 from evalkit.statistics.checks import Interval
 from evalkit.verdict.outcome import EndpointState, Outcome, Reason, exit_code
 
