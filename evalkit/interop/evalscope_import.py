@@ -39,6 +39,9 @@ from evalkit.interop.row_rules import Total
 STEP = "next step: give the file as evalscope wrote it"
 
 _PREFIX = re.compile(r"^(mean|avg|average)_")
+_WITHIN = 1e-4
+"""evalscope rounds to four decimals, and what it rounds may be a mean of rounded means."""
+
 _SINGLE = ("identity", "mean", "")
 _ERROR = re.compile(r"^\s*(error|exception|timeout)\b[:\s]", re.IGNORECASE)
 
@@ -336,7 +339,7 @@ def _totals(file: Path, report: Mapping[str, Any], marks: set[str]) -> Iterator[
         name = str(metric.get("name") or metric.get("legacy_name") or mark)
         if (value := number(metric.get("score"))) is not None:
             size = count(metric.get("num")) or None
-            yield Total(where=file.name, name=name, value=value, mark=mark, count=size, unlike=unlike)
+            yield Total(where=file.name, name=name, value=value, mark=mark, count=size, unlike=unlike, within=_WITHIN)
         for category in metric.get("categories") or ():
             for subset in (category.get("subsets") if isinstance(category, Mapping) else None) or ():
                 value = number(subset.get("score")) if isinstance(subset, Mapping) else None
@@ -350,6 +353,7 @@ def _totals(file: Path, report: Mapping[str, Any], marks: set[str]) -> Iterator[
                     subject=str(subset.get("name")),
                     count=count(subset.get("num")) or None,
                     unlike=unlike,
+                    within=_WITHIN,
                 )
 
 

@@ -161,6 +161,7 @@ class Total:
         mark: mark of the rows whose mean it is.
         subject: of the rows it is of; None for all.
         count: rows it is of, as the file says; None where it does not.
+        within: what the tool's own rounding can change, whatever the number looks like (0.9900 is written 0.99).
         unlike: why it is no mean over rows ("" where it is one); such totals are named, not compared.
     """
 
@@ -171,6 +172,7 @@ class Total:
     subject: str | None = None
     count: int | None = None
     unlike: str = ""
+    within: float = 0.0
 
 
 def hold_totals(
@@ -216,7 +218,7 @@ def hold_totals(
         gap = abs(total.value - mean)
         if gap <= SAME * max(1.0, abs(mean)):
             continue
-        if gap <= _rounding(total.value):
+        if gap <= max(_rounding(total.value), total.within):
             left.setdefault("the same as far as it was rounded there", []).append(total.name)
             continue
         sentence = (
