@@ -164,6 +164,9 @@ def decisions(arguments: str) -> str:
     wrong = sorted(set(pages) ^ set(listed)) or sorted(number for number in set(listed) if listed.count(number) > 1)
     if wrong:
         raise ValueError(f"docs/decisions/README.md: each decision stands in one list; look at {', '.join(wrong)}")
+    numbered = [page.name for page in pages.values() if re.match(r"# \d", page.read_text("utf-8"))]
+    if numbered:
+        raise ValueError(f"{', '.join(numbered)}: the number stands in the file's name, the title without it")
     titles = {
         number: pages[number].read_text("utf-8").split("\n")[0].removeprefix("# ") for number in arguments.split()
     }
