@@ -172,13 +172,8 @@ def imported_run(
         UsageError: an unknown task, metric or repeat.
         DataError: rows contradict each other, their own numbers, or what is published about them.
     """
-    chosen = _chosen(tool, tasks, declared.tasks)
     said = list(notes)
-    scored = [task for task in chosen if any(row.marks for row in task.rows)]
-    if declared.tasks is None and scored:
-        unscored = [task.name for task in chosen if task not in scored]
-        chosen = scored
-        said += [f"task '{name}' is left out: no row of it was scored" for name in unscored]
+    chosen = _scored(_chosen(tool, tasks, declared.tasks), declared, said)
     runs: dict[str, TaskRun] = {}
     items: dict[str, tuple[Item, ...]] = {}
     records: dict[str, tuple[Record, ...]] = {}
@@ -209,6 +204,15 @@ def imported_run(
         missing={name: runs[name].planned - len(records[name]) for name in runs},
         notes=tuple(said),
     )
+
+
+def _scored(tasks: Sequence[Asked], declared: Declared, said: list[str]) -> Sequence[Asked]:
+    """Return the tasks of which a row was scored; all of them where they were named, or where none was."""
+    scored = [task for task in tasks if any(row.marks for row in task.rows)]
+    if declared.tasks is not None or not scored:
+        return tasks
+    said += [f"task '{task.name}' is left out: no row of it was scored" for task in tasks if task not in scored]
+    return scored
 
 
 def identity(

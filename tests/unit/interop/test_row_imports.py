@@ -1,7 +1,9 @@
 """Logs of inspect, evalscope, lighteval and Every Eval Ever read as runs, recognised by their content.
 
-The files are made here, in shapes that were held against what the tools themselves write (inspect 0.3.285, evalscope
-1.14, lighteval 0.13, the schema 0.3.0).
+The files are made here. Their shapes were held against logs that inspect 0.3.285 wrote, against folders of evalscope
+1.14 that others published, and against the schema 0.3.0; those of lighteval follow the dataclasses of 0.13 and the
+documented columns of the first leaderboard, no file of which was at hand, and those of evalscope before version 1 its
+source.
 """
 
 from __future__ import annotations
@@ -304,6 +306,16 @@ def test_a_folder_of_evalscope_is_a_run(tmp_path):
     identity = imported.manifest.engine
     assert (identity.model, identity.options["sampling"]) == ("org/qwen", {"temperature": 0.0})
     assert imported.items["sums"][0].context == "How much is 0?"
+
+
+def test_a_total_of_evalscope_whose_last_digits_are_zeros_fits_its_rows(tmp_path):
+    right, rows = 2, 201
+    told = round(right / rows, 4)
+    assert told == round(told, 2) != right / rows, "of its four digits the last are zeros, which are not written"
+    all_rows = [True] * right + [False] * (rows - right)
+    assert sum(marks(read(evalscope_folder(tmp_path / "fits", all_rows)), "sums")) == right
+    with pytest.raises(DataError, match=r"sums.json says mean_acc is"):
+        read(evalscope_folder(tmp_path / "off", all_rows, score=round(told + 0.0003, 4)))
 
 
 def test_totals_of_evalscope_are_held_against_each_subset(tmp_path):
