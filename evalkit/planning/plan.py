@@ -354,24 +354,12 @@ def plan(  # noqa: PLR0913 - every planning value by its name
         UsageError: an unknown endpoint, a missing size, or a planning value that makes no sense; names it.
     """
     spreads = _spreads(policy, discordance or {}, planning_sd or {})
-    sizes = _sizes(policy, items)
-    if recipes < 1:
-        raise UsageError(f"{recipes} recipes: a release has at least 1")
-    given = _given(policy, sizes, spreads, recipes, judgments, ranges or {})
+    given = _given(policy, _sizes(policy, items), spreads, recipes, judgments, ranges or {})
     planned = tuple(plan_endpoint(policy, name, given[name]) for name in policy.endpoints)
-    drawn = {
-        one.name: _drawn(policy, one, given[one.name], written=one.name in (written or ()))
-        for one in planned
-        if one.decides
-    }
-    by_name = {one.name: one for one in planned}
-    weighed = tuple(plan_composite(policy, name, by_name, recipes) for name in policy.composites)
+    weighed = _weighed(policy, planned, recipes)
     gates = [one for one in weighed if one.gating]
     never = impossible(policy, _decisive(planned, gates), recipes=recipes, ranges=ranges)
-    capped = bool(never) or any(one.decides and one.power == 0.0 for one in planned)
-    reach = None
-    if simulated and (drawn or gates):
-        reach = simulate(policy, list(drawn.values()), recipes, capped=capped, composites=gates)
+    reach = _reach(policy, planned, gates, given, written or (), recipes, out=bool(never)) if simulated else None
     power = reach.every if reach is not None else _certify_power(planned, gates)
     tried = _trial(policy, [policy.endpoints[one.name] for one in planned if one.decides], trial)
     reasons = (*gaps, *_reasons(policy, planned, gates, power), *_trial_reasons(policy, tried))
@@ -393,6 +381,30 @@ def plan(  # noqa: PLR0913 - every planning value by its name
     )
 
 
+def _weighed(policy: Policy, planned: Sequence[EndpointPlan], recipes: int) -> tuple[CompositePlan, ...]:
+    by_name = {one.name: one for one in planned}
+    return tuple(plan_composite(policy, name, by_name, recipes) for name in policy.composites)
+
+
+def _reach(
+    policy: Policy,
+    planned: Sequence[EndpointPlan],
+    gates: Sequence[CompositePlan],
+    given: Mapping[str, Given],
+    written: Collection[str],
+    recipes: int,
+    *,
+    out: bool,
+) -> Reach | None:
+    """Draw whole verdicts; None where nothing decides. `out` says that nobody can be certified."""
+    deciding = [one for one in planned if one.decides]
+    drawn = [_drawn(policy, one, given[one.name], written=one.name in written) for one in deciding]
+    if not drawn and not gates:
+        return None
+    capped = out or any(one.power == 0.0 for one in deciding)
+    return simulate(policy, drawn, recipes, capped=capped, composites=gates)
+
+
 def _given(
     policy: Policy,
     sizes: Mapping[str, int],
@@ -401,6 +413,8 @@ def _given(
     judgments: int | None,
     ranges: Mapping[str, tuple[float, float]],
 ) -> dict[str, Given]:
+    if recipes < 1:
+        raise UsageError(f"{recipes} recipes: a release has at least 1")
     return {
         name: Given(
             size=sizes[name],
