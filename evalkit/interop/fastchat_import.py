@@ -508,4 +508,9 @@ def _created_at(file: Path) -> str:
     """Return the time of the first answer; a file without times has the beginning of time."""
     stamps = [row.data.get("tstamp") for row in read_rows(file)]
     known = [stamp for stamp in stamps if isinstance(stamp, (int, float)) and not isinstance(stamp, bool)]
-    return datetime.fromtimestamp(min(known, default=0.0), timezone.utc).isoformat(timespec="seconds")
+    first = min((stamp for stamp in known if 0 <= stamp <= _LAST_S), default=0.0)
+    return datetime.fromtimestamp(first, timezone.utc).isoformat(timespec="seconds")
+
+
+_LAST_S = 253_402_300_799
+"""The end of the year 9999, seconds: a date is not written beyond it, and no answer is from then."""
