@@ -59,7 +59,7 @@ def read_config(folder: Path) -> dict[str, Any]:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise UsageError(f"{folder}: no config.json; give the folder of a transformers model") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UsageError(f"{folder / 'config.json'}: not JSON: {error}") from error
     if not isinstance(config, dict):
         raise UsageError(f"{folder / 'config.json'}: not a JSON object; give the folder of a transformers model")
@@ -124,7 +124,7 @@ def _beside(folder: Path) -> Mapping[str, Any]:
         document = json.loads(path.read_text(encoding="utf-8"))
         details = document["quantization"]
         return {**details, "producer": document.get("producer") or {}}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise UsageError(f"{path}: no ModelOpt quantization ({type(error).__name__}: {error})") from error
 
 
