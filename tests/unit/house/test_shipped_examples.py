@@ -34,13 +34,13 @@ ACTIONS = {
 """Commits of actions, as the tags of their own repositories name them."""
 
 FLOORS = {
-    "aiohttp": ("3.13.4", "unpacked bodies without a limit, header smuggling (CVE-2025-69223 and its neighbours)"),
-    "cryptography": ("46.0.5", "points of binary curves unchecked (CVE-2026-26007); OpenSSL of the wheels"),
+    "aiohttp": ("3.14.3", "unpacked bodies without a limit, header smuggling (CVE-2025-69223, CVE-2026-69244)"),
+    "cryptography": ("50.0", "points of curves unchecked (CVE-2026-26007), a padding oracle (CVE-2026-69247)"),
     "flask-cors": ("6.0", "paths matched wrongly (CVE-2024-6839, -6844, -6866)"),
     "h11": ("0.16", "chunked bodies read leniently: request smuggling (CVE-2025-43859)"),
     "jinja2": ("3.1.6", "chat templates break out of the sandbox (CVE-2024-56201, -56326, CVE-2025-27516)"),
     "mlflow-skinny": ("3.5", "requests of strangers by DNS rebinding (CVE-2025-14279)"),
-    "pillow": ("12.1.1", "images write out of bounds (CVE-2026-25990)"),
+    "pillow": ("12.3", "images write out of bounds or unpack without a limit (CVE-2026-25990, CVE-2026-40192)"),
     "pyarrow": ("23.0.1", "memory that was freed is read (CVE-2026-25087), code in a file (CVE-2023-47248)"),
     "pytest": ("9.0.3", "folder of tests that others can write (CVE-2025-71176)"),
     "pyyaml": ("6.0", "objects made while loading (CVE-2020-14343)"),
