@@ -96,7 +96,7 @@ def judge_engine(options: JudgeOptions, name: str = "judge") -> EngineSpec:
     """Return who judges, from `--judge`, or from `--adapter` and `--model`."""
     if options.judge_name:
         refuse("--judge names adapter and model", "adapter", "model")
-        return described_engine(name, options, **_short(options.judge_name))
+        return described_engine(name, options, _short(options.judge_name))
     if not options.adapter or not options.model:
         raise click.UsageError("name the judge with --judge ADAPTER:MODEL, or with --adapter and --model")
     return described_engine(name, options)

@@ -7,7 +7,7 @@ Must not depend on: baselines, verdicts.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -157,14 +157,15 @@ def _engine(options: Options) -> tuple[Suite | None, EngineSpec]:
     return None, described_engine(options.name or _folder_name(options.output), options)
 
 
-def described_engine(name: str, options: EngineOptions, **described: Any) -> EngineSpec:
+def described_engine(name: str, options: EngineOptions, described: Mapping[str, Any] | None = None) -> EngineSpec:
     """Return the engine that the options describe; what else is known of it takes their place."""
     from evalkit.configuration import validate
     from evalkit.suite import EngineSpec
 
     row = {"adapter": options.adapter, "model": options.model, "recipe": options.recipe, "dtype": options.dtype}
-    row |= {"name": name, "device": options.device} | described
-    row["options"] = described.get("options", {}) | parsed_options(options.adapter_options)
+    known = dict(described or {})
+    row |= {"name": name, "device": options.device} | known
+    row["options"] = known.get("options", {}) | parsed_options(options.adapter_options)
     return validate(EngineSpec, row, "command line")
 
 

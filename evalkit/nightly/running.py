@@ -108,7 +108,7 @@ def watch_recipe(
             if full:
                 workshop.say(f"{one.spec.name}: the full comparison follows")
                 complete(bench)
-            answers = {task: designated(folder.records(task)) for task in night.tasks}
+        answers = {task: designated(folder.records(task)) for task in night.tasks}
     fulls = compare_in_full(one) if full else {}
     return _result(one, baseline, orders, faults, found, fulls, questions, answers)
 

@@ -27,7 +27,7 @@ from evalkit.cluster import Cluster as OurCluster
 from evalkit.collect import collect
 from evalkit.errors import EngineError, ExitCode
 from evalkit.policy.binding import LIBRARY
-from evalkit.records import Item, Manifest, TaskRun, text_digest
+from evalkit.records import Item, Manifest, TaskRun, text_digest, unsealed
 from evalkit.store import RunFolder
 from evalkit.suite import EngineSpec, Execution, Placement
 
@@ -386,7 +386,7 @@ def test_a_suite_on_a_cluster_is_the_suite_on_one_machine(nodes, tmp_path, monke
         files = sorted(path for path in Path("outputs").rglob("*.jsonl") if path.name not in dated)
         found[where] = {str(path): lines_of(path) for path in files}
         text = Path("outputs/judged/certificate.json").read_text()
-        document = json.loads(text)
+        document = unsealed(json.loads(text), "certificate.json")  # the digest is of its ledger too
         assert document.pop("ledger")["entries"] > 8  # in the order in which engines were begun
         found[where]["certificate"] = document
         told = capsys.readouterr().err

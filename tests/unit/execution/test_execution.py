@@ -104,11 +104,10 @@ def test_a_word_that_is_no_place():
 
 def test_replicas_on_the_command_line_keep_what_else_the_suite_says():
     section = {"defaults": {"num_gpus": 2}, "engines": {"a": {"replicas": 2, "num_cpus": 0}}}
-    given = {"on": "ray", "replicas": 5}
-    found = execution_of(given, "a", validate(Execution, section, "x"))
+    found = execution_of("ray", 5, "a", validate(Execution, section, "x"))
     assert found.placement("a") == Placement(replicas=5, num_gpus=2, num_cpus=0)
     with pytest.raises(UsageError, match="--replicas needs a cluster"):
-        execution_of({"on": None, "replicas": 2}, "a")
+        execution_of(None, 2, "a")
 
 
 def test_without_the_package_the_extra_is_named(tmp_path, monkeypatch, capsys):
