@@ -47,7 +47,7 @@ matrix: $(VENV)/.dev
 	$(BIN)/python benchmarks/matrix.py
 
 fuzz: $(VENV)/.dev
-	$(BIN)/python tests/properties/test_reader_fuzz.py --seconds 600
+	PYTHONPATH=tests $(BIN)/python tests/properties/test_reader_fuzz.py --seconds 600
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .

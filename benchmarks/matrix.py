@@ -31,7 +31,7 @@ from evalkit.records import processor_line
 ROOT = Path(__file__).resolve().parent.parent
 SUITE = ROOT / "examples" / "cpu-demo.yaml"
 TASK = "mmlu-cloze-demo"
-FEW_ITEMS = 20
+FEW_ITEMS = 8
 """Items of each subject with `--few`."""
 
 SIMULATED = ROOT / "tests" / "other_processor.py"

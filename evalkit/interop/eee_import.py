@@ -30,6 +30,7 @@ from evalkit.interop.row_import import (
     digests,
     identity,
     imported_run,
+    mappings,
     number,
     time_of,
 )
@@ -108,8 +109,7 @@ def _hold(file: Path, told: Mapping[str, Any], rows: dict[Path, _Rows]) -> None:
         return
     named = str(detailed.get("file_path") or "")
     name = Path(named).name
-    beside = file.parent / name
-    found = next((path for path in rows if path.name == name), beside if beside.is_file() else None)
+    found = next((path for path in (*rows, *file.parent.iterdir()) if path.name == name and path.is_file()), None)
     if found is None:
         raise DataError(f"{file}: its rows '{named:.120}' are not there; {STEP}")
     if found not in rows:
@@ -130,11 +130,10 @@ def _tasks(
 ) -> Iterator[Asked]:
     results: dict[str, tuple[Path, Mapping[str, Any], Mapping[str, Any]]] = {}
     for file, told in aggregates.items():
-        for result in told.get("evaluation_results") or ():
-            if isinstance(result, Mapping):
-                for key in (result.get("evaluation_result_id"), result.get("evaluation_name")):
-                    if isinstance(key, str):
-                        results.setdefault(key, (file, told, result))
+        for result in mappings(told.get("evaluation_results")):
+            for key in (result.get("evaluation_result_id"), result.get("evaluation_name")):
+                if isinstance(key, str):
+                    results.setdefault(key, (file, told, result))
     by_task: dict[str, dict[str, list[tuple[str, Mapping[str, Any]]]]] = defaultdict(lambda: defaultdict(list))
     for place, row in (pair for one in rows.values() for pair in one):
         if kind_of_row(row) != TOOL:

@@ -31,6 +31,7 @@ from evalkit.interop.row_import import (
     digests,
     identity,
     imported_run,
+    mappings,
     number,
     time_of,
 )
@@ -235,7 +236,8 @@ def _joined(
     target = row.get("target")
     target = target if isinstance(target, str) else json.dumps(target, ensure_ascii=False)
     values = inner.get("value")
-    marks = {str(key): found for key, one in (values or {}).items() if (found := number(one)) is not None}
+    values = values if isinstance(values, Mapping) else {}
+    marks = {str(key): found for key, one in values.items() if (found := number(one)) is not None}
     failure = None
     if output.get("error"):
         failure = f"engine: evalscope recorded an error: {output['error']!s:.120}"
@@ -340,9 +342,9 @@ def _totals(file: Path, report: Mapping[str, Any], marks: set[str]) -> Iterator[
         if (value := number(metric.get("score"))) is not None:
             size = count(metric.get("num")) or None
             yield Total(where=file.name, name=name, value=value, mark=mark, count=size, unlike=unlike, within=_WITHIN)
-        for category in metric.get("categories") or ():
-            for subset in (category.get("subsets") if isinstance(category, Mapping) else None) or ():
-                value = number(subset.get("score")) if isinstance(subset, Mapping) else None
+        for category in mappings(metric.get("categories")):
+            for subset in mappings(category.get("subsets")):
+                value = number(subset.get("score"))
                 if value is None or subset.get("is_aggregate"):
                     continue
                 yield Total(

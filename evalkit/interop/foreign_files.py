@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import re
+import struct
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -211,6 +212,15 @@ def kind_of_row(row: Mapping[str, Any]) -> str | None:
     return next((kind for keys, kind in _ROWS if keys <= row.keys()), None)
 
 
+def _kind_of_archive(file: Path) -> str | None:
+    """Name the tool that packed an archive; a damaged one that is called like inspect's is for its reader to refuse."""
+    try:
+        with zipfile.ZipFile(file) as archive:
+            return INSPECT if {"header.json", "_journal/start.json"} & set(archive.namelist()) else None
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, struct.error):
+        return INSPECT if file.suffix == ".eval" else None
+
+
 def kind_of_file(file: Path) -> str | None:
     """Name the tool that wrote a file; None for none that is known.
 
@@ -225,9 +235,8 @@ def kind_of_file(file: Path) -> str | None:
         raise StoreError(f"{file}: cannot be read: {error.strerror or error}; next step: name a file") from error
     if first == b"PAR1":
         return LIGHTEVAL
-    if first[:2] == b"PK" and zipfile.is_zipfile(file):
-        with zipfile.ZipFile(file) as archive:
-            return INSPECT if {"header.json", "_journal/start.json"} & set(archive.namelist()) else None
+    if first[:2] == b"PK" or file.suffix == ".eval":
+        return _kind_of_archive(file)
     text = read_text(file)
     lead = text.lstrip()
     try:

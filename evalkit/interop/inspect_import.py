@@ -10,6 +10,7 @@ A sample that ended with an error, or has no score, is a failed record. The valu
 from __future__ import annotations
 
 import json
+import struct
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -29,6 +30,7 @@ from evalkit.interop.row_import import (
     digests,
     identity,
     imported_run,
+    mappings,
     number,
     time_of,
 )
@@ -47,6 +49,9 @@ _ZSTD = 93
 
 _MOST = 1 << 32
 """Unpacked bytes of one log beyond which it is no log."""
+
+_MOST_OF_ONE = 256 << 20
+"""Unpacked bytes of one part of it: an archive of a few kilobytes can say that it holds gigabytes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,7 +124,7 @@ def read_log(file: Path) -> Log:
         DataError: it is no log, or cut off; names the file and the part.
         StoreError: it cannot be read.
     """
-    if zipfile.is_zipfile(file):
+    if zipfile.is_zipfile(file) or file.suffix == ".eval":
         return _of_archive(file)
     value = parse_object(read_text(file), f"{file}")
     if kind_of_object(value) != TOOL:
@@ -146,7 +151,7 @@ def _of_archive(file: Path) -> Log:
             header = _member(file, archive, top)
             inside = sorted({name for name in names if name.startswith("samples/") and name.endswith(".json")})
             samples = [(f"{file}: {name}", _member(file, archive, name)) for name in inside]
-    except (zipfile.BadZipFile, OSError, EOFError) as error:
+    except (zipfile.BadZipFile, OSError, EOFError, ValueError, NotImplementedError, struct.error) as error:
         raise DataError(f"{file}: not a whole zip archive: {error!s:.100}; {STEP}") from error
     return Log(file=file, header=header, samples=samples)
 
@@ -154,9 +159,11 @@ def _of_archive(file: Path) -> Log:
 def _member(file: Path, archive: zipfile.ZipFile, name: str) -> dict[str, Any]:
     where = f"{file}: {name}"
     info = archive.getinfo(name)
+    if info.file_size > _MOST_OF_ONE:
+        raise DataError(f"{where}: more than {_MOST_OF_ONE >> 20} MiB when unpacked; {STEP}")
     try:
         data = _zstd(file, info) if info.compress_type == _ZSTD else archive.read(name)
-    except (zipfile.BadZipFile, EOFError, OSError, ValueError, RuntimeError, zlib.error) as error:
+    except (zipfile.BadZipFile, EOFError, OSError, ValueError, RuntimeError, zlib.error, struct.error) as error:
         raise DataError(f"{where}: cannot be unpacked: {error!s:.100}; {STEP}") from error
     try:
         return parse_object(data.decode("utf-8-sig"), where)
@@ -415,5 +422,5 @@ def _notes(log: Log) -> Iterator[str]:
     status = log.header.get("status")
     if status not in (None, "success"):
         yield f"{log.file.name}: the evaluation's status is '{status}'; what it did not answer is missing"
-    if any(_is(one, "tool") for _, sample in log.samples for one in sample.get("messages") or ()):
+    if any(_is(one, "tool") for _, sample in log.samples for one in mappings(sample.get("messages"))):
         yield f"{log.file.name}: tool calls and their results are not used: only the last answer of a sample counts"

@@ -296,6 +296,11 @@ def number(value: Any) -> float | None:
     return None
 
 
+def mappings(value: Any) -> list[Mapping[str, Any]]:
+    """Return the mappings in a list; none of what is no list."""
+    return [one for one in value if isinstance(one, Mapping)] if isinstance(value, list) else []
+
+
 def count(value: Any) -> int:
     """Return a whole number above 0; 0 for anything else."""
     return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else 0

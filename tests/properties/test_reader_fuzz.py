@@ -2,7 +2,7 @@
 
 A short run is part of the tests (Hypothesis, derandomized). By hand, each reader for ten minutes: `make fuzz`, or
 
-    python tests/properties/test_reader_fuzz.py lm-eval --seconds 600 --seed 7
+    PYTHONPATH=tests python tests/properties/test_reader_fuzz.py lm-eval --seconds 600 --seed 7
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from neighbour_folders import STAMP, archive, detail, eee, evalscope_folder, inspect_log, lighteval_results, written
 
 from evalkit.adapters.checkpoint.declared import read_declared
 from evalkit.adapters.checkpoint.stored import declaration_faults, read_headers, stored
@@ -41,8 +42,10 @@ from evalkit.adapters.openai.wire import (
 from evalkit.cli.report import read_certificate
 from evalkit.errors import EvalkitError
 from evalkit.interop.fastchat_import import Choices, import_fastchat
+from evalkit.interop.import_any import format_of, import_run
 from evalkit.interop.lm_eval_import import import_lm_eval
 from evalkit.interop.nel_import import import_nel
+from evalkit.interop.row_import import Declared
 from evalkit.policy import load_policy
 from evalkit.records import ChoiceReply, Item, Judgment, Manifest, Record
 from evalkit.report.document import certificate_view
@@ -426,12 +429,58 @@ def read_safetensors(dice: random.Random, folder: Path) -> None:
     declaration_faults(read_declared(folder), stored(read_headers(folder)))
 
 
+def damaged(dice: random.Random, folder: Path) -> None:
+    """Import a folder of which one file was changed."""
+    file = dice.choice(sorted(path for path in folder.rglob("*") if path.is_file()))
+    data = file.read_bytes()
+    if file.suffix == ".jsonl":
+        file.write_bytes(changed_lines(dice, [json.loads(line) for line in data.splitlines()]))
+    elif file.suffix == ".json":
+        file.write_bytes(changed(dice, json.loads(data)))
+    else:
+        file.write_bytes(other_bytes(dice, data))
+    import_run(folder, format_of(folder), Declared())
+
+
+def read_inspect(dice: random.Random, folder: Path) -> None:
+    log = inspect_log([True, False, True])
+    if dice.choice((False, True)):
+        archive(folder / "log.eval", log)
+    else:
+        written(folder, {"log.json": log})
+    damaged(dice, folder)
+
+
+def read_evalscope(dice: random.Random, folder: Path) -> None:
+    damaged(dice, evalscope_folder(folder, [True, False, True]))
+
+
+def read_lighteval(dice: random.Random, folder: Path) -> None:
+    rows = [detail(at, one) for at, one in enumerate([True, False, True])]
+    written(
+        folder,
+        {
+            f"results/org/m/results_{STAMP}.json": lighteval_results(rows),
+            f"details/org/m/{STAMP}/details_leaderboard|quiz|5_{STAMP}.jsonl": rows,
+        },
+    )
+    damaged(dice, folder)
+
+
+def read_every_eval_ever(dice: random.Random, folder: Path) -> None:
+    damaged(dice, eee(folder, [True, False, True]))
+
+
 READERS: dict[str, Callable[[random.Random, Path], None]] = {
     "records": read_records_,
     "certificates": read_certificates,
     "lm-eval": read_lm_eval,
     "fastchat": read_fastchat,
     "nel": read_nel,
+    "inspect": read_inspect,
+    "evalscope": read_evalscope,
+    "lighteval": read_lighteval,
+    "every-eval-ever": read_every_eval_ever,
     "server-replies": read_server_replies,
     "yaml": read_yamls,
     "safetensors": read_safetensors,
