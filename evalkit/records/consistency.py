@@ -352,7 +352,7 @@ def _why(records: Sequence[Record], *, own: bool) -> str:
     if own:
         return "the task marks with code of its own"
     if any(isinstance(record.reply, TextReply) for record in records):
-        return "answers were marked by lm-eval's filters and metrics, which deciding does not need"
+        return "answers were marked by the task's own filters and metrics, which deciding does not run"
     return "it does not follow from one index of the right option and the log-probabilities"
 
 
